@@ -1,0 +1,348 @@
+"""The configuration of a stream: frozen, checked when made, an error names file and dotted key.
+
+Defaults stand here, once; `configs/default.yaml` spells them all out and a test keeps the two equal. Other
+configs list only what differs. Order of precedence: defaults, the file, `--set`, command-line flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from model.config import ModelConfig
+from pipeline.errors import ConfigError
+from pipeline.types import check_source_id
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys are errors, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True,
+                              protected_namespaces=())
+
+
+class SourceConfig(Section):
+    """Where frames come from. A plain string or a map of name → source is accepted for the whole section."""
+
+    inputs: dict[str, str] = {"source0": "demo"}
+    """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, or `demo`."""
+    connect_timeout_seconds: float = Field(10.0, gt=0)
+    """How long a live source may take to deliver its first frame before it counts as unreachable."""
+    read_timeout_seconds: float = Field(5.0, gt=0)
+    """How long a live source may be silent before it counts as lost."""
+    wait: bool = False
+    """Keep trying a live source that cannot be reached at start, for ever."""
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+    """How RTSP carries the video; tcp loses nothing, udp is for networks that ask for it."""
+    reconnect: bool = True
+    """Whether a live source that was lost after its first frame is opened again."""
+    reconnect_seconds: float = Field(60.0, gt=0)
+    """Give up (exit code 2) when a lost live source has not come back for so long."""
+    images_fps: float = Field(10.0, gt=0)
+    """Frames a second that a folder of images stands for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_plain_inputs(cls, value: Any) -> Any:
+        if isinstance(value, (str, Path)):
+            return {"inputs": {"source0": str(value)}}
+        if isinstance(value, Mapping) and value and not set(value) & set(cls.model_fields):
+            if all(isinstance(each, (str, Path)) for each in value.values()):
+                return {"inputs": {name: str(each) for name, each in value.items()}}
+        return value
+
+    @field_validator("inputs")
+    @classmethod
+    def _check_names(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:
+            raise ValueError("at least one source is needed")
+        for name, each in value.items():
+            check_source_id(name)
+            if not each:
+                raise ValueError(f"source {name!r} is empty: give a file, a URL, a device or 'demo'")
+        return value
+
+
+class CadenceConfig(Section):
+    """Which of the source's frames the model is shown."""
+
+    fps: float | Literal["source"] = 10.0
+    """Frames a second of stream time (PTS), or `source` for every frame."""
+    hold: bool = False
+    """Publish the frames between too, with the last known instances, marked as held."""
+
+    @field_validator("fps", mode="before")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if isinstance(value, float) and not 0 < value <= 1000:
+            raise ValueError("must be above 0 and at most 1000, or 'source'")
+        return value
+
+
+class WindowConfig(Section):
+    """Sliding windows; their length T is `model.network.num_frames`."""
+
+    stride: int = Field(1, ge=1)
+    """New frames per window, 1..T. Published latency grows by stride − 1 frames."""
+
+
+class ModelSection(Section):
+    """Which network runs."""
+
+    weights: str | None = None
+    """A .safetensors file made by `python -m model convert` or training; null: seeded at random, untrained."""
+    seed: int = Field(0, ge=0)
+    """Seed of the random weights where `weights` is null."""
+    class_bias: float = 0.0
+    """Bias of the class logits where `weights` is null; 0 lets candidates pass the thresholds."""
+    network: dict[str, Any] = {}
+    """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
+    max_instances: int = Field(30, ge=1, le=300)
+    """Queries per window whose masks are computed (best class score first)."""
+    cache: bool = True
+    """Keep the per-frame part of the network for the windows that overlap; results are the same without."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads of the network; null leaves torch's choice."""
+
+    @field_validator("network")
+    @classmethod
+    def _check_network(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ModelConfig.from_dict(value)
+        return value
+
+
+class AssociationConfig(Section):
+    """Instances of overlapping windows → tracks. Starting point: the design's numbers; each can be tuned."""
+
+    min_score: float = Field(0.10, ge=0, le=1)
+    """Candidates below this best class score are ignored."""
+    high_score: float = Field(0.40, ge=0, le=1)
+    """Candidates from here on are matched first; below, only to confirmed tracks."""
+    birth_score: float = Field(0.50, ge=0, le=1)
+    """An unmatched candidate from here on starts a tentative track."""
+    confirm_quality: float = Field(0.80, ge=0, le=1)
+    """score × mask quality from here on confirms a track at once."""
+    confirm_windows: int = Field(2, ge=1)
+    """Windows that must have seen a tentative track before it is confirmed."""
+    birth_max_iou: float = Field(0.10, ge=0, le=1)
+    """A candidate that overlaps a live track's mask by this IoU or more starts no track."""
+    nms_iou: float = Field(0.60, gt=0, le=1)
+    """Of two candidates of a window with this soft spatio-temporal mask IoU the weaker one goes."""
+    gate_iou: float = Field(0.10, ge=0, le=1)
+    """Least soft IoU on the shared frames for a match."""
+    gate_embedding: float = Field(0.60, ge=-1, le=1)
+    """Without overlap: least cosine similarity of the embeddings (and a reachable centre)."""
+    weight_iou: float = Field(0.6, ge=0, le=1)
+    """Share of the soft IoU in the similarity."""
+    weight_embedding: float = Field(0.3, ge=0, le=1)
+    """Share of the embedding's cosine."""
+    weight_class: float = Field(0.1, ge=0, le=1)
+    """Share of the class agreement."""
+    max_speed: float = Field(1.0, gt=0)
+    """Reach of a centre per second, in frame diagonals."""
+    matching: Literal["hungarian", "greedy"] = "hungarian"
+    """How pairs are chosen from the similarities."""
+    max_tracks: int = Field(64, ge=1, le=1024)
+    """Tracks held at once; bounds the memory."""
+    max_candidates: int = Field(30, ge=1, le=300)
+    """Candidates of a window looked at, best score first."""
+    embedding_memory: int = Field(10, ge=1, le=100)
+    """Embeddings remembered per track."""
+    lost_seconds: float = Field(2.0, ge=0)
+    """Stream time after which a track that was not seen ends."""
+    class_hysteresis: float = Field(0.10, ge=0, le=1)
+    """How far another class's mean must lead before a track changes its class."""
+    show_tentative: bool = True
+    """Publish tentative tracks too (their state says so)."""
+
+
+class PublishConfig(Section):
+    """The mask stream over ZeroMQ (docs/wire.md)."""
+
+    address: str | None = None
+    """Where to bind, e.g. tcp://127.0.0.1:5555; null publishes nothing. The command line binds that by default."""
+    wait_for_subscribers: int = Field(0, ge=0)
+    """Wait for so many subscribers before frame 0."""
+    block: bool = False
+    """A slow subscriber slows the stream down instead of losing messages; for files."""
+    allow_plaintext: bool = False
+    """Allow an address beyond loopback without encryption."""
+    curve_secret_key_file: str | None = None
+    """The server's CURVE key pair (`python -m pipeline keys`); encrypts the stream."""
+    curve_allowed_clients: list[str] = []
+    """Public keys of the clients that may subscribe; empty with a server key: any client that knows it."""
+    high_water_mark: int = Field(1000, ge=1)
+    """Messages kept per slow subscriber before the oldest are lost (not used with `block`)."""
+    heartbeat_seconds: float = Field(1.0, gt=0)
+    """Heartbeat of each source."""
+    producer: str = "mssts-stream"
+    """Name of this producer in the headers."""
+
+
+class RecordConfig(Section):
+    """Overlay video."""
+
+    path: str | None = None
+    """An .mp4 file; with several sources `{source}` stands in the name. null records nothing."""
+    crf: int = Field(23, ge=0, le=51)
+    """H.264 quality, lower is better."""
+    preset: str = "veryfast"
+    """x264 speed preset."""
+
+
+class DisplayConfig(Section):
+    """Overlay window."""
+
+    enabled: bool = False
+    """Show each source in a window; needs a display."""
+
+
+class QueueConfig(Section):
+    """Bounds between the threads. Files wait when full; live sources drop the oldest, counted."""
+
+    frames: int = Field(8, ge=1, le=256)
+    """Frames per source between decoding and inference."""
+    results: int = Field(32, ge=1, le=1024)
+    """Results between inference and the sinks, and to the iterating caller."""
+
+
+class StreamConfig(Section):
+    """Everything about a stream; `StreamConfig(source="clip.mp4")` is enough."""
+
+    source: SourceConfig = SourceConfig()
+    cadence: CadenceConfig = CadenceConfig()
+    window: WindowConfig = WindowConfig()
+    model: ModelSection = ModelSection()
+    association: AssociationConfig = AssociationConfig()
+    emission: Literal["first", "final", "both"] = "first"
+    """Publish a frame on first sight, when its last window has voted, or both."""
+    publish: PublishConfig = PublishConfig()
+    record: RecordConfig = RecordConfig()
+    display: DisplayConfig = DisplayConfig()
+    queue: QueueConfig = QueueConfig()
+    max_frames: int | None = Field(None, ge=1)
+    """Stop each source after so many frames were read from it."""
+
+    @model_validator(mode="after")
+    def _check_across(self) -> StreamConfig:
+        if self.model.weights is None and self.window.stride > self.network.num_frames:
+            raise ValueError(stride_error(self.window.stride, self.network.num_frames))
+        if self.record.path is not None and len(self.source.inputs) > 1 and "{source}" not in self.record.path:
+            raise ValueError(f"record.path {self.record.path!r} needs {{source}} in its name with several sources")
+        return self
+
+    @property
+    def network(self) -> ModelConfig:
+        """The network's config, defaults filled in (where `model.weights` is given, the file's config counts)."""
+        return ModelConfig.from_dict(self.model.network)
+
+
+def stride_error(stride: int, num_frames: int) -> str:
+    """Say that windows of T frames cannot advance by more than T."""
+    return f"window.stride {stride} is larger than the window, model.network.num_frames = {num_frames}"
+
+
+def load_config(path: str | Path | None = None, *, overrides: Sequence[str] = (),
+                values: Mapping[str, Any] | None = None) -> StreamConfig:
+    """Read a config file and lay `key=value` overrides and then `values` (nested dicts) over it.
+
+    `path` None means the defaults. Values of overrides are read as YAML, keys are dotted.
+    Raises ConfigError naming file, dotted key and remedy.
+    """
+    tree: dict[str, Any] = {}
+    name = "the defaults" if path is None else str(path)
+    if path is not None:
+        tree = _read_yaml(Path(path))
+    for override in overrides:
+        _merge(tree, _parse_override(override))
+    _merge(tree, values or {})
+    try:
+        return StreamConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, name)) from None
+
+
+def dump_config(config: StreamConfig) -> str:
+    """Return the whole config as YAML, every field spelled out; `load_config` reads it back equal."""
+    tree = config.model_dump(mode="json")
+    tree["model"]["network"] = config.network.to_dict()
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {path}: is not a text file") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path}: is no valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {path}: must be a map of sections, got {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {text!r}: write it as section.key=value, e.g. window.stride=2")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is no valid YAML") from None
+    for part in reversed(parts):
+        parsed = {part: parsed}
+    return dict(parsed)
+
+
+def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Lay `other` over `tree`, in place; maps are merged, anything else replaces. `source.inputs` replaces."""
+    for key, value in other.items():
+        if key == "source" and not isinstance(value, Mapping):
+            value = {"inputs": {"source0": value}}
+        if key == "source" and isinstance(tree.get(key), str):
+            tree[key] = {"inputs": {"source0": tree[key]}}
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict) and key != "inputs":
+            _merge(tree[key], value)
+        else:
+            tree[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    """Turn pydantic's report into one line per fault: file, dotted key, what is wrong, what is allowed."""
+    lines = []
+    for fault in error.errors():
+        path = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "literal", "float"))]
+        key = ".".join(path)
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}{_suggest(path)}")
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        got = fault.get("input")
+        shown = f", got {got!r}" if isinstance(got, (str, int, float, bool, type(None))) else ""
+        lines.append(f"{key}: {message}{shown}" if key else message)
+    return f"config ({name}): " + "; ".join(dict.fromkeys(lines))
+
+
+def _suggest(path: Sequence[str]) -> str:
+    section: Any = StreamConfig
+    for part in path[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = None if field is None else field.annotation
+    allowed = list(getattr(section, "model_fields", {}))
+    close = difflib.get_close_matches(path[-1], allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (allowed: {', '.join(allowed)})" if allowed else hint

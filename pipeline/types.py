@@ -1,0 +1,267 @@
+"""The values that flow through a stream: Frame → Window → WindowPrediction → FrameResult → MaskMessage.
+
+`Gap` and `End` travel in order with the frames, so that no stage has to guess why frames are missing.
+All are frozen and checked when made; arrays inside are shared, not copied: no stage writes into them.
+Imports numpy and `ops.rle` only (a subscriber needs neither torch nor av nor cv2).
+
+T frames in a window, N instance candidates of a window, K classes, C embedding width,
+h, w mask logits at stride 4 of the model's input.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.rle import CropRLE
+
+if TYPE_CHECKING:
+    from ops.preprocess import Fit
+
+SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+TrackState = Literal["tentative", "confirmed", "lost", "ended"]
+TRACK_STATES: tuple[TrackState, ...] = get_args(TrackState)
+
+GapReason = Literal["reconnect", "resolution", "discontinuity"]
+EndReason = Literal["end_of_file", "stopped", "max_frames", "lost", "error"]
+SourceState = Literal["waiting", "live", "reconnecting", "stalled", "ended"]
+
+
+def check_source_id(source: str) -> str:
+    """Return `source` if it may stand in a topic; ValueError with the rule otherwise (source: wire.md)."""
+    if not SOURCE_ID.fullmatch(source):
+        raise ValueError(f"source id {source!r} is not allowed: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    return source
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One decoded frame."""
+
+    source: str
+    """Source id."""
+    epoch: int
+    """Starts at 0, one more after each reconnect."""
+    index: int
+    """Counts the frames read from this source; never restarts."""
+    pts: int | None
+    """Presentation time in units of `time_base`; None where the container has none."""
+    time_base: Fraction
+    """Seconds per unit of `pts`."""
+    seconds: float
+    """Stream time in seconds: PTS where known, else estimated; restarts with the epoch."""
+    captured_ns: int
+    """Wall clock (ns since 1970) when the frame was decoded."""
+    captured_monotonic_ns: int
+    """Monotonic clock (ns) at the same moment."""
+    image: NDArray[np.uint8] = field(repr=False)
+    """(H, W, 3) RGB."""
+    rotation: int = 0
+    """Degrees clockwise that were applied to the decoded picture (0, 90, 180, 270)."""
+    sampled: bool = True
+    """Whether the cadence picked it for the model; False: published with held instances only."""
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"Frame.image must be (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}")
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.image.shape[1])
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """Return the picture, (H, W, 3) uint8 RGB; shared, not to be written to."""
+        return self.image
+
+
+@dataclass(frozen=True)
+class Gap:
+    """No frame after this one continues the frames before it."""
+
+    source: str
+    epoch: int
+    """Epoch of the frames that follow."""
+    reason: GapReason
+
+
+@dataclass(frozen=True)
+class End:
+    """The last item of a source."""
+
+    source: str
+    epoch: int
+    reason: EndReason
+    detail: str = ""
+    """One sentence for people, never with a password."""
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Exactly T frames in time order.
+
+    `frames[i]` for i outside [first, last] repeats the nearest real frame (stream start, after a gap):
+    such places are computed, because shapes are static, and their outputs discarded.
+    """
+
+    frames: tuple[Frame, ...]
+    first: int
+    """Position of the first real frame."""
+    last: int
+    """Position of the last real frame (inclusive)."""
+    num_new: int
+    """How many real frames, the last ones, no earlier window has held."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first <= self.last < len(self.frames):
+            raise ValueError(f"Window [{self.first}, {self.last}] does not lie in {len(self.frames)} frames")
+        if not 1 <= self.num_new <= self.last - self.first + 1:
+            raise ValueError(f"num_new {self.num_new} must be in 1..{self.last - self.first + 1}")
+
+    @property
+    def real(self) -> tuple[Frame, ...]:
+        """The frames without the repeated ones."""
+        return self.frames[self.first : self.last + 1]
+
+    @property
+    def new(self) -> tuple[Frame, ...]:
+        """The real frames that no earlier window has held."""
+        return self.frames[self.last + 1 - self.num_new : self.last + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPrediction:
+    """What a model says about the T frames of one window, on the host."""
+
+    scores: NDArray[np.float32]
+    """(N, K) class probabilities in 0..1, each class on its own (sigmoid)."""
+    boxes_xyxy: NDArray[np.float32]
+    """(N, T, 4) pixels of the source frame, clipped to it."""
+    mask_logits: NDArray[np.float32]
+    """(N, T, h, w) at `mask_stride` of the model's input, padding included."""
+    fit: Fit
+    """How the source frame lies in the model's input."""
+    embeddings: NDArray[np.float32] | None = None
+    """(N, C), for re-identification; None where the model has none."""
+    mask_stride: int = 4
+    """Pixels of the model's input per mask cell."""
+
+    def __post_init__(self) -> None:
+        num, num_frames = self.boxes_xyxy.shape[:2]
+        if self.scores.ndim != 2 or len(self.scores) != num or self.boxes_xyxy.shape[2:] != (4,):
+            raise ValueError(f"scores {self.scores.shape} and boxes {self.boxes_xyxy.shape} do not belong together")
+        if self.mask_logits.ndim != 4 or self.mask_logits.shape[:2] != (num, num_frames):
+            raise ValueError(f"mask_logits {self.mask_logits.shape} must be ({num}, {num_frames}, h, w)")
+        if self.embeddings is not None and len(self.embeddings) != num:
+            raise ValueError(f"embeddings {self.embeddings.shape} must be ({num}, C)")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One tracked instance in one frame."""
+
+    track_id: int
+    """Unique within (source, boot); never reused."""
+    class_id: int
+    """Category id of the model's class list."""
+    class_name: str
+    score: float
+    """0..1."""
+    box_xyxy: tuple[int, int, int, int]
+    """Source pixels, the mask's tight box (x1, y1 exclusive); (0, 0, 0, 0) without a mask."""
+    state: TrackState
+    mask: CropRLE | None = field(repr=False, default=None)
+    """Crop run-length mask in source pixels; None for lost and ended rows."""
+    merged_into: int | None = None
+    """Id of the older track that this one turned out to be."""
+
+    def dense_mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the mask over the whole frame, (height, width) bool."""
+        if self.mask is None:
+            return np.zeros((height, width), dtype=np.bool_)
+        return self.mask.to_mask(height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """A frame with its instances: what every sink receives."""
+
+    frame: Frame
+    instances: tuple[Instance, ...]
+    window: tuple[int, int]
+    """Index of the first and last real frame of the window that it was made from."""
+    revision: int = 0
+    """0 is the frame's first result."""
+    final: bool = True
+    """No later revision of this frame comes."""
+    held: bool = False
+    """Not shown to the model: instances are the last known ones."""
+
+    @property
+    def source(self) -> str:
+        """Source id."""
+        return self.frame.source
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(N, H, W) bool, dense masks of `instances` in their order."""
+        height, width = self.frame.height, self.frame.width
+        dense = [instance.dense_mask(height, width) for instance in self.instances]
+        return np.stack(dense) if dense else np.zeros((0, height, width), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class MaskMessage:
+    """A frame's instances as read from the wire (version 1); field docs as in `FrameResult` and docs/wire.md."""
+
+    source: str
+    producer: str
+    boot: str
+    seq: int
+    epoch: int
+    frame_index: int
+    pts: int | None
+    time_base: Fraction
+    captured_ns: int
+    published_ns: int
+    width: int
+    height: int
+    rotation: int
+    revision: int
+    final: bool
+    held: bool
+    window: tuple[int, int]
+    model_name: str
+    class_list: str
+    trained: bool
+    dropped: dict[str, int]
+    """Frames dropped since the stream began, by cause."""
+    instances: tuple[Instance, ...]
+    wire_version: tuple[int, int] = (1, 0)
+    source_clock_ns: int | None = None
+    """The camera's own clock (RTCP), where known."""
+    source_clock_quality: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Header keys of a later minor version."""
+
+    @property
+    def pts_seconds(self) -> float | None:
+        """Presentation time in seconds."""
+        return None if self.pts is None else float(self.pts * self.time_base)
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(N, H, W) bool, dense masks of `instances` in their order."""
+        dense = [instance.dense_mask(self.height, self.width) for instance in self.instances]
+        return np.stack(dense) if dense else np.zeros((0, self.height, self.width), dtype=np.bool_)
