@@ -1,0 +1,74 @@
+"""Tensor operations of the system: they know no video, no model and no files.
+
+Everything is exported lazily, so that a program that only decodes masks (`ops.CropRLE`) loads neither torch nor cv2.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ops.boxes import (
+        box_area,
+        box_cxcywh_to_xyxy,
+        box_iou,
+        box_xyxy_to_cxcywh,
+        generalized_box_iou,
+    )
+    from ops.deform_attn import deform_attn
+    from ops.masks import crop_masks
+    from ops.preprocess import Fit, fit_image
+    from ops.rle import CropRLE, encode_crop
+
+__all__ = [
+    "CropRLE",
+    "Fit",
+    "box_area",
+    "box_cxcywh_to_xyxy",
+    "box_iou",
+    "box_xyxy_to_cxcywh",
+    "crop_masks",
+    "deform_attn",
+    "encode_crop",
+    "fit_image",
+    "generalized_box_iou",
+]
+
+_MODULE_OF = {
+    "CropRLE": "ops.rle",
+    "Fit": "ops.preprocess",
+    "box_area": "ops.boxes",
+    "box_cxcywh_to_xyxy": "ops.boxes",
+    "box_iou": "ops.boxes",
+    "box_xyxy_to_cxcywh": "ops.boxes",
+    "crop_masks": "ops.masks",
+    "deform_attn": "ops.deform_attn",
+    "encode_crop": "ops.rle",
+    "fit_image": "ops.preprocess",
+    "generalized_box_iou": "ops.boxes",
+}
+
+
+class _Package(ModuleType):
+    """Keeps `ops.deform_attn` the function: an import of the submodule binds the package's attribute to the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in _MODULE_OF:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'ops' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,303 @@
+"""Multi-scale deformable attention as one weighted bag of rows: the portable implementation.
+
+A query and head reads 4·L·K rows of `value` (four corners of each bilinear sample) with known weights, and sums them.
+That is `F.embedding_bag` with `per_sample_weights`: no image layout, no intermediate per level. Ours; the usual
+fallback, one `grid_sample` per level, takes about ten times as long on a CPU.
+
+Bilinear with zeros outside is written with hats, so that no corner needs a validity mask:
+
+    first = clamp(round(x − 0.5), 0, size − 2),  weight(i) = max(0, 1 − |x − i|)  for i in {first, first + 1}
+
+A sample outside the level meets a hat that is 0 there, and every row index is inside the level whatever the offset.
+
+The gradient of `value` is a bag as well: the same table read by row instead of by query, which one sort gives. So it
+is deterministic, and faster than scattering.
+
+Speed on a CPU: all elementwise work runs over axes that are N = M·L·K wide or L·K wide (axes of 2 or 4 cost ten times
+as much), in place, and in chunks of queries that stay in the cache. Batch elements are computed one by one, so that a
+result does not depend on what else is in the batch, to the bit.
+
+Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points,
+N = M·L·K, n queries of a chunk.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["deform_attn_backward_bag", "deform_attn_bag"]
+
+_CHUNK_ELEMENTS = 1024 * 128
+"""Queries·N of one chunk on a CPU: half a megabyte a float32 buffer, the best of 128 to 4820 queries (measured)."""
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Constants of one pyramid, laid out like the sampling map. Rows are those of value.view(S·M, D)."""
+
+    sizes: Tensor
+    """(2, N) widths, then heights, of the level of each sample."""
+    last_first: Tensor
+    """(2, N) largest index that a first corner takes: max(size − 2, 0)."""
+    lowest: Tensor
+    """(2, N) zeros."""
+    thin: Tensor | None
+    """(2, N) 1 where the level has one pixel on that axis (there is no second corner), 0 elsewhere; None if all 0."""
+    row: Tensor
+    """(M, L·K) row of the level's first pixel, for the head."""
+    step_x: Tensor
+    """(M, L·K) rows to the pixel on the right; 0 where there is none."""
+    step_y: Tensor
+    """(M, L·K) rows to the pixel below; 0 where there is none."""
+    num_rows: int
+
+
+@lru_cache(maxsize=64)
+def _geometry(
+    height0: int, width0: int, L: int, K: int, M: int, dtype: torch.dtype, device: torch.device
+) -> _Geometry:
+    heights, widths, starts = [height0], [width0], [0]
+    for _ in range(L):
+        starts.append(starts[-1] + heights[-1] * widths[-1])
+        heights.append((heights[-1] + 1) // 2)
+        widths.append((widths[-1] + 1) // 2)
+
+    def per_sample(values: list[int]) -> Tensor:
+        return torch.tensor(values[:L]).view(1, L, 1).expand(M, L, K).reshape(M, L * K)
+
+    width, height, start = per_sample(widths), per_sample(heights), per_sample(starts)
+    sizes = torch.stack([width.flatten(), height.flatten()])
+    thin = sizes == 1
+
+    def to_int(value: Tensor) -> Tensor:
+        return value.to(device=device, dtype=torch.int32)
+
+    # Cached tensors must be usable by a later call that records gradients, hence no inference tensors.
+    with torch.inference_mode(False):
+        return _Geometry(
+            sizes=sizes.to(device=device, dtype=dtype),
+            last_first=(sizes - 2).clamp(min=0).to(device=device, dtype=dtype),
+            lowest=torch.zeros(2, M * L * K, device=device, dtype=dtype),
+            thin=thin.to(device=device, dtype=dtype) if bool(thin.any()) else None,
+            row=to_int(start * M + torch.arange(M).view(M, 1)),
+            step_x=to_int((width > 1) * M),
+            step_y=to_int((height > 1) * width * M),
+            num_rows=starts[-1] * M,
+        )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Where a chunk samples."""
+
+    first: Tensor
+    """(n, 2, N) index of the first corner, x then y, as a float."""
+    distance: Tensor
+    """(n, 2, N) position minus first corner; inside the level it is in [0, 1]."""
+    extent: Tensor | None
+    """(n, 2, 1|N) pixels a unit of offset, for 4-d references; None for 2-d ones, where it is 1."""
+
+
+def _per_axis(reference: Tensor, M: int, K: int) -> Tensor:
+    """(n, 2) to (n, 2, 1); (n, L, 2), per level, to (n, 2, N)."""
+    if reference.dim() == 2:
+        return reference.unsqueeze(-1)
+    n, L, _ = reference.shape
+    samples = reference.transpose(1, 2).unsqueeze(-1).expand(n, 2, L, K).reshape(n, 2, 1, L * K)
+    return samples.expand(n, 2, M, L * K).reshape(n, 2, M * L * K)
+
+
+def _locate(offset: Tensor, reference: Tensor, geometry: _Geometry, M: int, K: int) -> _Samples:
+    """offset (n, 2, N), reference (n, 2|4) or (n, L, 2|4)."""
+    centre = _per_axis(reference[..., :2], M, K)
+    extent = None
+    if reference.shape[-1] == 2:
+        position = torch.addcmul(offset, centre, geometry.sizes)
+    else:
+        extent = _per_axis(reference[..., 2:] * (0.5 / K), M, K) * geometry.sizes
+        position = torch.mul(centre, geometry.sizes).addcmul_(offset, extent)
+    position.sub_(0.5)
+    first = torch.clamp(position, geometry.lowest, geometry.last_first).floor_()
+    return _Samples(first=first, distance=position.sub_(first), extent=extent)
+
+
+def _shortfalls(distance: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
+    """One minus the hat of the first and of the second corner, (n, 2, N) each: min(1, |distance to the corner|)."""
+    first = distance.abs().clamp_(max=1)
+    second = (distance - 1).abs_().clamp_(max=1)
+    if geometry.thin is not None:
+        second = torch.maximum(second, geometry.thin, out=second)
+    return first, second
+
+
+def _rows(first: Tensor, geometry: _Geometry, M: int) -> Tensor:
+    """Row of each corner, (n, M, 4, L·K) int32 with corners in the order (y, x) = 00, 01, 10, 11."""
+    n, _, N = first.shape
+    rows = torch.empty(n, M, 4, N // M, dtype=torch.int32, device=first.device)
+    pixel = torch.addcmul(first[:, 0], first[:, 1], geometry.sizes[0]).to(torch.int32)
+    # A NaN has no integer: any row will do, for its weight is NaN as well, but it must be a row.
+    base = pixel.mul_(M).view(n, M, -1).add_(geometry.row).clamp_(0, geometry.num_rows - 1)
+    rows[:, :, 0] = base
+    torch.add(base, geometry.step_x, out=rows[:, :, 1])
+    base.add_(geometry.step_y)
+    rows[:, :, 2] = base
+    torch.add(base, geometry.step_x, out=rows[:, :, 3])
+    return rows.view(n * M, -1)
+
+
+def _weights(attention: Tensor, distance: Tensor, geometry: _Geometry) -> Tensor:
+    """Attention (n, M, L·K) times the hats of each corner, (n, M, 4, L·K), as rows of bags."""
+    n, M, samples = attention.shape
+    weights = torch.empty(n, M, 4, samples, dtype=attention.dtype, device=attention.device)
+    shortfalls = [s.view(n, 2, M, samples) for s in _shortfalls(distance, geometry)]
+    for corner_y, short_y in enumerate(shortfalls):
+        row = torch.addcmul(attention, attention, short_y[:, 1], value=-1)
+        for corner_x, short_x in enumerate(shortfalls):
+            torch.addcmul(row, row, short_x[:, 0], value=-1, out=weights[:, :, 2 * corner_y + corner_x])
+    return weights.view(n * M, -1)
+
+
+def _compute_dtype(value: Tensor) -> torch.dtype:
+    """Positions and weights are in float32 for half types: 8 bits of mantissa cannot name a pixel of 80."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def _chunks(Q: int, N: int, device: torch.device) -> list[tuple[int, int]]:
+    size = max(1, _CHUNK_ELEMENTS // N) if device.type == "cpu" else max(1, Q)
+    return [(start, min(Q, start + size)) for start in range(0, Q, size)]
+
+
+def deform_attn_bag(
+    value: Tensor,
+    sampling: Tensor,
+    reference: Tensor,
+    height0: int,
+    width0: int,
+    num_levels: int,
+    num_points: int,
+) -> Tensor:
+    """Forward of `vis::deform_attn` (see `ops.deform_attn` for shapes); records no gradient.
+
+    The result of a batch element is the same, to the bit, whatever else is in the batch.
+    """
+    B, S, M, D = value.shape
+    Q, L, K = sampling.shape[1], num_levels, num_points
+    N, dtype = M * L * K, _compute_dtype(value)
+    geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
+    result = torch.empty(B, Q, M * D, dtype=value.dtype, device=value.device)
+    for b in range(B):
+        table = value[b].reshape(S * M, D).to(dtype)
+        for start, end in _chunks(Q, N, value.device):
+            chunk = sampling[b, start:end].to(dtype).reshape(end - start, 3, N)
+            attention = chunk[:, 2].reshape(-1, M, L * K).softmax(-1)
+            samples = _locate(chunk[:, :2], reference[b, start:end].to(dtype), geometry, M, K)
+            weights = _weights(attention, samples.distance, geometry)
+            rows = _rows(samples.first, geometry, M)
+            bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+            result[b, start:end] = bags.view(-1, M * D)
+    return result
+
+
+def deform_attn_backward_bag(
+    grad: Tensor,
+    value: Tensor,
+    sampling: Tensor,
+    reference: Tensor,
+    height0: int,
+    width0: int,
+    num_levels: int,
+    num_points: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, sampling and reference, given grad (B, Q, M·D). The forward pass is computed again.
+
+    Where a position is a whole pixel, the derivative to the right is taken, as `grid_sample` does.
+    """
+    B, S, M, D = value.shape
+    Q, L, K = sampling.shape[1], num_levels, num_points
+    N, dtype = M * L * K, _compute_dtype(value)
+    geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
+    grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
+    grad_sampling = torch.empty_like(sampling, memory_format=torch.contiguous_format)
+    grad_reference = torch.empty_like(reference, memory_format=torch.contiguous_format)
+    for b in range(B):
+        table = value[b].reshape(S * M, D).to(dtype)
+        for start, end in _chunks(Q, N, value.device):
+            chunk = sampling[b, start:end].to(dtype).reshape(end - start, 3, N)
+            points = reference[b, start:end].to(dtype)
+            bags_grad = grad[b, start:end].to(dtype).reshape(-1, D)  # (n·M, D)
+            attention = chunk[:, 2].reshape(-1, M, L * K).softmax(-1)
+            samples = _locate(chunk[:, :2], points, geometry, M, K)
+            rows = _rows(samples.first, geometry, M)
+            weights = _weights(attention, samples.distance, geometry)
+            grad_value[b] += _transposed_bag(rows, weights, bags_grad, S * M).view(S, M, D)
+            corners = _corner_products(rows, table, bags_grad).view(-1, M, 4, L * K)
+            d_position, d_logits = _chain(corners, attention, samples.distance, geometry)
+            d_offset = d_position if samples.extent is None else d_position * samples.extent
+            grad_sampling[b, start:end] = torch.cat([d_offset.flatten(1), d_logits.flatten(1)], dim=1)
+            grad_reference[b, start:end] = _reference_grad(d_position, chunk, points, geometry, M, K)
+    return grad_value, grad_sampling, grad_reference
+
+
+def _transposed_bag(rows: Tensor, weights: Tensor, bags_grad: Tensor, num_rows: int) -> Tensor:
+    """Gradient of the table: row r receives Σ weight · grad of each bag that read r."""
+    flat = rows.flatten()
+    order = torch.argsort(flat, stable=True)
+    ends = torch.bincount(flat, minlength=num_rows).cumsum(0)
+    starts = F.pad(ends[:-1], (1, 0))
+    readers = torch.div(order, rows.shape[1], rounding_mode="floor")
+    return F.embedding_bag(
+        readers, bags_grad, starts, mode="sum", per_sample_weights=weights.flatten()[order]
+    )
+
+
+def _corner_products(rows: Tensor, table: Tensor, bags_grad: Tensor) -> Tensor:
+    """Gradient of the weights: the product of each row read with the gradient of its bag, like `rows`."""
+    num_bags, size = rows.shape
+    index = {"dtype": rows.dtype, "device": rows.device}
+    offsets = torch.arange(0, num_bags * size, size, **index)
+    bag_of = torch.arange(num_bags, **index).repeat_interleave(size)
+    mode_sum = 0
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        bags_grad.contiguous(), table, rows.flatten(), offsets, bag_of, mode_sum
+    )
+
+
+def _chain(
+    corners: Tensor, attention: Tensor, distance: Tensor, geometry: _Geometry
+) -> tuple[Tensor, Tensor]:
+    """From gradients of corner weights (n, M, 4, L·K) to those of positions (n, 2, N) and logits (n, M, L·K)."""
+    n, M, samples = attention.shape
+    hats = [1 - s.view(n, 2, M, samples) for s in _shortfalls(distance, geometry)]
+    floor = distance.floor()
+    slope_first = (floor == -1).to(distance.dtype) - (floor == 0).to(distance.dtype)
+    slope_second = (floor == 0).to(distance.dtype) - (floor == 1).to(distance.dtype)
+    if geometry.thin is not None:
+        slope_second = slope_second * (1 - geometry.thin)
+    slopes = [s.view(n, 2, M, samples) for s in (slope_first, slope_second)]
+
+    along_x = [
+        corners[:, :, 2 * y] * hats[0][:, 0] + corners[:, :, 2 * y + 1] * hats[1][:, 0] for y in (0, 1)
+    ]
+    along_y = [corners[:, :, x] * hats[0][:, 1] + corners[:, :, 2 + x] * hats[1][:, 1] for x in (0, 1)]
+    sampled = along_x[0] * hats[0][:, 1] + along_x[1] * hats[1][:, 1]
+    d_x = attention * (along_y[0] * slopes[0][:, 0] + along_y[1] * slopes[1][:, 0])
+    d_y = attention * (along_x[0] * slopes[0][:, 1] + along_x[1] * slopes[1][:, 1])
+    d_logits = attention * (sampled - (attention * sampled).sum(-1, keepdim=True))
+    return torch.stack([d_x.flatten(1), d_y.flatten(1)], dim=1), d_logits
+
+
+def _reference_grad(
+    d_position: Tensor, chunk: Tensor, points: Tensor, geometry: _Geometry, M: int, K: int
+) -> Tensor:
+    """Gradient of the reference points (n, 2|4) or (n, L, 2|4)."""
+    parts = [d_position * geometry.sizes]
+    if points.shape[-1] == 4:
+        parts.append(parts[0] * chunk[:, :2] * (0.5 / K))
+    full = torch.cat(parts, dim=1)  # (n, 2|4, N)
+    if points.dim() == 2:
+        return full.sum(-1)
+    n, L, _ = points.shape
+    return full.view(n, -1, M, L, K).sum((2, 4)).transpose(1, 2)

@@ -1,0 +1,285 @@
+"""A mask as COCO run lengths of its crop: small on the wire, and convertible both ways to full-frame COCO RLE.
+
+Run lengths go down the columns of the crop (column-major), zeros first, written in COCO's compressed form: each count
+from the third on as its difference to the one two before, in groups of 5 bits, least significant first, bit 5 for
+"more follows", plus 48 (cocodataset/cocoapi, common/maskApi.c; this is a numpy form of its own). The conversions work
+on runs, never on pixels.
+
+Only numpy is imported: programs that read masks from the wire decode with this module. Counts may be garbage there:
+they are parsed and summed before anything of their size is allocated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CropRLE", "encode_crop"]
+
+MAX_AREA = 1 << 26
+"""Pixels of the largest crop or frame that is decoded, twice an 8K frame: bounds what a bad message can allocate."""
+
+_MAX_CHARACTERS = 7
+"""Characters of the longest count: 7 · 5 bits hold any difference of two counts up to MAX_AREA."""
+
+
+class _Runs(NamedTuple):
+    """The runs of ones, [start, end) in column-major order, sorted, neither empty nor touching."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CropRLE:
+    """A mask in a rectangle of a frame; all outside is 0. An empty mask has width and height 0 and no counts.
+
+    Raises ValueError where the rectangle is not one; counts are checked when they are read (or by `check`).
+    """
+
+    x: int
+    """Left column of the crop in the frame, in pixels."""
+    y: int
+    """Top row of the crop in the frame, in pixels."""
+    width: int
+    """Columns of the crop."""
+    height: int
+    """Rows of the crop."""
+    counts: bytes
+    """COCO compressed run lengths of the crop."""
+
+    def __post_init__(self) -> None:
+        rectangle = (self.x, self.y, self.width, self.height)
+        if not all(isinstance(v, int) and 0 <= v <= MAX_AREA for v in rectangle):
+            raise ValueError(f"crop x, y, width, height must be integers ≥ 0, got {rectangle}")
+        if (self.width == 0) != (self.height == 0):
+            raise ValueError(f"crop must have both a width and a height, got {self.width}×{self.height}")
+        _check_area(self.width, self.height)
+        if not isinstance(self.counts, bytes):
+            raise ValueError(f"counts must be bytes, got {type(self.counts).__name__}")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the crop has no pixel."""
+        return self.width == 0
+
+    @property
+    def area(self) -> int:
+        """Number of ones. Raises ValueError for bad counts."""
+        starts, ends = self._runs()
+        return int((ends - starts).sum())
+
+    @property
+    def box_xyxy(self) -> tuple[int, int, int, int]:
+        """The crop's corners in pixels, the right and lower ones outside."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
+    def check(self) -> None:
+        """Raises ValueError unless counts are well-formed and sum to width · height."""
+        self._runs()
+
+    def decode_crop(self) -> NDArray[np.bool_]:
+        """The crop as (height, width) bool. Raises ValueError for bad counts."""
+        return _fill(self._runs(), self.width, self.height)
+
+    def decode(self, height: int, width: int) -> NDArray[np.bool_]:
+        """The frame as (height, width) bool. Raises ValueError for bad counts or a crop that leaves the frame."""
+        self._check_inside(height, width)
+        runs = self._runs()
+        mask = np.zeros((height, width), dtype=np.bool_)
+        mask[self.y : self.y + self.height, self.x : self.x + self.width] = _fill(
+            runs, self.width, self.height
+        )
+        return mask
+
+    def to_coco(self, height: int, width: int) -> dict[str, Any]:
+        """Full-frame COCO RLE, {"size": [height, width], "counts": bytes}, equal to pycocotools' own bytes.
+
+        Raises ValueError for bad counts or a crop that leaves the frame.
+        """
+        self._check_inside(height, width)
+        runs = self._runs()
+        if not self.is_empty:
+            runs = _move(runs, self.height, height, self.x, self.y)
+        return {"size": [height, width], "counts": _write(_counts_of(runs, height * width))}
+
+    @classmethod
+    def from_coco(cls, rle: Mapping[str, Any]) -> "CropRLE":
+        """From a full-frame COCO RLE (counts as bytes, as str, or as an uncompressed list), cropped to its ones.
+
+        Raises ValueError for a size or for counts that are not COCO's.
+        """
+        size, counts = rle.get("size"), rle.get("counts")
+        if not isinstance(size, list | tuple) or len(size) != 2 or not all(_is_size(v) for v in size):
+            raise ValueError(f"COCO RLE: size must be [height, width], got {size!r}")
+        height, width = int(size[0]), int(size[1])
+        _check_area(width, height)
+        if isinstance(counts, str):
+            counts = counts.encode("ascii", errors="replace")
+        lengths = np.asarray(counts, dtype=np.int64) if isinstance(counts, list) else _parse(counts)
+        runs = _runs_of(lengths, width * height)
+        if not len(runs.starts):
+            return _EMPTY
+        columns, tops, bottoms = _split_columns(runs, height)
+        x, y = int(columns[0]), int(tops.min())
+        crop_width, crop_height = int(columns[-1]) + 1 - x, int(bottoms.max()) - y
+        moved = _join((columns - x) * crop_height + tops - y, (columns - x) * crop_height + bottoms - y)
+        return cls(x, y, crop_width, crop_height, _write(_counts_of(moved, crop_width * crop_height)))
+
+    def _runs(self) -> _Runs:
+        return _runs_of(_parse(self.counts), self.width * self.height)
+
+    def _check_inside(self, height: int, width: int) -> None:
+        if not (_is_size(height) and _is_size(width)):
+            raise ValueError(f"frame height and width must be integers ≥ 0, got {height!r} and {width!r}")
+        _check_area(width, height)
+        if self.x + self.width > width or self.y + self.height > height:
+            raise ValueError(
+                f"crop {self.width}×{self.height} at ({self.x}, {self.y}) leaves the frame of {width}×{height}"
+            )
+
+
+def encode_crop(mask: NDArray[Any], x: int, y: int, *, tight: bool = True) -> CropRLE:
+    """Encode a mask (height, width), non-zero is 1, whose top left pixel stands at (x, y) of its frame.
+
+    With `tight`, the crop shrinks to the ones, so that equal masks have equal encodings; a mask without ones is the
+    empty CropRLE. Otherwise the crop is the given rectangle. Raises ValueError for a mask that is not 2-d.
+    """
+    if mask.ndim != 2:
+        raise ValueError(f"mask must be (height, width), got shape {mask.shape}")
+    return encode_columns(np.ascontiguousarray(mask.T).astype(np.bool_, copy=False), x, y, tight=tight)
+
+
+def encode_columns(columns: NDArray[np.bool_], x: int, y: int, *, tight: bool = True) -> CropRLE:
+    """`encode_crop` of a mask that is stored by columns: (width, height) bool, contiguous."""
+    if tight:
+        used = np.flatnonzero(columns.any(1))
+        if not len(used):
+            return _EMPTY
+        columns = columns[used[0] : used[-1] + 1]
+        rows = np.flatnonzero(columns.any(0))
+        columns = np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1])
+        x, y = x + int(used[0]), y + int(rows[0])
+    width, height = columns.shape
+    if not columns.size:
+        return _EMPTY
+    flat = columns.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    bounds = np.concatenate(([0], edges, [flat.size]))
+    counts = np.diff(bounds)
+    if flat[0]:
+        counts = np.concatenate(([0], counts))
+    return CropRLE(x, y, width, height, _write(counts))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int | np.integer) and 0 <= value <= MAX_AREA
+
+
+def _check_area(width: int, height: int) -> None:
+    if width * height > MAX_AREA:
+        raise ValueError(f"{width}×{height} pixels are more than a mask may have ({MAX_AREA})")
+
+
+def _parse(text: object) -> NDArray[np.int64]:
+    """Compressed counts to run lengths. Raises ValueError for what is none."""
+    if not isinstance(text, bytes):
+        raise ValueError(f"mask counts must be bytes, got {type(text).__name__}")
+    digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not len(digits):
+        return digits
+    if digits.min() < 0 or digits.max() > 63:
+        raise ValueError("mask counts hold a character that is not COCO RLE")
+    ends = np.flatnonzero(digits < 32)  # bit 5 unset: the last character of a count
+    if not len(ends) or ends[-1] != len(digits) - 1:
+        raise ValueError("mask counts are truncated: the last one has no end")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_CHARACTERS:
+        raise ValueError(
+            f"mask counts hold a number of {lengths.max()} characters, more than {_MAX_CHARACTERS}"
+        )
+    place = np.arange(len(digits)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    # Undo "minus the count two before", which starts at the fourth count.
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _write(counts: NDArray[np.int64]) -> bytes:
+    """Run lengths to compressed counts."""
+    rest = counts.astype(np.int64)
+    rest[3:] -= counts[1:-2]
+    characters, used, more = [], [], np.ones(len(rest), dtype=np.bool_)
+    while more.any():
+        digit, written = rest & 31, more
+        rest = rest >> 5
+        more = written & (rest != np.where(digit & 16, -1, 0))
+        characters.append(digit + 48 + 32 * more)
+        used.append(written)
+    return bytes(np.stack(characters, 1)[np.stack(used, 1)].astype(np.uint8)) if characters else b""
+
+
+def _runs_of(counts: NDArray[np.int64], area: int) -> _Runs:
+    """Run lengths, zeros first, to runs of ones. Raises ValueError where they do not make up the area."""
+    if len(counts) and counts.min() < 0:
+        raise ValueError("mask counts hold a negative run length")
+    if len(counts) and counts.max() > area or int(counts.sum()) != area:
+        raise ValueError(f"mask counts do not sum to the {area} pixels of their size")
+    bounds = np.cumsum(counts)
+    ends = bounds[1::2]
+    starts = bounds[0::2][: len(ends)]
+    return _join(starts, ends)
+
+
+def _join(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Runs:
+    """Drop empty runs and unite those that touch."""
+    filled = ends > starts
+    starts, ends = starts[filled], ends[filled]
+    apart = starts[1:] != ends[:-1]
+    return _Runs(starts[np.append(True, apart)[: len(starts)]], ends[np.append(apart, True)[: len(ends)]])
+
+
+def _counts_of(runs: _Runs, area: int) -> NDArray[np.int64]:
+    """Runs of ones to run lengths, zeros first, as COCO writes them: no trailing run of length 0."""
+    bounds = np.empty(2 * len(runs.starts) + 2, dtype=np.int64)
+    bounds[0], bounds[-1] = 0, area
+    bounds[1:-1:2], bounds[2:-1:2] = runs.starts, runs.ends
+    counts = np.diff(bounds)
+    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+def _split_columns(
+    runs: _Runs, height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Runs, cut at the columns' ends: column, top row and bottom row (outside) of each piece."""
+    first, last = runs.starts // height, (runs.ends - 1) // height
+    pieces = last - first + 1
+    run = np.repeat(np.arange(len(first)), pieces)
+    columns = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    tops = np.maximum(runs.starts[run] - columns * height, 0)
+    bottoms = np.minimum(runs.ends[run] - columns * height, height)
+    return columns, tops, bottoms
+
+
+def _move(runs: _Runs, height: int, new_height: int, x: int, y: int) -> _Runs:
+    """Runs of columns of `height` to those of columns of `new_height`, shifted by (x, y)."""
+    columns, tops, bottoms = _split_columns(runs, height)
+    base = (columns + x) * new_height + y
+    return _join(base + tops, base + bottoms)
+
+
+def _fill(runs: _Runs, width: int, height: int) -> NDArray[np.bool_]:
+    bounds = np.empty(2 * len(runs.starts) + 2, dtype=np.int64)
+    bounds[0], bounds[-1] = 0, width * height
+    bounds[1:-1:2], bounds[2:-1:2] = runs.starts, runs.ends
+    colours = np.zeros(len(bounds) - 1, dtype=np.bool_)
+    colours[1::2] = True
+    return np.repeat(colours, np.diff(bounds)).reshape(width, height).T
+
+
+_EMPTY = CropRLE(0, 0, 0, 0, b"")
