@@ -1,0 +1,53 @@
+# make run: set up and run the demo on the CPU.   make test: set up, all checks and all tests.
+# TORCH_INDEX may point pip at PyTorch's CPU wheels, e.g. the address that pytorch.org's install page shows.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: run test check bench soak format wheel clean
+
+run: $(VENV)/.run
+	mkdir -p out
+	$(BIN)/python run_stream.py --record out/demo.mp4 --report out/demo.json
+	@echo "out/demo.mp4 shows the masks; live: $(BIN)/python run_stream.py --source rtsp://..."
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	mkdir -p out/bench
+	$(BIN)/python tests/benchmarks/run_all.py --output out/bench
+
+soak: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/soak.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	touch $@
+
+$(VENV)/.run: $(VENV)/.venv setup.cfg pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
