@@ -22,8 +22,9 @@ from pipeline.types import check_source_id
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys are errors, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True,
-                              protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class SourceConfig(Section):
@@ -114,7 +115,10 @@ class ModelSection(Section):
     @field_validator("network")
     @classmethod
     def _check_network(cls, value: dict[str, Any]) -> dict[str, Any]:
-        ModelConfig.from_dict(value)
+        try:
+            ModelConfig.from_dict(value)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         return value
 
 
@@ -208,9 +212,11 @@ class QueueConfig(Section):
     """Bounds between the threads. Files wait when full; live sources drop the oldest, counted."""
 
     frames: int = Field(8, ge=1, le=256)
-    """Frames per source between decoding and inference."""
+    """Frames of a file between decoding and inference."""
+    live_frames: int = Field(2, ge=1, le=256)
+    """The same for a live source: small, because a waiting frame is a late frame."""
     results: int = Field(32, ge=1, le=1024)
-    """Results between inference and the sinks, and to the iterating caller."""
+    """Results per source between inference and the sinks."""
 
 
 class StreamConfig(Section):
@@ -234,8 +240,14 @@ class StreamConfig(Section):
     def _check_across(self) -> StreamConfig:
         if self.model.weights is None and self.window.stride > self.network.num_frames:
             raise ValueError(stride_error(self.window.stride, self.network.num_frames))
-        if self.record.path is not None and len(self.source.inputs) > 1 and "{source}" not in self.record.path:
-            raise ValueError(f"record.path {self.record.path!r} needs {{source}} in its name with several sources")
+        if (
+            self.record.path is not None
+            and len(self.source.inputs) > 1
+            and "{source}" not in self.record.path
+        ):
+            raise ValueError(
+                f"record.path {self.record.path!r} needs {{source}} in its name with several sources"
+            )
         return self
 
     @property
@@ -249,8 +261,9 @@ def stride_error(stride: int, num_frames: int) -> str:
     return f"window.stride {stride} is larger than the window, model.network.num_frames = {num_frames}"
 
 
-def load_config(path: str | Path | None = None, *, overrides: Sequence[str] = (),
-                values: Mapping[str, Any] | None = None) -> StreamConfig:
+def load_config(
+    path: str | Path | None = None, *, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> StreamConfig:
     """Read a config file and lay `key=value` overrides and then `values` (nested dicts) over it.
 
     `path` None means the defaults. Values of overrides are read as YAML, keys are dotted.
@@ -325,7 +338,9 @@ def _explain(error: ValidationError, name: str) -> str:
     """Turn pydantic's report into one line per fault: file, dotted key, what is wrong, what is allowed."""
     lines = []
     for fault in error.errors():
-        path = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "literal", "float"))]
+        path = [
+            str(part) for part in fault["loc"] if not str(part).startswith(("function-", "literal", "float"))
+        ]
         key = ".".join(path)
         if fault["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r}{_suggest(path)}")

@@ -29,6 +29,7 @@ class Ledger:
         self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
         self._packet_errors = 0
         self._reconnects = 0
+        self._revisions_dropped = 0
 
     def count_read(self) -> None:
         """The decoder gave out a frame."""
@@ -55,6 +56,11 @@ class Ledger:
         with self._lock:
             self._reconnects += 1
 
+    def count_revision_dropped(self) -> None:
+        """A later revision of a published frame was dropped before the sinks (beside the ledger)."""
+        with self._lock:
+            self._revisions_dropped += 1
+
     @property
     def read(self) -> int:
         """Frames given out by the decoder."""
@@ -74,6 +80,11 @@ class Ledger:
     def reconnects(self) -> int:
         """Times the source was opened again."""
         return self._reconnects
+
+    @property
+    def revisions_dropped(self) -> int:
+        """Later revisions of published frames that the sinks never saw."""
+        return self._revisions_dropped
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -105,6 +116,12 @@ class Histogram:
         self._bins[min(int(position), len(self._bins) - 1)] += 1
         self.count += 1
         self.total += milliseconds
+
+    def merge(self, other: Histogram) -> None:
+        """Add all values of `other`."""
+        self._bins = [mine + theirs for mine, theirs in zip(self._bins, other._bins, strict=True)]
+        self.count += other.count
+        self.total += other.total
 
     def percentile(self, share: float) -> float | None:
         """Return the value below which `share` (0..1) of all values lie; None when empty."""

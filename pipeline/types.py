@@ -69,7 +69,9 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
-            raise ValueError(f"Frame.image must be (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}")
+            raise ValueError(
+                f"Frame.image must be (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}"
+            )
 
     @property
     def height(self) -> int:
@@ -160,7 +162,9 @@ class WindowPrediction:
     def __post_init__(self) -> None:
         num, num_frames = self.boxes_xyxy.shape[:2]
         if self.scores.ndim != 2 or len(self.scores) != num or self.boxes_xyxy.shape[2:] != (4,):
-            raise ValueError(f"scores {self.scores.shape} and boxes {self.boxes_xyxy.shape} do not belong together")
+            raise ValueError(
+                f"scores {self.scores.shape} and boxes {self.boxes_xyxy.shape} do not belong together"
+            )
         if self.mask_logits.ndim != 4 or self.mask_logits.shape[:2] != (num, num_frames):
             raise ValueError(f"mask_logits {self.mask_logits.shape} must be ({num}, {num_frames}, h, w)")
         if self.embeddings is not None and len(self.embeddings) != num:

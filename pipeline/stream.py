@@ -1,0 +1,392 @@
+"""The one place where stages, queues and threads are composed.
+
+    decode thread per source → frames (bounded lanes) → inference thread → results (bounded lanes) → caller's thread
+
+The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
+yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first unexpected
+exception of any thread stops the stream and is raised to the caller; one source's death touches no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.associate import Associator
+from pipeline.cadence import Cadence
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceError
+from pipeline.predict import Predictor, load_predictor
+from pipeline.queues import LaneQueue
+from pipeline.redact import redact
+from pipeline.report import latency_report, peak_rss_mb
+from pipeline.sinks import Sink, build_sinks
+from pipeline.source import Source, open_source
+from pipeline.stats import Histogram, Ledger
+from pipeline.types import End, EndReason, Frame, FrameResult, Gap, SourceState, Window
+from pipeline.window import Windower
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("queue", "predict", "associate", "sinks", "total")
+"""Stages of the report: waiting for inference; the network; tracks and masks; the sinks; capture to sinks."""
+
+_POLL_SECONDS = 0.1
+_JOIN_SECONDS = 15.0
+
+
+class _Line:
+    """One source's stages and counters, from its decoder to its tracks."""
+
+    def __init__(
+        self, name: str, url: str, config: StreamConfig, predictor: Predictor, stop: threading.Event
+    ) -> None:
+        facts = predictor.facts
+        self.name = name
+        self.url = redact(url)
+        self.ledger = Ledger()
+        self.windower = Windower(num_frames=facts.num_frames, stride=config.window.stride)
+        self.associator = Associator(
+            config.association, emission=config.emission, classes=facts.classes, num_frames=facts.num_frames
+        )
+        self.source: Source = open_source(
+            name,
+            url,
+            config.source,
+            cadence=Cadence(config.cadence.fps),
+            ledger=self.ledger,
+            stop=stop,
+            max_frames=config.max_frames,
+            hold=config.cadence.hold,
+        )
+        self.latency = {stage: Histogram() for stage in STAGES}
+        self.num_windows = 0
+        self.held: list[Frame] = []
+        self.epoch = 0
+        self.error: SourceError | None = None
+        self.end: End | None = None
+        self.state: SourceState = "waiting"
+        self.skipped: set[int] = set()
+        """Frames whose first revision was dropped before the sinks: later revisions go the same way."""
+
+
+class Stream:
+    """A camera or file goes in, frames with tracked instance masks come out.
+
+    `for result in Stream(StreamConfig(source="clip.mp4"))` runs it; so does `run()`, for the sinks alone. A
+    stream runs once. `stop()` may be called from anywhere: what was read is still processed, files are closed,
+    the `end` message goes out. A slow loop body slows a file down; of a live source the oldest results are
+    dropped and counted (`publisher` in the ledger).
+
+    Raises from the loop: SourceError (an input could not be read; with several sources, after the others ended),
+    OutputError and AddressError (at construction), or whatever a stage raised.
+    """
+
+    def __init__(
+        self, config: StreamConfig, *, predictor: Predictor | None = None, sinks: Sequence[Sink] = ()
+    ) -> None:
+        self._config = config
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._started: float | None = None
+        self._wall_seconds = 0.0
+        self._first_mask_seconds: float | None = None
+        self._created = time.monotonic()
+        self._predictor = predictor if predictor is not None else load_predictor(config)
+        names = list(config.source.inputs)
+        self._lines = {
+            name: _Line(name, url, config, self._predictor, self._stop)
+            for name, url in config.source.inputs.items()
+        }
+        ledgers = {name: line.ledger for name, line in self._lines.items()}
+        built = build_sinks(
+            config,
+            self._predictor.facts,
+            sources={n: ln.url for n, ln in self._lines.items()},
+            ledgers=ledgers,
+            stop=self._stop,
+        )
+        self._sinks: list[Sink] = [*built, *sinks]
+        self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
+        self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._shut_down()
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        """Run the stream and yield each result after the sinks have it. Leaving the loop stops the stream."""
+        if self._started is not None:
+            raise RuntimeError("a Stream runs once: make a new one")
+        try:
+            self._start()
+            yield from self._consume()
+        except BaseException as error:
+            if self._failure is None and not isinstance(error, GeneratorExit):
+                self._failure = error
+            raise
+        finally:
+            self.stop()
+            self._shut_down()
+        self._raise_failure()
+
+    def run(self) -> dict[str, Any]:
+        """Run the stream to its end for its sinks alone; return the report."""
+        for _ in self:
+            continue
+        return self.report()
+
+    def stop(self) -> None:
+        """Ask the sources to stop; what they have read is still processed. Callable from any thread."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was asked for or the stream has ended."""
+        return self._stop.is_set()
+
+    def report(self) -> dict[str, Any]:
+        """Return the report (docs/report.md): totals, and the same per source under `sources`."""
+        sources = {name: self._source_report(line) for name, line in self._lines.items()}
+        totals: dict[str, Any] = {
+            key: sum(each[key] for each in sources.values()) for key in ("read", "published", "windows")
+        }
+        causes = [each["dropped"] for each in sources.values()]
+        totals["dropped"] = {cause: sum(each[cause] for each in causes) for cause in causes[0]}
+        return {
+            "read": totals["read"],
+            "published": totals["published"],
+            "dropped": totals["dropped"],
+            "windows": totals["windows"],
+            "wall_seconds": round(self._wall_seconds, 3),
+            "fps": round(totals["published"] / self._wall_seconds, 3) if self._wall_seconds else 0.0,
+            "time_to_first_mask_seconds": self._first_mask_seconds,
+            "latency_ms": latency_report([line.latency for line in self._lines.values()]),
+            "peak_rss_mb": peak_rss_mb(),
+            "sources": sources,
+        }
+
+    def _source_report(self, line: _Line) -> dict[str, Any]:
+        ledger, wall = line.ledger, self._wall_seconds
+        return {
+            "url": line.url,
+            "read": ledger.read,
+            "published": ledger.published,
+            "dropped": ledger.dropped,
+            "windows": line.num_windows,
+            "fps": round(ledger.published / wall, 3) if wall else 0.0,
+            "latency_ms": latency_report([line.latency]),
+            "packet_errors": ledger.packet_errors,
+            "reconnects": ledger.reconnects,
+            "revisions_dropped": ledger.revisions_dropped,
+            "end": line.end.reason if line.end else None,
+            "error": str(line.error) if line.error else None,
+        }
+
+    # The caller's thread.
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        for sink in self._sinks:
+            sink.start()
+        if self._stop.is_set():
+            logger.info("stopped before the first frame")
+        self._threads = [
+            threading.Thread(target=self._decode, args=(line,), name=f"decode-{name}", daemon=True)
+            for name, line in self._lines.items()
+        ]
+        self._threads.append(threading.Thread(target=self._infer, name="inference", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def _consume(self) -> Iterator[FrameResult]:
+        """Write results to the sinks, in order, until every source has ended or a thread has failed."""
+        while any(line.end is None for line in self._lines.values()):
+            got = self._results.get(_POLL_SECONDS)
+            self._announce_states()
+            if self._failure is not None:
+                return
+            if got is None:
+                continue
+            name, item = got
+            line = self._lines[name]
+            if isinstance(item, FrameResult):
+                if item.revision and item.frame.index in line.skipped:
+                    line.skipped.discard(item.frame.index)
+                    continue
+                begun = time.monotonic_ns()
+                for sink in self._sinks:
+                    sink.write(item)
+                self._count(line, item, begun)
+                yield item
+            elif isinstance(item, Gap):
+                for sink in self._sinks:
+                    sink.gap(item)
+            else:
+                self._end(line, item)
+
+    def _end(self, line: _Line, end: End) -> None:
+        line.end = end
+        line.state = "ended"
+        logger.info("%s: ended (%s)%s", line.name, end.reason, f": {end.detail}" if end.detail else "")
+        for sink in self._sinks:
+            sink.end(end)
+
+    def _count(self, line: _Line, result: FrameResult, begun_ns: int) -> None:
+        now = time.monotonic_ns()
+        line.latency["sinks"].add((now - begun_ns) / 1e6)
+        if result.revision == 0:
+            line.ledger.count_published()
+            line.latency["total"].add((now - result.frame.captured_monotonic_ns) / 1e6)
+        if self._first_mask_seconds is None and any(each.mask for each in result.instances):
+            self._first_mask_seconds = round(time.monotonic() - self._created, 3)
+
+    def _announce_states(self) -> None:
+        for name, line in self._lines.items():
+            if line.end is None and line.source.state != line.state:
+                line.state = line.source.state
+                logger.info("%s: %s", name, line.state)
+                for sink in self._sinks:
+                    sink.state(name, line.state)
+
+    def _shut_down(self) -> None:
+        """End threads, sinks and counting; idempotent."""
+        for name, line in self._lines.items():
+            if line.end is None and self._started is not None:
+                reason: EndReason = "stopped" if self._failure is None else "error"
+                detail = "" if self._failure is None else type(self._failure).__name__
+                self._end(line, End(name, line.epoch, reason, detail))
+        for queue in (self._frames, self._results):
+            queue.close()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
+            if thread.is_alive():
+                logger.warning("%s does not answer and is abandoned", thread.name)
+        self._threads = []
+        sinks, self._sinks = self._sinks, []
+        for sink in sinks:
+            sink.close()
+        if self._started is not None and not self._wall_seconds:
+            self._wall_seconds = time.monotonic() - self._started
+            for line in self._lines.values():
+                line.ledger.count_dropped("stop", line.ledger.open_frames())
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        errors = [line.error for line in self._lines.values() if line.error is not None]
+        for error in errors[1:]:
+            logger.error("%s", error)
+        if errors:
+            raise errors[0]
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first exception of any thread and wake the others."""
+        if self._failure is None:
+            self._failure = error
+        self._stop.set()
+        self._frames.close()
+
+    # A decode thread per source.
+
+    def _decode(self, line: _Line) -> None:
+        capacity = self._config.queue.live_frames if line.source.live else self._config.queue.frames
+        try:
+            for item in line.source:
+                if not isinstance(item, Frame):
+                    self._frames.put(line.name, item)
+                    continue
+                capacity = self._config.queue.live_frames if line.source.live else self._config.queue.frames
+                dropped = self._frames.put(line.name, item, capacity=capacity, block=not line.source.live)
+                if dropped is item:
+                    return
+                if dropped is not None:
+                    line.ledger.count_dropped("stale")
+        except SourceError as error:
+            line.error = error
+            logger.error("%s", error)
+            lost = line.ledger.read > 0
+            self._frames.put(line.name, End(line.name, line.epoch, "lost" if lost else "error", str(error)))
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            line.source.close()
+
+    # The inference thread.
+
+    def _infer(self) -> None:
+        open_lines = set(self._lines)
+        try:
+            while open_lines:
+                got = self._frames.get()
+                if got is None:
+                    return
+                name, item = got
+                line = self._lines[name]
+                if isinstance(item, Frame):
+                    line.epoch = item.epoch
+                    self._take_frame(line, item)
+                    continue
+                window = line.windower.flush()
+                if window is not None:
+                    self._take_window(line, window)
+                self._emit(line, self._release_held(line, []))
+                self._emit(line, line.associator.gap() if isinstance(item, Gap) else line.associator.flush())
+                self._predictor.forget(name)
+                self._results.put(name, item)
+                if isinstance(item, End):
+                    open_lines.discard(name)
+        except BaseException as error:
+            self._fail(error)
+
+    def _take_frame(self, line: _Line, frame: Frame) -> None:
+        if not frame.sampled:
+            line.held.append(frame)
+            if line.windower.num_pending == 0:
+                self._emit(line, self._release_held(line, []))
+            return
+        window = line.windower.push(frame)
+        if window is not None:
+            self._take_window(line, window)
+
+    def _take_window(self, line: _Line, window: Window) -> None:
+        begun = time.monotonic_ns()
+        prediction = self._predictor.predict(window)
+        predicted = time.monotonic_ns()
+        results = line.associator.update(window, prediction)
+        done = time.monotonic_ns()
+        line.num_windows += 1
+        line.latency["predict"].add((predicted - begun) / 1e6)
+        line.latency["associate"].add((done - predicted) / 1e6)
+        line.latency["queue"].add((begun - window.new[-1].captured_monotonic_ns) / 1e6)
+        self._emit(line, self._release_held(line, results))
+
+    def _release_held(self, line: _Line, results: list[FrameResult]) -> list[FrameResult]:
+        """Return `results` with the held frames in their places in time."""
+        held = [line.associator.hold(frame) for frame in line.held]
+        line.held = []
+        return sorted([*results, *held], key=lambda result: result.frame.index) if held else results
+
+    def _emit(self, line: _Line, results: list[FrameResult]) -> None:
+        for result in results:
+            dropped = self._results.put(
+                line.name, result, capacity=self._config.queue.results, block=not line.source.live
+            )
+            if not isinstance(dropped, FrameResult) or dropped is result:
+                continue
+            if dropped.revision == 0:
+                line.ledger.count_dropped("publisher")
+                if not dropped.final:
+                    line.skipped.add(dropped.frame.index)
+            else:
+                line.ledger.count_revision_dropped()

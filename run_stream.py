@@ -1,0 +1,165 @@
+"""Run a stream from the command line: arguments → config → Stream → exit code.
+
+Exit codes: 0 end of the sources, Ctrl-C or SIGTERM after a clean stop; 1 bad arguments, config, checkpoint,
+address or output path; 2 a source lost or unreadable; 3 an internal fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.config import dump_config, load_config
+from pipeline.errors import ConfigError, OutputError, StreamError
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; its flags are frozen by a test."""
+    parser = _Parser(prog="run_stream.py", description="Video in, instance masks with stable identities out.")
+    parser.add_argument(
+        "--source",
+        action="append",
+        metavar="[NAME=]SRC",
+        default=[],
+        help="file, folder of images, rtsp:// or http(s):// URL, camera device, or demo; repeatable",
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML config; only what differs from the defaults")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        dest="overrides",
+        help="override one config key, e.g. window.stride=2; repeatable",
+    )
+    parser.add_argument(
+        "--publish",
+        metavar="ADDR|none",
+        help=f"ZeroMQ address of the mask stream (default {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument(
+        "--record", metavar="FILE", help="overlay video, .mp4; {source} stands for the source's name"
+    )
+    parser.add_argument("--display", action="store_true", help="show the overlay in a window")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop each source after N frames read")
+    parser.add_argument("--report", metavar="FILE", help="write the figures of the run as JSON")
+    parser.add_argument("--print-config", action="store_true", help="print the whole config as YAML and exit")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log more; twice: every frame")
+    return parser
+
+
+def config_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the nested config values that the flags stand for."""
+    values: dict[str, Any] = {}
+    if args.source:
+        values["source"] = {"inputs": parse_sources(args.source)}
+    if args.publish is not None:
+        values["publish"] = {"address": None if args.publish == "none" else args.publish}
+    if args.record is not None:
+        values["record"] = {"path": args.record}
+    if args.display:
+        values["display"] = {"enabled": True}
+    if args.max_frames is not None:
+        values["max_frames"] = args.max_frames
+    return values
+
+
+def parse_sources(texts: Sequence[str]) -> dict[str, str]:
+    """Return name → source of `NAME=SRC` or plain `SRC` (then source0, source1, … by position).
+
+    Text before a `=` counts as a name only if it could be one: a URL or path may hold `=` too. Raises ConfigError
+    for a name given twice.
+    """
+    inputs: dict[str, str] = {}
+    for position, text in enumerate(texts):
+        name, equals, rest = text.partition("=")
+        named = bool(equals) and not set(name) & set("/:?\\") and not Path(text).exists()
+        name, source = (name, rest) if named else (f"source{position}", text)
+        if name in inputs:
+            raise ConfigError(f"--source {text!r}: the name {name!r} is given twice; names must differ")
+        inputs[name] = source
+    return inputs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = build_parser().parse_args(argv)
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        defaults = load_config(args.config, overrides=args.overrides)
+        values = config_values(args)
+        if args.publish is None and defaults.publish.address is None:
+            values["publish"] = {"address": DEFAULT_ADDRESS}
+        config = load_config(args.config, overrides=args.overrides, values=values)
+        if args.print_config:
+            print(dump_config(config), end="")
+            return 0
+        return _run(config, report_path=args.report)
+    except (StreamError, ConfigError) as error:
+        print(f"run_stream: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        logging.getLogger("run_stream").critical("internal fault: %s", error, exc_info=True)
+        return 3
+
+
+def _run(config: Any, *, report_path: str | None) -> int:
+    from pipeline.stream import Stream
+
+    target = _open_report(report_path)
+    stream = Stream(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stream.stop())
+    try:
+        with stream:
+            report = stream.run()
+    finally:
+        report = stream.report()
+        if target is not None:
+            target.write_text(json.dumps(report, indent=2) + "\n")
+    _print_summary(report)
+    return 0
+
+
+def _open_report(path: str | None) -> Path | None:
+    """Find out before the run, not after it, that the report cannot be written."""
+    if path is None:
+        return None
+    try:
+        Path(path).write_text("")
+    except OSError as error:
+        raise OutputError(
+            f"--report {path}: {error.strerror or error}; choose a path that can be written"
+        ) from None
+    return Path(path)
+
+
+def _print_summary(report: dict[str, Any]) -> None:
+    dropped = (
+        ", ".join(f"{cause} {number}" for cause, number in report["dropped"].items() if number) or "none"
+    )
+    print(
+        f"{report['read']} frames read, {report['published']} published at {report['fps']} fps, dropped: {dropped}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
