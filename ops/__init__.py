@@ -1,6 +1,6 @@
 """Tensor operations of the system: they know no video, no model and no files.
 
-Everything is exported lazily, so that a program that only decodes masks (`ops.CropRLE`) loads neither torch nor cv2.
+Everything is exported lazily: a program that only decodes masks (`ops.CropRLE`) loads neither torch nor cv2.
 """
 
 import importlib
@@ -51,7 +51,7 @@ _MODULE_OF = {
 
 
 class _Package(ModuleType):
-    """Keeps `ops.deform_attn` the function: an import of the submodule binds the package's attribute to the module."""
+    """Keeps `ops.deform_attn` the function: importing the submodule would bind that name to the module."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and name in _MODULE_OF:

@@ -1,21 +1,22 @@
 """Multi-scale deformable attention as one weighted bag of rows: the portable implementation.
 
-A query and head reads 4·L·K rows of `value` (four corners of each bilinear sample) with known weights, and sums them.
-That is `F.embedding_bag` with `per_sample_weights`: no image layout, no intermediate per level. Ours; the usual
-fallback, one `grid_sample` per level, takes about ten times as long on a CPU.
+A query and head reads 4·L·K rows of `value` (four corners of each bilinear sample) with known weights, and
+sums them. That is `F.embedding_bag` with `per_sample_weights`: no image layout, no intermediate per level.
+Ours; the usual fallback, one `grid_sample` per level, takes about ten times as long on a CPU.
 
 Bilinear with zeros outside is written with hats, so that no corner needs a validity mask:
 
     first = clamp(round(x − 0.5), 0, size − 2),  weight(i) = max(0, 1 − |x − i|)  for i in {first, first + 1}
 
-A sample outside the level meets a hat that is 0 there, and every row index is inside the level whatever the offset.
+A sample outside the level meets a hat that is 0 there, and every row index is inside the level whatever the
+offset.
 
-The gradient of `value` is a bag as well: the same table read by row instead of by query, which one sort gives. So it
-is deterministic, and faster than scattering.
+The gradient of `value` is a bag as well: the same table read by row instead of by query, which one sort
+gives. So it is deterministic, and faster than scattering.
 
-Speed on a CPU: all elementwise work runs over axes that are N = M·L·K wide or L·K wide (axes of 2 or 4 cost ten times
-as much), in place, and in chunks of queries that stay in the cache. Batch elements are computed one by one, so that a
-result does not depend on what else is in the batch, to the bit.
+Speed on a CPU: all elementwise work runs over axes that are N = M·L·K wide or L·K wide (axes of 2 or 4 cost
+ten times as much), in place, and in chunks of queries that stay in the cache. Batch elements are computed
+one by one, so that a result does not depend on what else is in the batch, to the bit.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points,
 N = M·L·K, n queries of a chunk.
@@ -31,7 +32,7 @@ from torch import Tensor
 __all__ = ["deform_attn_backward_bag", "deform_attn_bag"]
 
 _CHUNK_ELEMENTS = 1024 * 128
-"""Queries·N of one chunk on a CPU: half a megabyte a float32 buffer, the best of 128 to 4820 queries (measured)."""
+"""Queries·N of one chunk on a CPU: half a megabyte a float32 buffer, the best of several (measured)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _Geometry:
     lowest: Tensor
     """(2, N) zeros."""
     thin: Tensor | None
-    """(2, N) 1 where the level has one pixel on that axis (there is no second corner), 0 elsewhere; None if all 0."""
+    """(2, N) 1 where the level has one pixel on that axis, hence no second corner; None if nowhere."""
     row: Tensor
     """(M, L·K) row of the level's first pixel, for the head."""
     step_x: Tensor
@@ -125,7 +126,7 @@ def _locate(offset: Tensor, reference: Tensor, geometry: _Geometry, M: int, K: i
 
 
 def _shortfalls(distance: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
-    """One minus the hat of the first and of the second corner, (n, 2, N) each: min(1, |distance to the corner|)."""
+    """One minus the hat of the first and second corner, (n, 2, N) each: min(1, |distance to the corner|)."""
     first = distance.abs().clamp_(max=1)
     second = (distance - 1).abs_().clamp_(max=1)
     if geometry.thin is not None:
@@ -256,19 +257,18 @@ def _transposed_bag(rows: Tensor, weights: Tensor, bags_grad: Tensor, num_rows: 
 def _corner_products(rows: Tensor, table: Tensor, bags_grad: Tensor) -> Tensor:
     """Gradient of the weights: the product of each row read with the gradient of its bag, like `rows`."""
     num_bags, size = rows.shape
-    index = {"dtype": rows.dtype, "device": rows.device}
-    offsets = torch.arange(0, num_bags * size, size, **index)
-    bag_of = torch.arange(num_bags, **index).repeat_interleave(size)
+    bags = torch.arange(num_bags, dtype=rows.dtype, device=rows.device)
     mode_sum = 0
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        bags_grad.contiguous(), table, rows.flatten(), offsets, bag_of, mode_sum
+    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        bags_grad.contiguous(), table, rows.flatten(), bags * size, bags.repeat_interleave(size), mode_sum
     )
+    return products
 
 
 def _chain(
     corners: Tensor, attention: Tensor, distance: Tensor, geometry: _Geometry
 ) -> tuple[Tensor, Tensor]:
-    """From gradients of corner weights (n, M, 4, L·K) to those of positions (n, 2, N) and logits (n, M, L·K)."""
+    """Gradients of corner weights (n, M, 4, L·K) to those of positions (n, 2, N) and logits (n, M, L·K)."""
     n, M, samples = attention.shape
     hats = [1 - s.view(n, 2, M, samples) for s in _shortfalls(distance, geometry)]
     floor = distance.floor()

@@ -35,12 +35,12 @@ def _intersection_and_union(first: Tensor, second: Tensor) -> tuple[Tensor, Tens
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, 0 where whole is 0; part ≤ whole, so the smallest positive divisor changes nothing else."""
+    """part / whole, 0 where whole is 0: there part, which is at most whole, is 0 too."""
     return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 def box_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Pairwise intersection over union: (..., n, 4), (..., m, 4) to (..., n, m) in 0..1, 0 for two empty boxes."""
+    """Pairwise intersection over union, (..., n, 4) and (..., m, 4) to (..., n, m); 0 if both are empty."""
     return _ratio(*_intersection_and_union(first_xyxy, second_xyxy))
 
 

@@ -1,8 +1,9 @@
 """`vis::deform_attn`: schema, shape inference, gradient, and the choice of implementation by device.
 
-Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) with the softmax over samples and the location
-arithmetic inside, so that an implementation may fuse them. The schema is one that a TensorRT plugin can take: tensors
-first, then scalar ints. Our layout of `sampling` differs from the published one: planar, not interleaved.
+Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) with the softmax over samples and the
+location arithmetic inside, so that an implementation may fuse them. The schema is one that a TensorRT
+plugin can take: tensors first, then scalar ints. Our layout of `sampling` differs from the published one:
+planar, not interleaved.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """
@@ -20,7 +21,7 @@ _ARGUMENTS = (
     "Tensor value, Tensor sampling, Tensor reference, int height0, int width0, int num_levels, int num_points"
 )
 
-_library = torch.library.Library("vis", "DEF")
+_library: Any = torch.library.Library("vis", "DEF")  # type: ignore[no-untyped-call]
 _library.define(f"deform_attn({_ARGUMENTS}) -> Tensor")
 _library.define(f"deform_attn_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 _library.impl("deform_attn", deform_attn_bag, "CompositeExplicitAutograd")
@@ -84,20 +85,21 @@ def deform_attn(
 ) -> Tensor:
     """Sample each query's points from all levels and sum them with its softmaxed weights, per head.
 
-    value      (B, S, M, D) features of all levels, finest first, row-major within a level, S = Σ height_l·width_l.
+    value      (B, S, M, D) features of all levels, finest first, each row-major; S = Σ height_l·width_l.
     sampling   (B, Q, 3·M·L·K) planar [x offsets | y offsets | logits], each in (head, level, point) order.
     reference  (B, Q, 2|4), or (B, Q, L, 2|4) per level, normalised to 0..1: (x, y) or (cx, cy, w, h).
     height0, width0  size of level 0 in positions; size_{l+1} = ceil(size_l / 2).
 
-    Returns (B, Q, M·D) in the dtype of `value`. With weights = softmax of the logits over the L·K samples of a head:
+    Returns (B, Q, M·D) in the dtype of `value`. With weights = softmax of the logits over the L·K samples
+    of a head:
 
         out[q, m] = Σ_{l,k} weights[q, m, l, k] · bilinear(value_l[m], location[q, m, l, k])
         2-d: location = reference + offset / (width_l, height_l)
         4-d: location = (cx, cy) + offset / K · (w, h) · 0.5
 
-    Bilinear: pixel i has its centre at (i + 0.5) / size (`align_corners=False`), zero outside. Positions and weights
-    are computed in float32 where `value` is of a half type. Differentiable once in its three tensors. The result of a
-    batch element on the CPU does not depend on the rest of the batch, to the bit.
+    Bilinear: pixel i has its centre at (i + 0.5) / size (`align_corners=False`), zero outside. Positions
+    and weights are computed in float32 where `value` is of a half type. Differentiable once in its three
+    tensors. The result of a batch element on the CPU does not depend on the rest of the batch, to the bit.
 
     Raises ValueError for shapes that contradict each other, naming both sides.
     """
@@ -131,8 +133,8 @@ def _check(
         height, width = (height + 1) // 2, (width + 1) // 2
     if expected != S:
         raise ValueError(
-            f"value has {S} positions, but {num_levels} levels from {height0}×{width0}, each ceil(half) of the one "
-            f"before, have {expected}"
+            f"value has {S} positions, but {num_levels} levels from {height0}×{width0}, each half of the "
+            f"one before (rounded up), have {expected}"
         )
     channels = 3 * M * num_levels * num_points
     if sampling.dim() != 3 or sampling.shape[0] != B or sampling.shape[2] != channels:
@@ -144,7 +146,8 @@ def _check(
     leading = (B, Q) if reference.dim() == 3 else (B, Q, num_levels)
     if tuple(reference.shape[:-1]) != leading or reference.shape[-1] not in (2, 4):
         raise ValueError(
-            f"reference must be ({B}, {Q}, 2|4) or ({B}, {Q}, {num_levels}, 2|4), got {tuple(reference.shape)}"
+            f"reference must be ({B}, {Q}, 2|4) or ({B}, {Q}, {num_levels}, 2|4), "
+            f"got {tuple(reference.shape)}"
         )
     if not value.dtype.is_floating_point:
         raise ValueError(f"value must be of a floating-point dtype, got {value.dtype}")

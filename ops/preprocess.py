@@ -1,7 +1,7 @@
 """Fit an image into the model's fixed input size, and map the model's boxes back.
 
-The aspect is kept, the content stands top left, the rest is 0 after normalisation. Training and the live path share
-this. Ours; mean and deviation are the ImageNet ones of torchvision's backbones.
+The aspect is kept, the content stands top left, the rest is 0 after normalisation. Training and the live
+path share this. Ours; mean and deviation are the ImageNet ones of torchvision's backbones.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Fit:
 
 
 def fit_size(source_height: int, source_width: int, *, height: int, width: int) -> Fit:
-    """The largest placement of a source in height × width that keeps its aspect, to the nearest pixel, at least 1.
+    """The largest placement of a source in height × width that keeps its aspect, to the nearest pixel.
 
     Raises ValueError where a size is below 1.
     """
@@ -90,14 +90,15 @@ def fit_size(source_height: int, source_width: int, *, height: int, width: int) 
 
 
 def fit_image(image: NDArray[np.uint8], *, height: int, width: int) -> tuple[Tensor, Fit]:
-    """Resize, normalise and pad an RGB image (H, W, 3) uint8 to (3, height, width) float32, and how it was placed.
+    """Resize, normalise and pad an RGB image (H, W, 3) uint8 to (3, height, width) float32; and its Fit.
 
     Raises ValueError for another shape or dtype.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
     fit = fit_size(image.shape[0], image.shape[1], height=height, width=width)
-    # Shrinking by pixel area: a linear filter would skip three of four pixels of 720p, and thin things flicker.
+    # Shrinking by pixel area: a linear filter would skip three of four pixels of 720p, and thin things
+    # flicker.
     shrinks = fit.scale_x < 1 or fit.scale_y < 1
     size = (fit.content_width, fit.content_height)
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

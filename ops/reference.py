@@ -1,8 +1,8 @@
 """The textbook form of multi-scale deformable attention, one `grid_sample` per level.
 
-It is the oracle of the tests and the peer of the benchmarks: short, readable, differentiable by autograd, slow.
-Nothing on a hot path calls it. Formula: Deformable DETR (arXiv 2010.04159), section 4.1, with the two forms of
-reference points of its encoder (2-d) and of iterative box refinement (4-d).
+It is the oracle of the tests and the peer of the benchmarks: short, readable, differentiable by autograd,
+slow. Nothing on a hot path calls it. Formula: Deformable DETR (arXiv 2010.04159), section 4.1, with the two
+forms of reference points of its encoder (2-d) and of iterative box refinement (4-d).
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """

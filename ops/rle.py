@@ -1,12 +1,13 @@
-"""A mask as COCO run lengths of its crop: small on the wire, and convertible both ways to full-frame COCO RLE.
+"""A mask as COCO run lengths of its crop: small on the wire, convertible both ways to full-frame COCO RLE.
 
-Run lengths go down the columns of the crop (column-major), zeros first, written in COCO's compressed form: each count
-from the third on as its difference to the one two before, in groups of 5 bits, least significant first, bit 5 for
-"more follows", plus 48 (cocodataset/cocoapi, common/maskApi.c; this is a numpy form of its own). The conversions work
-on runs, never on pixels.
+Run lengths go down the columns of the crop (column-major), zeros first, written in COCO's compressed form:
+each count from the third on as its difference to the one two before, in groups of 5 bits, least significant
+first, bit 5 for "more follows", plus 48 (cocodataset/cocoapi, common/maskApi.c). The conversions work on
+runs, never on pixels.
 
-Only numpy is imported: programs that read masks from the wire decode with this module. Counts may be garbage there:
-they are parsed and summed before anything of their size is allocated.
+Only numpy and pycocotools are imported: programs that read masks from the wire decode with this module.
+Counts may be garbage there, and pycocotools trusts them. So they are parsed here, and summed before
+anything of their size is allocated.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 __all__ = ["CropRLE", "encode_crop"]
 
 MAX_AREA = 1 << 26
-"""Pixels of the largest crop or frame that is decoded, twice an 8K frame: bounds what a bad message can allocate."""
+"""Pixels of the largest frame decoded, twice 8K: bounds what a bad message can make a reader allocate."""
 
 _MAX_CHARACTERS = 7
 """Characters of the longest count: 7 · 5 bits hold any difference of two counts up to MAX_AREA."""
@@ -58,7 +60,7 @@ class CropRLE:
             raise ValueError(f"crop must have both a width and a height, got {self.width}×{self.height}")
         _check_area(self.width, self.height)
         if not isinstance(self.counts, bytes):
-            raise ValueError(f"counts must be bytes, got {type(self.counts).__name__}")
+            raise ValueError(f"counts must be bytes, got {type(self.counts).__name__}")  # noqa: TRY004
 
     @property
     def is_empty(self) -> bool:
@@ -68,8 +70,7 @@ class CropRLE:
     @property
     def area(self) -> int:
         """Number of ones. Raises ValueError for bad counts."""
-        starts, ends = self._runs()
-        return int((ends - starts).sum())
+        return int(self._lengths()[1::2].sum())
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
@@ -78,19 +79,19 @@ class CropRLE:
 
     def check(self) -> None:
         """Raises ValueError unless counts are well-formed and sum to width · height."""
-        self._runs()
+        self._lengths()
 
     def decode_crop(self) -> NDArray[np.bool_]:
         """The crop as (height, width) bool. Raises ValueError for bad counts."""
-        return _fill(self._runs(), self.width, self.height)
+        return _fill(self._lengths(), self.width, self.height)
 
     def decode(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The frame as (height, width) bool. Raises ValueError for bad counts or a crop that leaves the frame."""
+        """The frame as (height, width) bool. Raises ValueError for bad counts or a crop outside the frame."""
         self._check_inside(height, width)
-        runs = self._runs()
+        lengths = self._lengths()
         mask = np.zeros((height, width), dtype=np.bool_)
         mask[self.y : self.y + self.height, self.x : self.x + self.width] = _fill(
-            runs, self.width, self.height
+            lengths, self.width, self.height
         )
         return mask
 
@@ -100,14 +101,14 @@ class CropRLE:
         Raises ValueError for bad counts or a crop that leaves the frame.
         """
         self._check_inside(height, width)
-        runs = self._runs()
+        runs = _runs_of(self._lengths())
         if not self.is_empty:
             runs = _move(runs, self.height, height, self.x, self.y)
-        return {"size": [height, width], "counts": _write(_counts_of(runs, height * width))}
+        return {"size": [height, width], "counts": _write(_counts_of(runs, height * width), width, height)}
 
     @classmethod
     def from_coco(cls, rle: Mapping[str, Any]) -> "CropRLE":
-        """From a full-frame COCO RLE (counts as bytes, as str, or as an uncompressed list), cropped to its ones.
+        """From a full-frame COCO RLE, cropped to its ones; counts may be bytes, str, or an uncompressed list.
 
         Raises ValueError for a size or for counts that are not COCO's.
         """
@@ -118,18 +119,24 @@ class CropRLE:
         _check_area(width, height)
         if isinstance(counts, str):
             counts = counts.encode("ascii", errors="replace")
-        lengths = np.asarray(counts, dtype=np.int64) if isinstance(counts, list) else _parse(counts)
-        runs = _runs_of(lengths, width * height)
+        lengths = _integers(counts) if isinstance(counts, list) else _parse(counts)
+        runs = _runs_of(_check_lengths(lengths, width * height))
         if not len(runs.starts):
-            return _EMPTY
+            return EMPTY
         columns, tops, bottoms = _split_columns(runs, height)
         x, y = int(columns[0]), int(tops.min())
         crop_width, crop_height = int(columns[-1]) + 1 - x, int(bottoms.max()) - y
         moved = _join((columns - x) * crop_height + tops - y, (columns - x) * crop_height + bottoms - y)
-        return cls(x, y, crop_width, crop_height, _write(_counts_of(moved, crop_width * crop_height)))
+        return cls(
+            x,
+            y,
+            crop_width,
+            crop_height,
+            _write(_counts_of(moved, crop_width * crop_height), crop_width, crop_height),
+        )
 
-    def _runs(self) -> _Runs:
-        return _runs_of(_parse(self.counts), self.width * self.height)
+    def _lengths(self) -> NDArray[np.int64]:
+        return _check_lengths(_parse(self.counts), self.width * self.height)
 
     def _check_inside(self, height: int, width: int) -> None:
         if not (_is_size(height) and _is_size(width)):
@@ -137,15 +144,17 @@ class CropRLE:
         _check_area(width, height)
         if self.x + self.width > width or self.y + self.height > height:
             raise ValueError(
-                f"crop {self.width}×{self.height} at ({self.x}, {self.y}) leaves the frame of {width}×{height}"
+                f"crop {self.width}×{self.height} at ({self.x}, {self.y}) leaves "
+                f"the frame of {width}×{height}"
             )
 
 
 def encode_crop(mask: NDArray[Any], x: int, y: int, *, tight: bool = True) -> CropRLE:
     """Encode a mask (height, width), non-zero is 1, whose top left pixel stands at (x, y) of its frame.
 
-    With `tight`, the crop shrinks to the ones, so that equal masks have equal encodings; a mask without ones is the
-    empty CropRLE. Otherwise the crop is the given rectangle. Raises ValueError for a mask that is not 2-d.
+    With `tight`, the crop shrinks to the ones, so that equal masks have equal encodings; a mask without
+    ones is the empty CropRLE. Otherwise the crop is the given rectangle. Raises ValueError for a mask that
+    is not 2-d.
     """
     if mask.ndim != 2:
         raise ValueError(f"mask must be (height, width), got shape {mask.shape}")
@@ -157,25 +166,20 @@ def encode_columns(columns: NDArray[np.bool_], x: int, y: int, *, tight: bool = 
     if tight:
         used = np.flatnonzero(columns.any(1))
         if not len(used):
-            return _EMPTY
+            return EMPTY
         columns = columns[used[0] : used[-1] + 1]
         rows = np.flatnonzero(columns.any(0))
         columns = np.ascontiguousarray(columns[:, rows[0] : rows[-1] + 1])
         x, y = x + int(used[0]), y + int(rows[0])
     width, height = columns.shape
     if not columns.size:
-        return _EMPTY
-    flat = columns.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    bounds = np.concatenate(([0], edges, [flat.size]))
-    counts = np.diff(bounds)
-    if flat[0]:
-        counts = np.concatenate(([0], counts))
-    return CropRLE(x, y, width, height, _write(counts))
+        return EMPTY
+    text: bytes = coco.encode(columns.view(np.uint8).T)["counts"]
+    return CropRLE(x, y, width, height, text)
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int | np.integer) and 0 <= value <= MAX_AREA
+    return isinstance(value, int | np.integer) and 0 <= int(value) <= MAX_AREA
 
 
 def _check_area(width: int, height: int) -> None:
@@ -183,10 +187,16 @@ def _check_area(width: int, height: int) -> None:
         raise ValueError(f"{width}×{height} pixels are more than a mask may have ({MAX_AREA})")
 
 
+def _integers(counts: list[Any]) -> NDArray[np.int64]:
+    if not all(_is_size(count) for count in counts):
+        raise ValueError(f"COCO RLE: uncompressed counts must be integers in 0..{MAX_AREA}")
+    return np.array(counts, dtype=np.int64)
+
+
 def _parse(text: object) -> NDArray[np.int64]:
     """Compressed counts to run lengths. Raises ValueError for what is none."""
     if not isinstance(text, bytes):
-        raise ValueError(f"mask counts must be bytes, got {type(text).__name__}")
+        raise ValueError(f"mask counts must be bytes, got {type(text).__name__}")  # noqa: TRY004
     digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if not len(digits):
         return digits
@@ -210,30 +220,27 @@ def _parse(text: object) -> NDArray[np.int64]:
     return values
 
 
-def _write(counts: NDArray[np.int64]) -> bytes:
+def _write(counts: NDArray[np.int64], width: int, height: int) -> bytes:
     """Run lengths to compressed counts."""
-    rest = counts.astype(np.int64)
-    rest[3:] -= counts[1:-2]
-    characters, used, more = [], [], np.ones(len(rest), dtype=np.bool_)
-    while more.any():
-        digit, written = rest & 31, more
-        rest = rest >> 5
-        more = written & (rest != np.where(digit & 16, -1, 0))
-        characters.append(digit + 48 + 32 * more)
-        used.append(written)
-    return bytes(np.stack(characters, 1)[np.stack(used, 1)].astype(np.uint8)) if characters else b""
+    rle = {"size": [height, width], "counts": counts.tolist()}
+    text: bytes = coco.frPyObjects(rle, height, width)["counts"]
+    return text
 
 
-def _runs_of(counts: NDArray[np.int64], area: int) -> _Runs:
-    """Run lengths, zeros first, to runs of ones. Raises ValueError where they do not make up the area."""
-    if len(counts) and counts.min() < 0:
-        raise ValueError("mask counts hold a negative run length")
-    if len(counts) and counts.max() > area or int(counts.sum()) != area:
-        raise ValueError(f"mask counts do not sum to the {area} pixels of their size")
-    bounds = np.cumsum(counts)
+def _check_lengths(lengths: NDArray[np.int64], area: int) -> NDArray[np.int64]:
+    """The same run lengths. Raises ValueError where they do not make up the area."""
+    if len(lengths) and (lengths.min() < 0 or lengths.max() > area):
+        raise ValueError(f"mask counts hold a run length outside 0..{area}, the pixels of their size")
+    if int(lengths.sum()) != area:
+        raise ValueError(f"mask counts sum to {int(lengths.sum())} pixels, their size has {area}")
+    return lengths
+
+
+def _runs_of(lengths: NDArray[np.int64]) -> _Runs:
+    """Run lengths, zeros first, to runs of ones."""
+    bounds = np.cumsum(lengths)
     ends = bounds[1::2]
-    starts = bounds[0::2][: len(ends)]
-    return _join(starts, ends)
+    return _join(bounds[0::2][: len(ends)], ends)
 
 
 def _join(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Runs:
@@ -273,13 +280,11 @@ def _move(runs: _Runs, height: int, new_height: int, x: int, y: int) -> _Runs:
     return _join(base + tops, base + bottoms)
 
 
-def _fill(runs: _Runs, width: int, height: int) -> NDArray[np.bool_]:
-    bounds = np.empty(2 * len(runs.starts) + 2, dtype=np.int64)
-    bounds[0], bounds[-1] = 0, width * height
-    bounds[1:-1:2], bounds[2:-1:2] = runs.starts, runs.ends
-    colours = np.zeros(len(bounds) - 1, dtype=np.bool_)
+def _fill(lengths: NDArray[np.int64], width: int, height: int) -> NDArray[np.bool_]:
+    """Run lengths, zeros first, to (height, width)."""
+    colours = np.zeros(len(lengths), dtype=np.bool_)
     colours[1::2] = True
-    return np.repeat(colours, np.diff(bounds)).reshape(width, height).T
+    return np.repeat(colours, lengths).reshape(width, height).T
 
 
-_EMPTY = CropRLE(0, 0, 0, 0, b"")
+EMPTY = CropRLE(0, 0, 0, 0, b"")
