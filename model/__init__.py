@@ -1,0 +1,31 @@
+"""The MS-STS VIS network: a clip (B, T, 3, H, W) in, instances out; knows nothing of streams.
+
+Exports are lazy, so that importing one name does not load what the others need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.checkpoint import load_weights
+    from model.config import ModelConfig
+    from model.network import FrameFeatures, Network, Output, build_model
+
+_EXPORTS = {
+    "FrameFeatures": "model.network",
+    "ModelConfig": "model.config",
+    "Network": "model.network",
+    "Output": "model.network",
+    "build_model": "model.network",
+    "load_weights": "model.checkpoint",
+}
+
+__all__ = ["FrameFeatures", "ModelConfig", "Network", "Output", "build_model", "load_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'model' has no attribute {name!r}; it exports {', '.join(__all__)}")
+    return getattr(import_module(_EXPORTS[name]), name)

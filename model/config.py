@@ -1,0 +1,279 @@
+"""The network's configuration: one frozen dataclass, checked when it is made.
+
+The code defaults are the CPU model that ships; a larger model lists only what differs. Nothing but the
+standard library is imported here, so that a config can be read, checked and compared without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from model.class_lists import Category, ClassListName, categories, output_categories, used_outputs
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+Norm = Literal["frozen_bn", "bn", "gn"]
+Variant = Literal[
+    "baseline",
+    "sequential_attention_1",
+    "sequential_attention_2",
+    "sequential_encoder_1",
+    "sequential_encoder_2",
+    "split",
+]
+Intra = Literal["none", "temporal", "spatiotemporal", "joint"]
+MaskSource = Literal["level1", "c2"]
+
+CUE_PLANES: dict[str, int] = {"background": 1}
+"""Planes that each cue adds to the stem. "background": the frame's difference to a running median."""
+
+SIZE_MULTIPLE = 8
+SIZE_RANGE = (64, 2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture, class list and fixed live size of a network.
+
+    Raises ValueError or TypeError, naming the field and the allowed values, when made with a value that
+    does not fit.
+    """
+
+    RUNTIME_FIELDS: ClassVar[tuple[str, ...]] = ("height", "width", "num_frames")
+
+    backbone: BackboneName = "resnet18"
+    """ResNet: basic blocks (18, 34) or bottlenecks (50, 101)."""
+    backbone_width: float = 0.5
+    """Factor on every channel count of the backbone."""
+    norm: Norm = "bn"
+    """Backbone norm: frozen_bn for published weights, bn or gn to train from scratch."""
+    cues: tuple[str, ...] = ("background",)
+    """Extra stem planes computed from the stream, zero-initialised."""
+
+    hidden_dim: int = 96
+    """C: width of the tokens; a multiple of 32 (GroupNorm) and of num_heads."""
+    num_heads: int = 4
+    """M: heads of the deformable attention and of the decoder's self-attention."""
+    num_levels: int = 4
+    """L: feature levels; C3, C4, C5 and stride-2 convolutions for the rest."""
+    num_points: int = 4
+    """K: sampling points per head and level."""
+    ffn_dim: int = 192
+    """Width of the feed-forward layers of encoder and decoder."""
+    encoder_layers: int = 2
+    """Deformable encoder layers."""
+    decoder_layers: int = 3
+    """Decoder layers."""
+    num_queries: int = 50
+    """Q: instance queries."""
+    dropout: float = 0.1
+    """Dropout in training, at every residual and inside every feed-forward layer."""
+
+    variant: Variant = "split"
+    """Where MS-STS attention stands in the encoder; split is in parallel."""
+    intra: Intra = "temporal"
+    """Intra-scale block: over time, over cells and time, jointly over everything, or none."""
+    inter: bool = True
+    """Inter-scale block: cells of two successive scales over all frames."""
+    sts_dim: int = 32
+    """d: inner width of MS-STS and of the decoder's temporal attention."""
+    sts_heads: int = 4
+    """Heads inside MS-STS and the decoder's temporal attention."""
+    sts_layers: int | None = None
+    """Layers of the MS-STS encoder of sequential_encoder_*; null: encoder_layers."""
+    decoder_temporal_attention: bool = True
+    """Attention over the T box queries of an instance."""
+
+    mask_source: MaskSource = "c2"
+    """Finest map of the mask branch: level1 (stride 8, upsampled) or c2 (stride 4)."""
+    mask_dim: int | None = 32
+    """Width of the mask branch's merged map; null: hidden_dim."""
+    mask_channels: int = 8
+    """Mask feature channels read by the dynamic convolutions."""
+    mask_coordinate_scale: float = 0.0625
+    """Factor on the relative coordinates (pixels) of the dynamic mask head."""
+
+    class_list: ClassListName = "object"
+    """Names of the classes."""
+    num_outputs: int | None = None
+    """K: outputs of the class head; null: one per class; more: index = category id."""
+
+    height: int = 192
+    """Height in pixels that live frames are fitted into; a multiple of 8."""
+    width: int = 320
+    """Width in pixels that live frames are fitted into; a multiple of 8."""
+    num_frames: int = 5
+    """T: frames of a window."""
+
+    def __post_init__(self) -> None:
+        hints = _field_types()
+        for name, hint in hints.items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise TypeError(f"{name}: {value!r} is a {type(value).__name__}, expected {_spell(hint)}")
+            allowed = _choices(hint)
+            if allowed and value not in allowed:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(repr, allowed))}")
+        self._check_ranges()
+        self._check_structure()
+
+    def _check_ranges(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value} must be at least 1")
+        if not 0.0 < self.backbone_width <= 4.0:
+            raise ValueError(f"backbone_width: {self.backbone_width} must be above 0 and at most 4")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: {self.dropout} must be in [0, 1)")
+        if self.mask_coordinate_scale <= 0.0:
+            raise ValueError(f"mask_coordinate_scale: {self.mask_coordinate_scale} must be above 0")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            low, high = SIZE_RANGE
+            if value % SIZE_MULTIPLE or not low <= value <= high:
+                raise ValueError(
+                    f"{name}: {value} is not an allowed size; use a multiple of {SIZE_MULTIPLE} "
+                    f"from {low} to {high}, such as {_nearest_size(value)}"
+                )
+
+    def _check_structure(self) -> None:
+        if (64 * self.backbone_width) % 8:
+            raise ValueError(f"backbone_width: {self.backbone_width} must make 64·width a multiple of 8")
+        if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"hidden_dim: {self.hidden_dim} must be a multiple of 32 and of num_heads ({self.num_heads})"
+            )
+        if self.num_levels < 3:
+            raise ValueError(
+                f"num_levels: {self.num_levels} must be at least 3: the mask branch merges three levels"
+            )
+        if self.sts_dim % 4 or self.sts_dim % self.sts_heads:
+            raise ValueError(
+                f"sts_dim: {self.sts_dim} must be a multiple of 4 and of sts_heads ({self.sts_heads})"
+            )
+        if (self.mask_dim or self.hidden_dim) % 4:
+            raise ValueError(f"mask_dim: {self.mask_dim} must be a multiple of 4")
+        if self.variant != "baseline" and self.intra == "none" and not self.inter:
+            raise ValueError(
+                f"variant: {self.variant!r} has neither an intra nor an inter block; "
+                "turn one on or use 'baseline'"
+            )
+        for cue in self.cues:
+            if cue not in CUE_PLANES:
+                raise ValueError(f"cues: {cue!r} is not one of {', '.join(map(repr, CUE_PLANES))}")
+        if len(set(self.cues)) != len(self.cues):
+            raise ValueError(f"cues: {list(self.cues)} names a cue twice")
+        output_categories(self.class_list, self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        """K: outputs of the class head."""
+        if self.num_outputs is not None:
+            return self.num_outputs
+        return len(categories(self.class_list))
+
+    @property
+    def num_cue_planes(self) -> int:
+        """Planes that the cues add to the stem's three."""
+        return sum(CUE_PLANES[cue] for cue in self.cues)
+
+    @property
+    def output_categories(self) -> tuple[Category | None, ...]:
+        """Category of each of the K outputs, None where an output is unused."""
+        return output_categories(self.class_list, self.outputs)
+
+    @property
+    def used_outputs(self) -> tuple[int, ...]:
+        """Indices of the outputs that stand for a category."""
+        return used_outputs(self.class_list, self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (JSON, YAML) of every field; `from_dict` gives the same config back."""
+        values = asdict(self)
+        values["cues"] = list(self.cues)
+        return values
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], *, base: ModelConfig | None = None) -> ModelConfig:
+        """Config from plain values; what the mapping leaves out comes from `base` (the code defaults).
+
+        Raises ValueError for an unknown key (with the closest known one) or a value that does not fit,
+        TypeError for a value of a wrong type.
+        """
+        check_keys(mapping)
+        values = dict(mapping)
+        if isinstance(values.get("cues"), list):
+            values["cues"] = tuple(values["cues"])
+        for name, hint in _field_types().items():
+            if hint is float and type(values.get(name)) is int:
+                values[name] = float(values[name])
+        return replace(base if base is not None else cls(), **values)
+
+
+def check_keys(mapping: Mapping[str, Any]) -> None:
+    """Raise ValueError if a key is no field of ModelConfig, naming the closest field and all of them."""
+    names = [entry.name for entry in fields(ModelConfig)]
+    for key in mapping:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"unknown model key {key!r}: {hint}allowed: {', '.join(names)}")
+
+
+def contradictions(stored: ModelConfig, wanted: Mapping[str, Any]) -> list[str]:
+    """What `wanted` asks for that weights with config `stored` cannot be, one line per key.
+
+    Weights decide the architecture; only `ModelConfig.RUNTIME_FIELDS` may differ. Raises as `from_dict`
+    for keys or values that no config has.
+    """
+    merged = ModelConfig.from_dict(wanted, base=stored)
+    return [
+        f"{key}: {getattr(merged, key)!r} was asked for, the weights have {getattr(stored, key)!r}"
+        for key in wanted
+        if key not in ModelConfig.RUNTIME_FIELDS and getattr(merged, key) != getattr(stored, key)
+    ]
+
+
+_POSITIVE = (
+    *("hidden_dim", "num_heads", "num_points", "ffn_dim", "encoder_layers", "decoder_layers", "num_queries"),
+    *("sts_dim", "sts_heads", "sts_layers", "mask_dim", "mask_channels", "num_outputs", "num_frames"),
+)
+
+
+def _field_types() -> dict[str, Any]:
+    hints = get_type_hints(ModelConfig)
+    return {entry.name: hints[entry.name] for entry in fields(ModelConfig)}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field; bool is not an int here."""
+    if get_origin(hint) is Literal:
+        return isinstance(value, str)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    return type(value) is hint
+
+
+def _spell(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return "a list of strings"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else part.__name__ for part in get_args(hint))
+    return str(hint.__name__)
+
+
+def _nearest_size(value: int) -> int:
+    low, high = SIZE_RANGE
+    return min(high, max(low, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE))

@@ -1,0 +1,21 @@
+"""What can go wrong in `model` because of the world, under one base class.
+
+    ModelError
+    ├── CheckpointError         a file of weights is missing, damaged, holds code or belongs to another
+    architecture └── MissingPackageError     an optional package is not installed; the text names it and
+    how to get it
+
+A caller's own mistake (a wrong config value, a tensor of a wrong shape) is a ValueError or TypeError.
+"""
+
+
+class ModelError(Exception):
+    """Base of every error that `model` raises for a fault that is not the caller's code."""
+
+
+class CheckpointError(ModelError):
+    """A file or mapping of weights cannot be used; the text names the file or keys and the remedy."""
+
+
+class MissingPackageError(ModelError):
+    """An optional package is needed for what was asked and is not installed."""

@@ -1,0 +1,139 @@
+"""The mask branch and the dynamic mask head, and the MLP of the box and controller heads.
+
+Source: SeqFormer and CondInst (model.md 1.7). What differs, by config: a narrower merged map, and a branch
+that goes on to C2 so that logits come out at stride 4 without upsampling (ours, for small objects).
+
+Dimensions: B windows, T frames, N = B·T, Q queries, C width, E width of the merged map, c mask channels,
+h × w cells of the mask features.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.position import Sizes, level_starts
+
+
+class MLP(nn.Module):
+    """Linear layers with relu between."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, *, num_layers: int) -> None:
+        super().__init__()
+        widths = [inputs, *[inner] * (num_layers - 1), outputs]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x), inplace=True)
+        output: Tensor = self.layers[-1](x)
+        return output
+
+
+class MaskBranch(nn.Module):
+    """The three finest encoder levels merged top-down into c channels, at stride 8 or, with C2, 4."""
+
+    def __init__(self, config: ModelConfig, *, c2_channels: int) -> None:
+        super().__init__()
+        width = config.mask_dim or config.hidden_dim
+        self.narrow = nn.Linear(config.hidden_dim, width) if width != config.hidden_dim else None
+        self.lay3 = nn.Conv2d(width, width, 3, padding=1)
+        self.lay4 = nn.Conv2d(width, width, 3, padding=1)
+        self.dcn = nn.Conv2d(width, width, 3, padding=1)
+        self.lay1 = nn.Conv2d(width, width // 4, 3, padding=1)
+        self.lay2 = nn.Conv2d(width // 4, config.mask_channels, 3, padding=1)
+        self.c2_proj = nn.Conv2d(c2_channels, width // 4, 1) if config.mask_source == "c2" else None
+        self.stride = 4 if config.mask_source == "c2" else 8
+
+    def prepare(self, c2: Tensor) -> Tensor | None:
+        """The part of C2 (N, channels, H/4, W/4) that the branch keeps, per frame; None if C2 is not used."""
+        return None if self.c2_proj is None else self.c2_proj(c2)
+
+    def forward(self, memory: Tensor, sizes: Sizes, c2: Tensor | None) -> Tensor:
+        """memory (N, P, C), c2 from `prepare` → (N, c, h, w)."""
+        starts = level_starts(sizes)
+        tokens = memory[:, : starts[3]]
+        if self.narrow is not None:
+            tokens = self.narrow(tokens)
+        fine, middle, coarse = (
+            tokens[:, starts[level] : starts[level + 1]].transpose(1, 2).unflatten(2, sizes[level])
+            for level in range(3)
+        )  # (N, E, H_l, W_l)
+        x = F.relu(self.lay3(coarse), inplace=True)
+        x = F.relu(self.lay4(middle + F.interpolate(x, size=sizes[1])), inplace=True)
+        x = F.relu(self.dcn(fine + F.interpolate(x, size=sizes[0])), inplace=True)
+        x = F.relu(self.lay1(x), inplace=True)
+        if c2 is not None:
+            x = c2 + F.interpolate(x, size=c2.shape[-2:])
+        return F.relu(self.lay2(x), inplace=True)
+
+
+class DynamicMaskHead(nn.Module):
+    """A 3-layer 1×1 convolution (c + 2 → c → c → 1) whose parameters an instance query writes.
+
+    The two inputs before the mask features are (reference centre − cell centre) in pixels, x first. The
+    parameters of a query are all weights, (out, in) row-major, then all biases.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.channels = config.mask_channels
+        self.scale = config.mask_coordinate_scale
+        c = self.channels
+        self.splits = [c * (c + 2), c * c, c, c, c, 1]
+        self.controller = MLP(config.hidden_dim, config.hidden_dim, sum(self.splits), num_layers=3)
+
+    def forward(self, queries: Tensor, centres: Tensor, features: Tensor, *, stride: int) -> Tensor:
+        """Mask logits (B, Q, T, h, w) of the given queries on the cells of the features.
+
+        queries (B, Q, C); centres (B, T, Q, 2) in pixels; features (B, T, c, h, w).
+        """
+        B, T, c, h, w = features.shape
+        Q = queries.shape[1]
+        weight1, weight2, weight3, bias1, bias2, bias3 = self.controller(queries).split(self.splits, dim=-1)
+
+        # weight·(centre − cell) = weight·centre − weight·cell: the first part is a bias, the second makes the
+        # cell's place two more input planes, the same for all queries; so layer 1 is one product per frame.
+        weight1 = weight1.unflatten(-1, (c, c + 2))
+        of_place, of_features = weight1[..., :2] * self.scale, weight1[..., 2:]  # (B, Q, c, 2), (B, Q, c, c)
+        bias = bias1[:, None] + torch.einsum("bqck,btqk->btqc", of_place, centres)  # (B, T, Q, c)
+        fixed = torch.cat((of_features, -of_place), dim=-1)[:, None].expand(-1, T, -1, -1, -1)
+        matrix = torch.cat((fixed, bias[..., None]), dim=-1).view(B * T, Q * c, c + 3)
+        planes = torch.cat(
+            (features.flatten(0, 1).flatten(2), self._place_planes(features, stride).expand(B * T, -1, -1)),
+            dim=1,
+        )  # (B·T, c + 3, h·w)
+        x = F.relu(torch.bmm(matrix, planes), inplace=True).view(B * T * Q, c, h * w)
+
+        x = torch.baddbmm(self._per_frame(bias2[..., None], T), self._per_frame(weight2, T, (c, c)), x)
+        x = F.relu(x, inplace=True)
+        x = torch.baddbmm(self._per_frame(bias3[..., None], T), self._per_frame(weight3, T, (1, c)), x)
+        return x.view(B, T, Q, h, w).transpose(1, 2)
+
+    @staticmethod
+    def _per_frame(parameters: Tensor, num_frames: int, shape: tuple[int, int] | None = None) -> Tensor:
+        """Parameters of each query, (B, Q, …), repeated for every frame: (B·T·Q, out, in)."""
+        if shape is not None:
+            parameters = parameters.unflatten(-1, shape)
+        return parameters[:, None].expand(-1, num_frames, -1, -1, -1).flatten(0, 2)
+
+    @staticmethod
+    def _place_planes(features: Tensor, stride: int) -> Tensor:
+        """x, y (pixels, cell i at stride·i + stride/2) and one: (3, h·w)."""
+        h, w = features.shape[-2:]
+        y = torch.arange(h, device=features.device, dtype=features.dtype) * stride + stride // 2
+        x = torch.arange(w, device=features.device, dtype=features.dtype) * stride + stride // 2
+        places = torch.stack((x.expand(h, w), y[:, None].expand(h, w), torch.ones_like(x).expand(h, w)))
+        return places.flatten(1)
+
+
+def upsample_aligned(masks: Tensor) -> Tensor:
+    """Twice the size by the aligned bilinear of CondInst: (N, Q, h, w) → (N, Q, 2h, 2w)."""
+    h, w = masks.shape[-2:]
+    x = F.pad(masks, (0, 1, 0, 1), mode="replicate")
+    x = F.interpolate(x, size=(2 * h + 1, 2 * w + 1), mode="bilinear", align_corners=True)
+    return F.pad(x, (1, 0, 1, 0), mode="replicate")[..., : 2 * h, : 2 * w]

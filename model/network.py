@@ -1,0 +1,304 @@
+"""The whole network: a clip in, class logits, boxes and mask logits of all queries out.
+
+Source: model.md. What differs from SeqFormer's layout: the work is cut at the cache seam. `encode_frames`
+does per frame what a frame needs once, `decode_window` does what depends on the T frames of a window, and
+`network(clip)` is exactly the two in a row.
+
+Dimensions: B windows, T frames, N = B·T frames, P positions of all levels, Q queries, C width, d inner width
+of MS-STS, K outputs, R cue planes, H × W pixels, h × w mask cells (stride 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from model.backbone import ResNet
+from model.config import ModelConfig
+from model.decoder import Decoder, LayerOutput
+from model.encoder import Encoder
+from model.heads import DynamicMaskHead, MaskBranch, upsample_aligned
+from model.initialise import PRIOR_BIAS, initialise
+from model.position import Sizes, level_sizes, spatial_sine
+from model.sts import expand_levels
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What is kept of N frames: everything that does not depend on the window they stand in.
+
+    tokens: (N, P, C); narrow: (N, P, d) the first MS-STS module's input, None for the baseline;
+    c2: (N, E/4, H/4, W/4) the mask branch's part of C2, None where it is not used; size: (H, W) in pixels.
+    """
+
+    tokens: Tensor
+    narrow: Tensor | None
+    c2: Tensor | None
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, index: int | slice) -> FrameFeatures:
+        """One frame (kept as N = 1) or a range of frames, without a copy."""
+        chosen = index if isinstance(index, slice) else slice(index, index + 1 or None)
+        return replace(
+            self,
+            tokens=self.tokens[chosen],
+            narrow=None if self.narrow is None else self.narrow[chosen],
+            c2=None if self.c2 is None else self.c2[chosen],
+        )
+
+    @staticmethod
+    def stack(frames: Sequence[FrameFeatures]) -> FrameFeatures:
+        """Several features in a row, one copy; the same frame may stand more than once.
+
+        Raises ValueError for an empty sequence or frames of different sizes.
+        """
+        if not frames:
+            raise ValueError("no frames to stack")
+        sizes = {features.size for features in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"frames of different sizes cannot share a window: {sorted(sizes)}")
+        first = frames[0]
+        return FrameFeatures(
+            tokens=torch.cat([features.tokens for features in frames]),
+            narrow=None
+            if first.narrow is None
+            else torch.cat([features.narrow for features in frames if features.narrow is not None]),
+            c2=None
+            if first.c2 is None
+            else torch.cat([features.c2 for features in frames if features.c2 is not None]),
+            size=first.size,
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network says about B windows.
+
+    logits: (B, Q, K) class logits, sigmoid per class; boxes: (B, T, Q, 4) cxcywh in 0..1 of the input;
+    mask_logits: (B, Q, T, h, w) at stride 4; query_embeddings: (B, Q, C) instance queries.
+    kept: None, or (B, k) indices of the kept queries, best first; all other fields then hold those k alone.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    mask_logits: Tensor
+    query_embeddings: Tensor
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the network computes before any mask; training takes its losses from here.
+
+    layers: the decoder layers' outputs, first to last, or the last alone; memory: (B·T, P, C) encoder
+    features, levels of `sizes` one after the other; mask_features: (B·T, c, h', w') at stride 4 or 8;
+    size: (H, W) in pixels.
+    """
+
+    layers: tuple[LayerOutput, ...]
+    memory: Tensor
+    sizes: Sizes
+    mask_features: Tensor
+    size: tuple[int, int]
+
+
+class Network(nn.Module):
+    """The network of a config; `config` is what it was built from, `metadata` what its weights file said.
+
+    The parameters do not depend on `ModelConfig.RUNTIME_FIELDS`: any image size and any T can be run.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.metadata: dict[str, str] = {}
+        width = config.hidden_dim
+        self.backbone = ResNet(config)
+        c2, *inputs = self.backbone.channels
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(32, width)) for channels in inputs
+        )
+        for level in range(3, config.num_levels):
+            channels = inputs[-1] if level == 3 else width
+            self.input_proj.append(
+                nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(32, width))
+            )
+        self.level_embed = nn.Parameter(torch.zeros(config.num_levels, width))
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.mask_branch = MaskBranch(config, c2_channels=c2)
+        self.mask_head = DynamicMaskHead(config)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights come from a training run; False for random ones."""
+        return self.metadata.get("trained") == "true"
+
+    def forward(self, clip: Tensor, cues: Tensor | None = None) -> Output:
+        """Every query's answer for whole windows.
+
+        clip (B, T, 3, H, W) float, normalised by ImageNet's mean and std; cues (B, T, R, H, W) or None.
+        Raises ValueError for another shape.
+        """
+        if clip.dim() != 5 or clip.shape[2] != 3:
+            raise ValueError(f"clip has shape {tuple(clip.shape)}, expected (B, T, 3, H, W)")
+        features = self.encode_frames(clip.flatten(0, 1), None if cues is None else cues.flatten(0, 1))
+        return self.decode_window(features, num_windows=clip.shape[0])
+
+    def encode_frames(self, images: Tensor, cues: Tensor | None = None) -> FrameFeatures:
+        """What a frame needs once: backbone, projections, and the encoder up to where frames first meet.
+
+        images (N, 3, H, W), cues (N, R, H, W) with zeros where a cue is not known, or None for no cue at all.
+        On the CPU a frame encoded alone always gives the same bits; N frames at once may differ from it in
+        the last bits, since libraries choose their kernels by batch size.
+        Raises ValueError for another shape.
+        """
+        self._check_images(images, cues)
+        height, width = images.shape[-2:]
+        sizes = level_sizes(height, width, self.config.num_levels)
+        c2, *maps = self.backbone(
+            images.contiguous(memory_format=torch.channels_last),
+            None if cues is None else cues.contiguous(memory_format=torch.channels_last),
+        )
+        levels = []
+        for level, project in enumerate(self.input_proj):
+            source = maps[level] if level < 3 else (maps[-1] if level == 3 else levels[-1])
+            levels.append(project(source))
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)  # (N, P, C)
+        tokens, narrow = self.encoder.encode_frames(tokens, self._position(sizes, tokens), sizes)
+        return FrameFeatures(
+            tokens=tokens, narrow=narrow, c2=self.mask_branch.prepare(c2), size=(height, width)
+        )
+
+    def decode_window(
+        self, features: FrameFeatures, *, num_windows: int = 1, num_kept: int | None = None
+    ) -> Output:
+        """What depends on the window: the rest of the encoder, the decoder's last layer and the masks.
+
+        features of num_windows × T frames, window by window. With num_kept only that many queries (at most Q)
+        are answered for: those with the best score of a class that exists, best first; masks are computed for
+        them alone.
+        Raises ValueError if the frames do not divide into windows or num_kept is below 1.
+        """
+        if num_kept is not None and num_kept < 1:
+            raise ValueError(f"num_kept={num_kept} must be at least 1")
+        decoded = self.decode_layers(features, num_windows=num_windows, all_layers=False)
+        last = decoded.layers[-1]
+        kept = None
+        if num_kept is not None:
+            kept = self._best(last.logits, num_kept)
+            last = _choose(last, kept)
+        return Output(
+            logits=last.logits,
+            boxes=last.boxes,
+            mask_logits=self.masks(last.queries, last.centres, decoded),
+            query_embeddings=last.queries,
+            kept=kept,
+        )
+
+    def decode_layers(
+        self, features: FrameFeatures, *, num_windows: int = 1, all_layers: bool = True
+    ) -> Decoded:
+        """`decode_window` before the choice of queries and the masks, for every decoder layer.
+
+        Raises ValueError if the frames do not divide into windows.
+        """
+        if num_windows < 1 or len(features) == 0 or len(features) % num_windows:
+            raise ValueError(f"{len(features)} frames do not divide into {num_windows} windows")
+        T = len(features) // num_windows
+        sizes = level_sizes(*features.size, self.config.num_levels)
+        position = self._position(sizes, features.tokens)
+        memory = self.encoder.encode_window(features.tokens, features.narrow, position, sizes, num_frames=T)
+        layers = self.decoder(memory, sizes, num_frames=T, all_layers=all_layers)
+        mask_features = self.mask_branch(memory, sizes, features.c2)
+        return Decoded(tuple(layers), memory, sizes, mask_features, features.size)
+
+    def masks(self, queries: Tensor, centres: Tensor, decoded: Decoded) -> Tensor:
+        """Mask logits (B, Q, T, h, w) at stride 4 of the given queries.
+
+        queries (B, Q, C) and centres (B, T, Q, 2) in 0..1, as in LayerOutput; any choice of queries.
+        """
+        T = centres.shape[1]
+        height, width = decoded.size
+        pixels = torch.stack((centres[..., 0] * width, centres[..., 1] * height), dim=-1)
+        stride = self.mask_branch.stride
+        features = decoded.mask_features.unflatten(0, (-1, T))
+        logits: Tensor = self.mask_head(queries, pixels, features, stride=stride)
+        if stride == 4:
+            return logits
+        return upsample_aligned(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+
+    def _best(self, logits: Tensor, num_kept: int) -> Tensor:
+        """Indices (B, k) of the queries with the best score of a used output, best first."""
+        used = self.config.used_outputs
+        if len(used) < logits.shape[-1]:
+            logits = logits[..., list(used)]
+        return logits.amax(dim=-1).topk(min(num_kept, logits.shape[1]), dim=1).indices
+
+    def _position(self, sizes: Sizes, like: Tensor) -> Tensor:
+        """Sine of the place plus the level's embedding, (P, C)."""
+        sine = spatial_sine(sizes, self.config.hidden_dim, like.device, like.dtype)
+        return sine + expand_levels(self.level_embed, sizes)
+
+    def _check_images(self, images: Tensor, cues: Tensor | None) -> None:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 3, H, W)")
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype}, expected floats normalised by ImageNet's mean and std"
+            )
+        if cues is None:
+            return
+        planes = self.config.num_cue_planes
+        expected = (images.shape[0], planes, *images.shape[2:])
+        if not planes or tuple(cues.shape) != expected:
+            wanted = str(expected) if planes else "None: the config has no cues"
+            raise ValueError(f"cues have shape {tuple(cues.shape)}, expected {wanted}")
+
+
+def _choose(output: LayerOutput, kept: Tensor) -> LayerOutput:
+    """A layer's output for the chosen queries, kept (B, k)."""
+    T = output.boxes.shape[1]
+
+    def of_query(x: Tensor) -> Tensor:
+        return x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))
+
+    def of_frame(x: Tensor) -> Tensor:
+        return x.gather(2, kept[:, None, :, None].expand(-1, T, -1, x.shape[-1]))
+
+    return LayerOutput(
+        queries=of_query(output.queries),
+        logits=of_query(output.logits),
+        boxes=of_frame(output.boxes),
+        centres=of_frame(output.centres),
+    )
+
+
+def empty_network(config: ModelConfig) -> Network:
+    """A network in eval mode whose parameters hold nothing yet, to be filled at once."""
+    with torch.device("meta"):
+        network = Network(config)
+    return network.to_empty(device="cpu").eval()
+
+
+def build_model(config: ModelConfig, *, seed: int | None = None, class_bias: float = PRIOR_BIAS) -> Network:
+    """A network of random weights in eval mode.
+
+    The same seed gives the same weights and the global random state is left alone; without a seed they are
+    different each time. class_bias starts the class logits: the default for training (every score at 1 %); 0
+    lets an untrained network's candidates pass score thresholds.
+    """
+    network = empty_network(config)
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    initialise(network, generator=generator, class_bias=class_bias)
+    return network
