@@ -1,0 +1,137 @@
+"""Decoded pictures → Frame and Gap, in order: stream time, cadence, counting; shared by all kinds of source.
+
+Conversion to RGB is the expensive part, so a picture comes here as a function that converts it, called only for
+frames that are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cadence import Cadence
+from pipeline.stats import Ledger
+from pipeline.types import Frame, Gap
+
+logger = logging.getLogger(__name__)
+
+# Steps back up to here are jitter of the clock (RTCP corrections); beyond, another recording begins.
+MAX_BACKWARDS_SECONDS = 0.5
+# Steps forward from here on are a hole in the recording: at least so many seconds and so many frames.
+MIN_FORWARD_SECONDS = 5.0
+MIN_FORWARD_FRAMES = 10
+ASSUMED_FPS = 25.0
+
+
+class PictureError(ValueError):
+    """A picture that the decoder gave out, but that cannot be converted to RGB; names the picture."""
+
+
+class Sampler:
+    """Turns the pictures of one source into frames and gaps.
+
+    Invariant: frames added = frames returned + dropped "cadence" + dropped "decode".
+    """
+
+    def __init__(self, source: str, *, cadence: Cadence, ledger: Ledger, max_frames: int | None = None,
+                 hold: bool = False) -> None:
+        self.source = source
+        self.epoch = 0
+        self.num_read = 0
+        self.num_kept = 0
+        self.fps: float | None = None
+        """Nominal frames a second; times are estimated with it where a frame has no PTS."""
+        self._cadence = cadence
+        self._ledger = ledger
+        self._max_frames = max_frames
+        self._hold = hold
+        self._size: tuple[int, int] | None = None
+        self._seconds: float | None = None
+        self._pts_known = False
+        self._num_unreadable = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether `max_frames` frames were read."""
+        return self._max_frames is not None and self.num_read >= self._max_frames
+
+    def restart(self) -> Gap:
+        """Begin the next epoch: the source was opened again, its clock may begin anywhere."""
+        self.epoch += 1
+        self._seconds = None
+        self._pts_known = False
+        self._size = None
+        self._cadence.reset()
+        return Gap(self.source, self.epoch, "reconnect")
+
+    def add(self, convert: Callable[[], NDArray[np.uint8]], *, pts: int | None, time_base: Fraction,
+            size: tuple[int, int] | None = None, rotation: int = 0) -> list[Frame | Gap]:
+        """Count one decoded picture and return what follows from it: a Gap, a Frame, both or nothing.
+
+        `convert` returns (H, W, 3) uint8 RGB, rotation applied, or raises PictureError; `size` is (H, W) before
+        conversion where known, so that a change is seen on frames that are not kept too.
+        """
+        captured_ns, captured_monotonic_ns = time.time_ns(), time.monotonic_ns()
+        index = self.num_read
+        self.num_read += 1
+        self._ledger.count_read()
+        seconds, jumped = self._stream_time(pts, time_base)
+        items: list[Frame | Gap] = []
+        if jumped:
+            items.append(Gap(self.source, self.epoch, "discontinuity"))
+            self._cadence.reset()
+        if size is not None and self._resized(size):
+            items.append(Gap(self.source, self.epoch, "resolution"))
+        sampled = self._cadence.take(seconds)
+        if not sampled and not self._hold:
+            self._ledger.count_dropped("cadence")
+            return items
+        try:
+            image = convert()
+        except PictureError as error:
+            self._ledger.count_dropped("decode")
+            self._num_unreadable += 1
+            # The first says what is wrong; a stream of them must not fill the log.
+            logger.log(logging.WARNING if self._num_unreadable == 1 else logging.DEBUG,
+                       "source %s: frame %d left out: %s", self.source, index, error)
+            return items
+        if size is None and self._resized(image.shape[:2]):
+            items.append(Gap(self.source, self.epoch, "resolution"))
+        self.num_kept += 1
+        items.append(Frame(
+            source=self.source, epoch=self.epoch, index=index, pts=pts, time_base=time_base, seconds=seconds,
+            captured_ns=captured_ns, captured_monotonic_ns=captured_monotonic_ns, image=image,
+            rotation=rotation, sampled=sampled,
+        ))
+        return items
+
+    def _stream_time(self, pts: int | None, time_base: Fraction) -> tuple[float, bool]:
+        """Return the frame's stream time in seconds, never decreasing without a jump, and whether it jumped."""
+        period = 1.0 / (self.fps or ASSUMED_FPS)
+        if self._seconds is None:
+            seconds, jumped = (0.0 if pts is None else float(pts * time_base)), False
+        elif pts is None:
+            seconds, jumped = self._seconds + period, False
+        else:
+            seconds = float(pts * time_base)
+            step = seconds - self._seconds
+            jumped = step < -MAX_BACKWARDS_SECONDS or step > max(MIN_FORWARD_SECONDS, MIN_FORWARD_FRAMES * period)
+            if jumped and not self._pts_known:
+                # The frames before had no PTS (usual after joining a live stream): their times were guessed
+                # from 0, so this is no hole, only the first true time.
+                jumped = False
+                self._cadence.reset()
+            elif not jumped:
+                seconds = max(seconds, self._seconds)
+        self._pts_known = self._pts_known or pts is not None
+        self._seconds = seconds
+        return seconds, jumped
+
+    def _resized(self, size: tuple[int, ...]) -> bool:
+        before, self._size = self._size, (size[0], size[1])
+        return before is not None and before != self._size
