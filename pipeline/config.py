@@ -161,6 +161,8 @@ class AssociationConfig(Section):
     """Embeddings remembered per track."""
     lost_seconds: float = Field(2.0, ge=0)
     """Stream time after which a track that was not seen ends."""
+    class_memory: int = Field(30, ge=1)
+    """Windows that the running mean of a track's class scores goes back."""
     class_hysteresis: float = Field(0.10, ge=0, le=1)
     """How far another class's mean must lead before a track changes its class."""
     show_tentative: bool = True

@@ -1,0 +1,169 @@
+"""A window's prediction → the instance candidates that association looks at (docs/association.md).
+
+Candidates go by best class score, as in IFC's and SeqFormer's online matching; duplicates by greedy NMS on
+soft spatio-temporal masks. What differs: the soft IoU is the Tanimoto form (`soft_iou`), which is 1 for two
+equal masks however blurred they are, and only real frames and the content region count.
+
+N candidates, F real frames of the window, P mask cells of the content region (rows × columns), K listed
+classes, C embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import AssociationConfig
+from pipeline.types import Window, WindowPrediction
+
+_TINY = np.float32(1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The candidates of one window, best score first."""
+
+    scores: NDArray[np.float32]
+    """(N, K) class probabilities of the listed classes."""
+    best: NDArray[np.float32]
+    """(N,) best class score, descending."""
+    logits: NDArray[np.float32]
+    """(N, F, P) mask logits."""
+    probs: NDArray[np.float32]
+    """(N, F, P) mask probabilities."""
+    energy: NDArray[np.float32]
+    """(N, F) Σ probs² per frame: the denominator's part of the soft IoU."""
+    visible: NDArray[np.bool_]
+    """(N, F) whether any cell of the frame is inside the mask (logit > 0)."""
+    newest: NDArray[np.intp]
+    """(N,) the newest frame (0..F−1) that shows the candidate."""
+    overlap: NDArray[np.float32]
+    """(N, N) soft IoU over all frames."""
+    centres: NDArray[np.float32]
+    """(N, 2) x, y of the box's centre in the newest frame that shows the candidate; source pixels."""
+    embeddings: NDArray[np.float32] | None
+    """(N, C) of length 1."""
+
+    def __len__(self) -> int:
+        return len(self.best)
+
+    def quality(self, index: int) -> float:
+        """Return the mean probability inside the mask of one candidate, 0.5..1."""
+        inside = self.probs[index][self.logits[index] > 0]
+        return float(inside.mean()) if inside.size else 0.0
+
+
+def content_cells(prediction: WindowPrediction) -> tuple[int, int]:
+    """Return rows and columns of the mask cells that hold picture, top left; the rest is padding."""
+    stride, fit = prediction.mask_stride, prediction.fit
+    return -(-fit.content_height // stride), -(-fit.content_width // stride)
+
+
+def select_candidates(
+    window: Window, prediction: WindowPrediction, config: AssociationConfig, outputs: Sequence[int]
+) -> Candidates:
+    """Pick the candidates of a window and suppress duplicates.
+
+    `outputs` are the class outputs that count (K of them). A candidate whose mask is empty in every real
+    frame, or not finite, is none.
+    """
+    scores = prediction.scores[:, outputs]
+    best = scores.max(axis=1, initial=0.0)
+    chosen = np.argsort(-best, kind="stable")[: config.max_candidates]
+    chosen = chosen[best[chosen] >= config.min_score]
+
+    rows, columns = content_cells(prediction)
+    real = slice(window.first, window.last + 1)
+    logits = prediction.mask_logits[chosen, real, :rows, :columns]
+    logits = np.ascontiguousarray(logits).reshape(*logits.shape[:2], rows * columns)
+    probs = sigmoid(logits)
+    energy = np.einsum("nfp,nfp->nf", probs, probs)
+    visible = logits.max(axis=2, initial=-np.inf) > 0
+
+    flat = probs.reshape(len(probs), -1)
+    total = energy.sum(axis=1)
+    overlap = soft_iou(flat @ flat.T, total, total)
+    usable = visible.any(axis=1) & np.isfinite(total)
+    keep = suppress(overlap, usable, config.nms_iou)
+
+    boxes = prediction.boxes_xyxy[chosen, real]
+    newest = boxes.shape[1] - 1 - np.argmax(visible[:, ::-1], axis=1)
+    boxes = boxes[np.arange(len(boxes)), newest]
+    centres = (boxes[:, :2] + boxes[:, 2:]) * np.float32(0.5)
+    embeddings = None
+    if prediction.embeddings is not None:
+        embeddings = unit_length(prediction.embeddings[chosen].astype(np.float32, copy=False))
+    candidates = Candidates(
+        scores=scores[chosen],
+        best=best[chosen],
+        logits=logits,
+        probs=probs,
+        energy=energy,
+        visible=visible,
+        newest=newest,
+        overlap=overlap,
+        centres=centres,
+        embeddings=embeddings,
+    )
+    return candidates if keep.size == len(candidates) else _take(candidates, keep)
+
+
+def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold: float) -> NDArray[np.intp]:
+    """Greedy NMS: return the indices that stay, given the (N, N) overlaps of candidates in order of score."""
+    alive = usable.copy()
+    for index in range(len(alive)):
+        if alive[index]:
+            alive[index + 1 :] &= overlap[index, index + 1 :] < threshold
+    return np.flatnonzero(alive)
+
+
+def soft_iou(
+    inner: NDArray[np.float32], energy_a: NDArray[np.float32], energy_b: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return a·b / (|a|² + |b|² − a·b), the IoU of soft masks; for masks of 0 and 1 it is the usual IoU.
+
+    `inner` is (N, M) = a·b; energies are |a|² and |b|², (N,) and (M,), or (N, M) each. Nothing against
+    nothing is 0.
+    """
+    if energy_a.ndim == 1:
+        energy_a, energy_b = energy_a[:, None], energy_b[None, :]
+    union = energy_a + energy_b - inner
+    iou: NDArray[np.float32] = inner / np.maximum(union, _TINY)
+    return iou
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1 / (1 + e^−x); far negative logits overflow to e^∞ and so to 0, as wanted."""
+    with np.errstate(over="ignore"):
+        values = np.negative(logits)
+        np.exp(values, out=values)
+        values += np.float32(1)
+        np.reciprocal(values, out=values)
+    return values
+
+
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rows scaled to length 1; a zero row stays zero."""
+    norms = np.sqrt(np.einsum("nc,nc->n", vectors, vectors))
+    scaled: NDArray[np.float32] = vectors / np.maximum(norms, _TINY)[:, None]
+    return scaled
+
+
+def _take(candidates: Candidates, keep: NDArray[np.intp]) -> Candidates:
+    embeddings = candidates.embeddings
+    return replace(
+        candidates,
+        scores=candidates.scores[keep],
+        best=candidates.best[keep],
+        logits=candidates.logits[keep],
+        probs=candidates.probs[keep],
+        energy=candidates.energy[keep],
+        visible=candidates.visible[keep],
+        newest=candidates.newest[keep],
+        overlap=candidates.overlap[np.ix_(keep, keep)],
+        centres=candidates.centres[keep],
+        embeddings=None if embeddings is None else embeddings[keep],
+    )
