@@ -1,10 +1,10 @@
 """Which frames the model is shown: a steady rate of stream time, whatever the source's rate.
 
-Stream time is cut into slots of 1 / fps, the first starting at the first frame; the first frame of a slot is
-taken. Slots are counted from that first frame, never from the last frame taken, so nothing drifts. A frame may
-come early for its slot by a quarter of a slot or half its distance to the frame before, whichever is less:
-so a source of about the same rate with jittered times loses nothing, and n frames at rate r·fps (r ≥ 1) still
-give exactly ceil(n / r). Ours.
+Stream time is cut into slots of 1 / fps, the first starting at the first frame; the first frame of a slot
+is taken. Slots are counted from that first frame, never from the last frame taken, so nothing drifts. A
+frame may come early for its slot by a quarter of a slot or half its distance to the frame before, whichever
+is less: so a source of about the same rate with jittered times loses nothing, and n frames at rate r·fps
+(r ≥ 1) still give exactly ceil(n / r). Ours.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Reading video through PyAV (FFmpeg): addresses, opening, decoding, and FFmpeg's errors as ours.
 
-An address as the user wrote it becomes an `Address`; `open_video` turns that into a `VideoInput`, which gives
-out decoded pictures, one list a packet. Facts this stands on, all tried: `container.close()` from another thread
-does not free a blocked reader, only timeouts do; of those only PyAV's own tuple bounds a server that drips a byte
-at a time, and FFmpeg ignores an option that it does not know; a killed RTSP server looks like an orderly end of
-file; `str()` of an FFmpeg error holds the URL with the password.
+An address as the user wrote it becomes an `Address`; `open_video` turns that into a `VideoInput`, which
+gives out decoded pictures, one list a packet. Facts this stands on, all tried: `container.close()` from
+another thread does not free a blocked reader, only timeouts do; of those only PyAV's own tuple bounds a
+server that drips a byte at a time, and FFmpeg ignores an option that it does not know; a killed RTSP server
+looks like an orderly end of file; `str()` of an FFmpeg error holds the URL with the password.
 
 Camera devices are opened through FFmpeg's v4l2, avfoundation or dshow. That path was not run on hardware.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -81,8 +81,9 @@ def parse_address(url: str, *, source: str = "") -> Address:
         if name in _KIND_OF_SCHEME:
             return Address(_KIND_OF_SCHEME[name], url, shown)
         if name != "file":
-            raise SourceNotFound(f"source {source!r}: {shown}: {name}:// is not supported; use a file, a folder of "
-                                 "images, rtsp://, rtsps://, http://, https://, a camera device or demo", source=source)
+            raise SourceNotFound(
+                f"source {source!r}: {shown}: {name}:// is not supported; use a file, a folder of images, "
+                "rtsp://, rtsps://, http://, https://, a camera device or demo", source=source)
         url = unquote(urlsplit(url).path)
     elif re.fullmatch(r"/dev/video\d+", url) or url.startswith("video=") or re.fullmatch(r"\d{1,3}", url):
         return _device(url, source=source)
@@ -98,8 +99,9 @@ def _device(url: str, *, source: str) -> Address:
     target = url
     if url.isdigit():
         if name == "dshow":
-            raise SourceNotFound(f"source {source!r}: {url}: on Windows a camera is given by its name, "
-                                 "video=NAME (`ffmpeg -list_devices true -f dshow -i dummy` lists them)", source=source)
+            raise SourceNotFound(
+                f"source {source!r}: {url}: on Windows a camera is given by its name, video=NAME "
+                "(`ffmpeg -list_devices true -f dshow -i dummy` lists them)", source=source)
         target = f"/dev/video{url}" if name == "v4l2" else f"{url}:none"
     return Address("device", target, url, name)
 
@@ -107,9 +109,9 @@ def _device(url: str, *, source: str) -> Address:
 class VideoInput:
     """An open container and the decoder of its first video stream; used by one thread.
 
-    Iterating gives one list of decoded pictures per packet (often empty), so that the caller can look at clocks
-    and stop signals between packets. Packets that cannot be decoded are counted and passed over. Faults of
-    reading are raised as SourceError.
+    Iterating gives one list of decoded pictures per packet (often empty), so that the caller can look at
+    clocks and stop signals between packets. Packets that cannot be decoded are counted and passed over.
+    Faults of reading are raised as SourceError.
     """
 
     def __init__(self, container: av.container.InputContainer, address: Address, *, source: str,
@@ -137,7 +139,7 @@ class VideoInput:
         self._pictures.close()
         self._container.close()
 
-    def _decode(self) -> Iterator[list[av.VideoFrame]]:
+    def _decode(self) -> Generator[list[av.VideoFrame]]:
         packets = self._container.demux(self._stream)
         while True:
             with mapped_faults(self._address, source=self._source):
@@ -160,16 +162,16 @@ def open_video(address: Address, *, source: str, config: SourceConfig, timeout_s
     Raises SourceError (each kind) with the remedy.
     """
     if address.format is not None and address.format not in av.formats_available:
-        raise SourceUnreadable(f"source {source!r}: {address.shown}: this build of PyAV has no {address.format} "
-                               "input; serve the camera over RTSP instead", source=source)
+        raise SourceUnreadable(f"source {source!r}: {address.shown}: this build of PyAV has no "
+                               f"{address.format} input; serve the camera over RTSP instead", source=source)
     options: dict[str, str] = {}
     timeouts: tuple[float, float] | None = None
     if address.kind in ("rtsp", "http", "device"):
         timeouts = (timeout_seconds, config.read_timeout_seconds)
         options = _options(address, config)
     with mapped_faults(address, source=source):
-        container = av.open(address.target, mode="r", format=address.format, options=options, timeout=timeouts,
-                            metadata_errors="replace")
+        container = av.open(address.target, mode="r", format=address.format, options=options,
+                            timeout=timeouts, metadata_errors="replace")
     try:
         return VideoInput(container, address, source=source, ledger=ledger)
     except BaseException:
@@ -177,17 +179,18 @@ def open_video(address: Address, *, source: str, config: SourceConfig, timeout_s
         raise
 
 
-def to_rgb(picture: av.VideoFrame, rotation: int) -> NDArray[np.uint8]:
+def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
     """Convert a decoded picture to (H, W, 3) uint8 RGB and turn it `rotation` degrees clockwise.
 
     Raises PictureError where FFmpeg cannot convert it.
     """
     try:
-        image = picture.to_ndarray(format="rgb24")
+        image = np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
     except (av.error.FFmpegError, ValueError) as error:
-        raise PictureError(f"no RGB from {picture.width}x{picture.height} {picture.format.name}: {error}") from error
+        what = f"{picture.width}x{picture.height} {picture.format.name}"
+        raise PictureError(f"no RGB from {what}: {error}") from error
     if rotation:
-        image = np.ascontiguousarray(np.rot90(image, -rotation // 90))
+        image = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
     return image
 
 
@@ -209,8 +212,8 @@ def _options(address: Address, config: SourceConfig) -> dict[str, str]:
 def _is_live(container: av.container.InputContainer, address: Address) -> bool:
     """Tell whether a stream goes on for ever: it cannot be asked to wait, and its end is a fault.
 
-    RTSP and devices are. Over HTTP a file has a duration or at least a size; a camera's MJPEG and a running HLS
-    playlist have neither (of HLS only the duration counts: the size is the playlist's).
+    RTSP and devices are. Over HTTP a file has a duration or at least a size; a camera's MJPEG and a running
+    HLS playlist have neither (of HLS only the duration counts: the size is the playlist's).
     """
     if address.kind != "http":
         return address.kind in ("rtsp", "device")
@@ -272,8 +275,3 @@ _FAULTS = (
     _Row((av.error.InvalidDataError,), _NO_RTSP, _NO_VIDEO, _NO_VIDEO),
     _Row((av.error.FFmpegError,), _SILENT, _SILENT, _NO_VIDEO),
 )
-
-
-def converter(picture: av.VideoFrame, rotation: int) -> Callable[[], NDArray[np.uint8]]:
-    """Bind `to_rgb` to a picture, to be called only if the picture is kept."""
-    return lambda: to_rgb(picture, rotation)

@@ -1,9 +1,9 @@
 """The demo source: a procedurally drawn clip of moving objects with known masks and track ids.
 
-Seven textured toys cross, hide each other, enter and leave over a lawn. Everything is a function of the frame index,
-so `demo_frame` gives pixels and true masks of any frame without a file, the same on every machine up to the
-rounding of OpenCV's drawing. `demo_clip_path` encodes the clip once into the user's cache, so that the demo is
-read through the real decoder like any file. Ours.
+Seven textured toys cross, hide each other, enter and leave over a lawn. Everything is a function of the
+frame index, so `demo_frame` gives pixels and true masks of any frame without a file, the same on every
+machine up to the rounding of OpenCV's drawing. `demo_clip_path` encodes the clip once into the user's cache,
+so that the demo is read through the real decoder like any file. Ours.
 
 N objects visible in a frame, H = 360, W = 640.
 """
@@ -33,7 +33,7 @@ NUM_FRAMES = 200
 # Sprites are drawn this large and only ever made smaller, so that edges stay clean.
 _SPRITE = 256
 _MIN_PIXELS = 12
-_SHADOW_SHIFT = np.float32([[1, 0, 5], [0, 1, 7]])
+_SHADOW_SHIFT = np.array([[1, 0, 5], [0, 1, 7]], dtype=np.float32)
 _SHADOW_REACH = 22
 # More than the largest toy's diagonal with its shadow.
 _MARGIN = 256
@@ -131,8 +131,8 @@ def demo_clip_path() -> Path:
         finally:
             Path(unfinished).unlink(missing_ok=True)
     except OSError as error:
-        raise SourceUnreadable(f"the demo clip cannot be written to {folder}: {error.strerror}; set XDG_CACHE_HOME "
-                               "to a folder that you may write") from error
+        raise SourceUnreadable(f"the demo clip cannot be written to {folder}: {error.strerror}; set "
+                               "XDG_CACHE_HOME to a folder that you may write") from error
     return path
 
 
@@ -141,7 +141,8 @@ def _encode(path: Path) -> None:
         raise SourceUnreadable("the demo clip needs an H.264 encoder, and this build of PyAV has no libx264; "
                                "install PyAV's wheel: pip install --only-binary av av")
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "fast", "g": str(FPS)})
+        options = {"crf": "18", "preset": "veryfast", "g": str(FPS)}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for index in range(NUM_FRAMES):
             picture = av.VideoFrame.from_ndarray(demo_frame(index).rgb, format="rgb24")
@@ -159,10 +160,12 @@ def _place(toy: _Toy, index: int) -> tuple[tuple[slice, slice], Image, NDArray[n
     if left >= WIDTH or top >= HEIGHT or left + 2 * reach <= 0 or top + 2 * reach <= 0:
         return None
     matrix = cv2.getRotationMatrix2D((_SPRITE / 2, _SPRITE / 2), angle, size / _SPRITE)
-    matrix[:, 2] += (x - left - _SPRITE / 2, y - top - _SPRITE / 2)
+    matrix[:, 2] += np.array([x - left - _SPRITE / 2, y - top - _SPRITE / 2])
     colour, alpha = (cv2.warpAffine(part, matrix, (2 * reach, 2 * reach)) for part in _sprite(toy))
-    area = (slice(_MARGIN + top, _MARGIN + top + 2 * reach), slice(_MARGIN + left, _MARGIN + left + 2 * reach))
-    return area, np.asarray(colour, dtype=np.uint8), alpha.astype(np.float32) / 255
+    rows = slice(_MARGIN + top, _MARGIN + top + 2 * reach)
+    columns = slice(_MARGIN + left, _MARGIN + left + 2 * reach)
+    opacity = np.asarray(alpha, dtype=np.float32) / np.float32(255)
+    return (rows, columns), np.asarray(colour, dtype=np.uint8), opacity
 
 
 @cache
@@ -185,11 +188,12 @@ def _lawn() -> Image:
     patches = cv2.GaussianBlur(random.normal(size=(HEIGHT, WIDTH)).astype(np.float32), (0, 0), 22)
     texture = 18 * blades / blades.std() + 9 * patches / patches.std()
     texture += 7 * np.sign(np.sin((columns + 0.45 * rows) * 2 * np.pi / 150))
-    grass = np.float32([84, 128, 62]) + texture[..., None] * np.float32([0.7, 1.0, 0.55])
-    sand = np.float32([196, 174, 132]) + (texture * 0.55)[..., None]
+    grass = np.array([84, 128, 62]) + texture[..., None] * np.array([0.7, 1.0, 0.55])
+    sand = np.array([196, 174, 132]) + (texture * 0.55)[..., None]
     path = np.abs(rows - (250 + 26 * np.sin(columns / 105))) - 34
     share = np.clip(0.5 - (path + 3 * patches / patches.std()) / 8, 0, 1)[..., None]
-    return np.clip(grass + (sand - grass) * share, 0, 255).astype(np.uint8)
+    lawn: Image = np.clip(grass + (sand - grass) * share, 0, 255).astype(np.uint8)
+    return lawn
 
 
 def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -210,7 +214,8 @@ def _polar() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _regular_polygon(radii: tuple[float, ...], num_corners: int) -> NDArray[np.int32]:
     angles = np.arange(num_corners) * 2 * np.pi / num_corners - np.pi / 2
     radius = np.resize(np.array(radii), num_corners) * _SPRITE / 2
-    return np.stack([_SPRITE / 2 + radius * np.cos(angles), _SPRITE / 2 + radius * np.sin(angles)], axis=1).astype(np.int32)
+    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius[:, None]
+    return (_SPRITE / 2 + corners).astype(np.int32)
 
 
 def _ball() -> tuple[Image, Image]:
@@ -269,8 +274,8 @@ def _car() -> tuple[Image, Image]:
         cv2.circle(alpha, centre, 34, 255, -1)
         cv2.circle(colour, centre, 34, (36, 36, 40), -1)
         cv2.circle(colour, centre, 15, (190, 190, 196), -1)
-    for window in ([[70, 118], [92, 78], [126, 78], [126, 118]], [[136, 118], [136, 78], [170, 78], [194, 118]]):
-        cv2.fillPoly(colour, [np.array(window, np.int32)], (176, 220, 240))
+    rear, front = [[70, 118], [92, 78], [126, 78], [126, 118]], [[136, 118], [136, 78], [170, 78], [194, 118]]
+    cv2.fillPoly(colour, [np.array(rear, np.int32), np.array(front, np.int32)], (176, 220, 240))
     cv2.rectangle(colour, (8, 146), (248, 156), (245, 245, 245), -1)
     return colour, alpha
 

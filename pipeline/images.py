@@ -20,7 +20,9 @@ from pipeline.types import End, Frame, Gap, SourceState
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({
+    ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+})
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -92,8 +94,9 @@ class ImageSource:
                 yield End(sampler.source, sampler.epoch, "max_frames", f"{sampler.num_read} frames were read")
                 return
         if not sampler.num_kept:
-            raise SourceUnreadable(f"source {sampler.source!r}: none of the {len(paths)} images in {self._folder} can be "
-                                   "read; are they complete?", source=sampler.source)
+            raise SourceUnreadable(
+                f"source {sampler.source!r}: no image of the {len(paths)} in {self._folder} could be read; "
+                "are they complete?", source=sampler.source)
         yield End(sampler.source, sampler.epoch, "end_of_file", f"all {len(paths)} images were read")
 
     def _list(self) -> list[Path]:

@@ -8,7 +8,9 @@ HIDDEN = "***"
 
 # user:password@ after a scheme. Up to the last @ of the word, because a password typed raw may hold @ and /;
 # "host:554/cam@2" is no secret: digits and a slash after the colon are a port.
-_USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?![^\s/@:]*(?::\d+)?/)(?P<info>[^\s\"'<>]*)@", re.IGNORECASE)
+_USERINFO = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?![^\s/@:]*(?::\d+)?/)(?P<info>[^\s\"'<>]*)@", re.IGNORECASE
+)
 _PARAMETER = re.compile(
     r"(?P<key>(?:[a-z0-9]*[_.-])?(?:pass(?:word|wd|phrase)?|pwd|psw|token|secret|auth|api_?key|key|sig|signature))"
     r"=(?P<value>[^&\s;\"'<>]+)",

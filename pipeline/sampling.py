@@ -1,7 +1,7 @@
 """Decoded pictures → Frame and Gap, in order: stream time, cadence, counting; shared by all kinds of source.
 
-Conversion to RGB is the expensive part, so a picture comes here as a function that converts it, called only for
-frames that are kept.
+Conversion to RGB is the expensive part, so a picture comes here as a function that converts it, called only
+for frames that are kept.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Sampler:
             size: tuple[int, int] | None = None, rotation: int = 0) -> list[Frame | Gap]:
         """Count one decoded picture and return what follows from it: a Gap, a Frame, both or nothing.
 
-        `convert` returns (H, W, 3) uint8 RGB, rotation applied, or raises PictureError; `size` is (H, W) before
-        conversion where known, so that a change is seen on frames that are not kept too.
+        `convert` returns (H, W, 3) uint8 RGB, rotation applied, or raises PictureError; `size` is its (H, W)
+        where known before, so that a change is seen on frames that are not kept too.
         """
         captured_ns, captured_monotonic_ns = time.time_ns(), time.monotonic_ns()
         index = self.num_read
@@ -111,7 +111,7 @@ class Sampler:
         return items
 
     def _stream_time(self, pts: int | None, time_base: Fraction) -> tuple[float, bool]:
-        """Return the frame's stream time in seconds, never decreasing without a jump, and whether it jumped."""
+        """Return the frame's stream time (seconds, never decreasing without a jump) and whether it jumped."""
         period = 1.0 / (self.fps or ASSUMED_FPS)
         if self._seconds is None:
             seconds, jumped = (0.0 if pts is None else float(pts * time_base)), False
@@ -120,7 +120,8 @@ class Sampler:
         else:
             seconds = float(pts * time_base)
             step = seconds - self._seconds
-            jumped = step < -MAX_BACKWARDS_SECONDS or step > max(MIN_FORWARD_SECONDS, MIN_FORWARD_FRAMES * period)
+            hole = max(MIN_FORWARD_SECONDS, MIN_FORWARD_FRAMES * period)
+            jumped = step < -MAX_BACKWARDS_SECONDS or step > hole
             if jumped and not self._pts_known:
                 # The frames before had no PTS (usual after joining a live stream): their times were guessed
                 # from 0, so this is no hole, only the first true time.

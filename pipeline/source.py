@@ -4,10 +4,10 @@ A source is iterated by one thread, its decode thread: opening, reading, reconne
 inside the iteration, because an FFmpeg container belongs to one thread. It gives Frame and Gap in order and,
 last, one End for an orderly end; a fault is raised as SourceError.
 
-Orderly ends: the file is over (`end_of_file`), stop was set (`stopped`), enough frames were read (`max_frames`).
-A live source has no end: when its server closes, that is a loss, and it is opened again for
-`reconnect_seconds`. With `reconnect: false` a server that closes in good order is an `end_of_file` (a recording
-served over RTSP), and a connection that breaks or falls silent is a SourceLost.
+Orderly ends: the file is over (`end_of_file`), stop was set (`stopped`), enough frames were read
+(`max_frames`). A live source has no end: when its server closes, that is a loss, and it is opened again for
+`reconnect_seconds`. With `reconnect: false` a server that closes in good order is an `end_of_file` (a
+recording served over RTSP), and a connection that breaks or falls silent is a SourceLost.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from typing import Protocol
 
@@ -25,7 +26,7 @@ import av
 
 from pipeline.cadence import Cadence
 from pipeline.config import SourceConfig
-from pipeline.container import Address, VideoInput, clockwise_rotation, converter, open_video, parse_address
+from pipeline.container import Address, VideoInput, clockwise_rotation, open_video, parse_address, to_rgb
 from pipeline.demo import demo_clip_path
 from pipeline.errors import SourceError, SourceLost, SourceUnreachable, SourceUnreadable
 from pipeline.images import ImageSource
@@ -74,8 +75,8 @@ def open_source(source: str, url: str, config: SourceConfig, *, cadence: Cadence
 
     `cadence` picks the frames for the model; the others are counted and not converted, or, with `hold`,
     given out with `sampled=False`. Every frame that the decoder gives out is counted in `ledger`.
-    `max_frames` counts frames read. Raises SourceNotFound for a kind of address that is not supported; all other
-    faults are raised by the iteration.
+    `max_frames` counts frames read. Raises SourceNotFound for a kind of address that is not supported; all
+    other faults are raised by the iteration.
     """
     address = parse_address(url, source=source)
     sampler = Sampler(source, cadence=cadence, ledger=ledger, max_frames=max_frames, hold=hold)
@@ -153,7 +154,7 @@ class VideoSource:
                 return
             if not self._config.reconnect:
                 if fault is None:
-                    yield self._end("end_of_file", "the server closed the stream and source.reconnect is false")
+                    yield self._end("end_of_file", "the server closed the stream; source.reconnect is false")
                     return
                 raise self._lost("the connection broke and source.reconnect is false") from fault
             connected = self._connect_again(fault, good=time.monotonic() - opened > GOOD_CONNECTION_SECONDS)
@@ -165,12 +166,12 @@ class VideoSource:
         rotation = clockwise_rotation(picture)
         height, width = picture.height, picture.width
         return self._sampler.add(
-            converter(picture, rotation), pts=picture.pts, time_base=picture.time_base or _NO_TIME_BASE,
+            partial(to_rgb, picture, rotation=rotation), pts=picture.pts, time_base=picture.time_base or _NO_TIME_BASE,
             size=(height, width) if rotation in (0, 180) else (width, height), rotation=rotation,
         )
 
     def _connect_first(self) -> tuple[VideoInput, list[av.VideoFrame]] | None:
-        """Open and wait for the first picture; None when stopped. Only an unreachable address is tried again."""
+        """Open and wait for the first picture; None when stopped. Only silence is tried again."""
         limit = self._config.connect_timeout_seconds
         deadline = time.monotonic() + limit
         pause = FIRST_RETRY_SECONDS
@@ -184,8 +185,9 @@ class VideoSource:
                 if not self._address.remote:
                     raise
                 if not self._config.wait and time.monotonic() + pause >= deadline:
-                    raise SourceUnreachable(f"{error}; gave up after source.connect_timeout_seconds = {limit:g} "
-                                            "(source.wait: true waits for ever)", source=error.source) from error
+                    raise SourceUnreachable(
+                        f"{error}; gave up after source.connect_timeout_seconds = {limit:g} "
+                        "(source.wait: true waits for ever)", source=error.source) from error
                 logger.log(logging.DEBUG if told else logging.WARNING, "%s; trying again", error)
                 told = True
             self._pause(pause)
@@ -215,7 +217,7 @@ class VideoSource:
             except SourceError as error:
                 fault = error
                 if time.monotonic() >= deadline:
-                    raise self._lost(f"it did not come back within source.reconnect_seconds = {limit:g}") from fault
+                    raise self._lost(f"not back within source.reconnect_seconds = {limit:g}") from fault
                 logger.debug("source %s: %s", self._sampler.source, error)
                 continue
             if connected is not None:
@@ -260,7 +262,7 @@ class VideoSource:
         self._state = "live"
 
     def _file_end(self, video: VideoInput, fault: SourceError | None) -> End:
-        """End a source that is finite; what is missing of it is said, and raised where the network took it."""
+        """End a source that is finite; what is missing is said, and raised where the network took it."""
         num_read = self._sampler.num_read
         if fault is not None and self._address.remote:
             raise self._lost(f"it broke off after {num_read} frames") from fault
@@ -273,8 +275,8 @@ class VideoSource:
 
     def _lost(self, what: str) -> SourceLost:
         source = self._sampler.source
-        return SourceLost(f"source {source!r}: {self._address.shown}: lost after {self._sampler.num_read} frames: "
-                          f"{what}; check camera and network", source=source)
+        return SourceLost(f"source {source!r}: {self._address.shown}: lost after {self._sampler.num_read} "
+                          f"frames: {what}; check camera and network", source=source)
 
     def _end(self, reason: EndReason, detail: str) -> End:
         return End(self._sampler.source, self._sampler.epoch, reason, detail)
