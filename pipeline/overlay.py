@@ -28,17 +28,19 @@ Rect = tuple[int, int, int, int]
 PALETTE: tuple[Colour, ...] = (
     (255, 99, 72), (38, 182, 255), (255, 203, 40), (165, 95, 255), (64, 200, 90),
     (255, 105, 185), (0, 205, 190), (190, 120, 60), (80, 115, 245), (190, 222, 50),
-    (205, 60, 190), (255, 150, 30), (225, 45, 85), (110, 160, 70), (255, 170, 140),
+    (205, 60, 190), (255, 150, 30), (236, 60, 96), (255, 170, 140), (110, 160, 70),
 )  # fmt: skip
 
 _TINT = 0.45
 _STRIPE = 4  # pixels of a stripe of the hatching, and of the gap after it
 _DASH, _DASH_GAP = 9, 7  # pixels along the outline
-_DARK: Colour = (22, 24, 28)
+_DASH_STEP = 4  # antialiased lines between neighbouring pixels come out ragged
+_DARK: Colour = (8, 8, 10)
 _LIGHT: Colour = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Entry 0 is "no mask" and never shown: those pixels are not copied back.
-_TABLE: NDArray[np.uint8] = np.array(((0, 0, 0), *PALETTE), dtype=np.uint8)
+_TABLE: NDArray[np.uint8] = np.zeros((256, 1, 3), dtype=np.uint8)
+_TABLE[1 : 1 + len(PALETTE), 0] = PALETTE
 
 
 def track_colour(track_id: int) -> Colour:
@@ -181,7 +183,7 @@ def _tint(canvas: NDArray[np.uint8], pieces: Sequence[_Piece]) -> None:
             shown = shown & _stripes(height, width, phase=piece.x + piece.y)
         np.copyto(place, 1 + piece.instance.track_id % len(PALETTE), where=shown)
     region = canvas[top:bottom, left:right]
-    mixed = cv2.addWeighted(region, 1 - _TINT, np.take(_TABLE, label_map, axis=0), _TINT, 0)
+    mixed = cv2.addWeighted(region, 1 - _TINT, cv2.applyColorMap(label_map, _TABLE), _TINT, 0)
     cv2.copyTo(mixed, label_map, region)
 
 
@@ -197,7 +199,7 @@ def _outline(canvas: NDArray[np.uint8], piece: _Piece, size: _Sizes) -> None:
     contours, _ = cv2.findContours(piece.crop, cv2.RETR_CCOMP, method, offset=(piece.x, piece.y))
     if piece.tentative:
         dashes = [
-            contour[start : start + _DASH]
+            contour[start : start + _DASH : _DASH_STEP]
             for contour in contours
             for start in range(0, len(contour), _DASH + _DASH_GAP)
         ]

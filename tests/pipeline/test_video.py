@@ -133,7 +133,7 @@ def test_each_source_has_its_own_file_and_interleaving_does_not_mix_them(tmp_pat
 
 
 def test_a_frame_is_written_once_in_order_in_its_final_revision(tmp_path: Path) -> None:
-    """With `both`, final revisions come later than the first sight of later frames; held frames are final at once."""
+    """With `both`, final revisions come after later frames' first sight; held frames are final at once."""
     results = [
         make_result(0, image=grey(10), final=False),
         make_result(1, image=grey(110), held=True),
@@ -163,8 +163,6 @@ def test_a_frame_whose_final_revision_never_comes_is_not_waited_for_without_boun
 def test_time_goes_on_over_a_reconnect_by_the_time_that_passed(tmp_path: Path) -> None:
     items: list[FrameResult | Gap | End] = []
     items += [make_result(index, captured_seconds=100 + index / 10) for index in range(3)]
-        make_result(index, captured_seconds=100 + index / 10) for index in range(3)
-    ]
     items.append(Gap("source0", 1, "reconnect"))
     items += [
         make_result(index, epoch=1, seconds=0.04 * (index - 3), captured_seconds=102.2 + 0.04 * (index - 3))
