@@ -1,4 +1,4 @@
-"""Typed reading of a decoded msgpack map: each getter checks type and range and notes that the key is known."""
+"""Typed reading of a decoded msgpack map: each getter checks type and range and marks its key as known."""
 
 from __future__ import annotations
 

@@ -1,165 +1,48 @@
 """The mask stream's wire format, version 1: messages ↔ multipart bytes (schema of every key: docs/wire.md).
 
 `[topic][header][instances][masks]`: the topic `vis1/<kind>/<source>/` is for ZeroMQ's prefix filter, the
-header a msgpack map, the instances little-endian columns in a msgpack map, the masks COCO run-length counts of each
-box crop, one after the other. `event`, `heartbeat` and `end` have topic and header only. Design: ours.
+header a msgpack map, the instances little-endian columns in a msgpack map, the masks COCO run-length counts
+of each box crop, one after the other. `event`, `heartbeat` and `end` have topic and header only.
 Everything that is decoded is checked: bytes that break a rule raise MessageError, whatever they are.
-Needs numpy and msgpack only (a subscriber needs neither torch nor av nor cv2).
+Neither torch nor av nor cv2 is needed. Design: ours.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any
 
 import msgpack
-import numpy as np
-from numpy.typing import NDArray
 
-from ops.rle import CropRLE
+from pipeline.columns import pack_instances, unpack_instances
 from pipeline.errors import MessageError, WireVersionError
 from pipeline.fields import MAX_INT64, Fields, unpack_map
-from pipeline.types import (
-    SOURCE_ID,
-    TRACK_STATES,
-    EndReason,
-    FrameResult,
-    Instance,
-    MaskMessage,
-    SourceState,
+from pipeline.types import SOURCE_ID, EndReason, FrameResult, MaskMessage, SourceState
+from pipeline.wire import (
+    END_REASONS,
+    KINDS,
+    MASK_ENCODING,
+    MAX_SIDE,
+    SOURCE_STATES,
+    WIRE_VERSION,
+    EndMessage,
+    EventMessage,
+    HeartbeatMessage,
+    SourceFacts,
+    StreamFacts,
+    WireMessage,
+    topic,
 )
 
-WIRE_VERSION = (1, 0)
-TOPIC_ROOT = f"vis{WIRE_VERSION[0]}/"
-KINDS = ("masks", "event", "heartbeat", "end")
-MASK_ENCODING = "crop-rle"
-MAX_SIDE = 32767
-"""Largest width and height of a frame: boxes are int16."""
-MAX_INSTANCES = 4096
-MAX_CLASSES = 65536
-NO_TRACK = -1
-"""In the column `merged`: merged into none."""
+__all__ = ["SourceFacts", "StreamFacts", "decode", "encode", "mask_message", "parse_topic"]
 
-SOURCE_STATES: tuple[SourceState, ...] = get_args(SourceState)
-END_REASONS: tuple[EndReason, ...] = get_args(EndReason)
 ROTATIONS = (0, 90, 180, 270)
-
-COLUMNS: dict[str, np.dtype[Any]] = {
-    "id": np.dtype("<i4"),
-    "class": np.dtype("<u2"),
-    "score": np.dtype("<f4"),
-    "box": np.dtype(("<i2", (4,))),
-    "state": np.dtype("u1"),
-    "merged": np.dtype("<i4"),
-    "offset": np.dtype("<u4"),
-    "length": np.dtype("<u4"),
-}
-"""Columns of the instances part, each `n` values of this type."""
+MAX_CLASSES = 65536
 
 _TOPIC = re.compile(rb"vis([0-9]{1,4})/([a-z]{1,16})/(" + SOURCE_ID.pattern.encode() + rb")/")
 _FOREIGN_TOPIC = re.compile(rb"vis([0-9]{1,4})/")
-
-
-@dataclass(frozen=True)
-class SourceFacts:
-    """What is known of a source beside its frames."""
-
-    kind: str
-    """file, images, rtsp, http, device or demo."""
-    url: str
-    """What was opened, without user name and password."""
-    fps: float | None = None
-    """Nominal frames a second; None where unknown."""
-    width: int | None = None
-    """Pixels after rotation; None until known."""
-    height: int | None = None
-    """Pixels after rotation; None until known."""
-
-
-@dataclass(frozen=True)
-class StreamFacts:
-    """What all messages of one stream share."""
-
-    model_name: str
-    class_list: str
-    """Id of the class list, e.g. ytvis2021."""
-    class_names: Mapping[int, str]
-    """Category id → name."""
-    trained: bool
-    """False: the weights are random, the masks mean nothing."""
-    sources: Mapping[str, SourceFacts] = field(default_factory=dict)
-    """Source id → facts."""
-
-
-@dataclass(frozen=True)
-class EventMessage:
-    """Class list, facts and state of a source: sent on each new subscription and with each heartbeat."""
-
-    source: str
-    producer: str
-    boot: str
-    seq: int | None
-    """The last `masks` message's; None before the first."""
-    published_ns: int
-    state: SourceState
-    model_name: str
-    class_list: str
-    class_names: dict[int, str]
-    trained: bool
-    facts: SourceFacts
-    reason: EndReason | None = None
-    """Why the source ended; only with state `ended`."""
-    detail: str = ""
-    wire_version: tuple[int, int] = WIRE_VERSION
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class HeartbeatMessage:
-    """Sign of life of a source, once a second, also with no frames."""
-
-    source: str
-    producer: str
-    boot: str
-    seq: int | None
-    """The last `masks` message's; None before the first."""
-    published_ns: int
-    state: SourceState
-    dropped: dict[str, int]
-    reason: EndReason | None = None
-    """Why the source ended; only with state `ended`."""
-    detail: str = ""
-    wire_version: tuple[int, int] = WIRE_VERSION
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EndMessage:
-    """No further `masks` message of this source within this boot."""
-
-    source: str
-    producer: str
-    boot: str
-    seq: int | None
-    """The last `masks` message's; None if there was none."""
-    published_ns: int
-    reason: EndReason
-    detail: str
-    """One sentence for people."""
-    dropped: dict[str, int]
-    wire_version: tuple[int, int] = WIRE_VERSION
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-WireMessage = MaskMessage | EventMessage | HeartbeatMessage | EndMessage
-
-
-def topic(kind: str, source: str = "") -> bytes:
-    """Return the topic of a kind, for one source or (as a prefix) for all."""
-    return f"{TOPIC_ROOT}{kind}/{source}/".encode() if source else f"{TOPIC_ROOT}{kind}/".encode()
 
 
 def mask_message(
@@ -212,7 +95,7 @@ def encode(message: WireMessage) -> list[bytes]:
     }
     if isinstance(message, MaskMessage):
         header |= _mask_header(message)
-        return [topic("masks", message.source), msgpack.packb(header), *_pack_instances(message)]
+        return [topic("masks", message.source), msgpack.packb(header), *pack_instances(message)]
     if isinstance(message, EventMessage):
         facts = message.facts
         header |= {
@@ -342,51 +225,6 @@ def _mask_header(message: MaskMessage) -> dict[str, Any]:
     }
 
 
-def _pack_instances(message: MaskMessage) -> tuple[bytes, bytes]:
-    """Return the parts `instances` and `masks`."""
-    instances = message.instances
-    if len(instances) > MAX_INSTANCES:
-        raise ValueError(f"{len(instances)} instances in one frame, at most {MAX_INSTANCES} are allowed")
-    counts = [_counts(instance, message) for instance in instances]
-    lengths = [len(each) for each in counts]
-    offsets = [0, *np.cumsum(lengths).tolist()]
-    values: dict[str, list[Any]] = {
-        "id": [instance.track_id for instance in instances],
-        "class": [instance.class_id for instance in instances],
-        "score": [instance.score for instance in instances],
-        "box": [instance.box_xyxy for instance in instances],
-        "state": [TRACK_STATES.index(instance.state) for instance in instances],
-        "merged": [
-            NO_TRACK if instance.merged_into is None else instance.merged_into for instance in instances
-        ],
-        "offset": offsets[:-1],
-        "length": lengths,
-    }
-    columns = {name: np.array(values[name], dtype.base).tobytes() for name, dtype in COLUMNS.items()}
-    return msgpack.packb({"n": len(instances), **columns}), b"".join(counts)
-
-
-def _counts(instance: Instance, message: MaskMessage) -> bytes:
-    """Return the run-length counts, b"" without a mask. The box is the crop, so the two must agree."""
-    mask = instance.mask
-    x1, y1, x2, y2 = instance.box_xyxy
-    if not (0 <= x1 <= x2 <= message.width and 0 <= y1 <= y2 <= message.height):
-        raise ValueError(
-            f"track {instance.track_id}: box {instance.box_xyxy} is not inside "
-            f"{message.width}×{message.height}"
-        )
-    if mask is None or not mask.width or not mask.height:
-        return b""
-    if instance.state in ("lost", "ended"):
-        raise ValueError(f"track {instance.track_id} is {instance.state}: such rows carry no mask")
-    if (x1, y1, x2, y2) != (mask.x, mask.y, mask.x + mask.width, mask.y + mask.height):
-        raise ValueError(
-            f"track {instance.track_id}: box {instance.box_xyxy} is not the mask's crop "
-            f"({mask.x}, {mask.y}, {mask.x + mask.width}, {mask.y + mask.height})"
-        )
-    return mask.counts
-
-
 def _decode_masks(
     header: Fields,
     instances: bytes,
@@ -408,7 +246,7 @@ def _decode_masks(
         raise MessageError(f"{header.where}: rotation {rotation} is none of {ROTATIONS}")
     width, height = header.integer("width", 1, MAX_SIDE), header.integer("height", 1, MAX_SIDE)
     class_list = header.text("classes")
-    rows = _unpack_instances(instances, masks, width, height, class_names.get(class_list, {}), header.where)
+    rows = unpack_instances(instances, masks, width, height, class_names.get(class_list, {}), header.where)
     return MaskMessage(
         **common,
         epoch=header.integer("epoch", 0, MAX_INT64),
@@ -432,63 +270,6 @@ def _decode_masks(
         source_clock_quality=header.optional_text("clock_quality"),
         extra=header.rest(),
     )
-
-
-def _unpack_instances(
-    data: bytes, masks: bytes, width: int, height: int, names: Mapping[int, str], where: str
-) -> tuple[Instance, ...]:
-    fields = Fields(unpack_map(data, "instances"), f"instances of the {where}")
-    number = fields.integer("n", 0, MAX_INSTANCES)
-    columns: dict[str, NDArray[Any]] = {}
-    for name, dtype in COLUMNS.items():
-        columns[name] = np.frombuffer(fields.binary(name, number * dtype.itemsize), dtype.base)
-    scores = columns["score"]
-    if not (np.isfinite(scores) & (scores >= 0) & (scores <= 1)).all():
-        raise MessageError(f"{fields.where}: a score is not in 0..1")
-    if (columns["id"] < 0).any() or (columns["merged"] < NO_TRACK).any():
-        raise MessageError(f"{fields.where}: a track id is negative")
-    if (columns["state"] >= len(TRACK_STATES)).any():
-        raise MessageError(f"{fields.where}: a state is none of 0..{len(TRACK_STATES) - 1}")
-    boxes = columns["box"].reshape(number, 4)
-    x1, y1, x2, y2 = boxes.astype(np.int32).T
-    if not ((x1 >= 0) & (x1 <= x2) & (x2 <= width) & (y1 >= 0) & (y1 <= y2) & (y2 <= height)).all():
-        raise MessageError(f"{fields.where}: a box is not inside {width}×{height}")
-    ends = columns["offset"].astype(np.int64) + columns["length"]
-    if (ends > len(masks)).any() or columns["length"].sum(dtype=np.int64) > len(masks):
-        raise MessageError(f"{fields.where}: masks overlap or lie beyond the masks part")
-    rows = []
-    for index in range(number):
-        state = TRACK_STATES[columns["state"][index]]
-        box = (int(x1[index]), int(y1[index]), int(x2[index]), int(y2[index]))
-        counts = masks[columns["offset"][index] : ends[index]]
-        if counts and state in ("lost", "ended"):
-            raise MessageError(f"{fields.where}: a {state} row carries a mask")
-        class_id, merged = int(columns["class"][index]), int(columns["merged"][index])
-        rows.append(
-            Instance(
-                track_id=int(columns["id"][index]),
-                class_id=class_id,
-                class_name=names.get(class_id, ""),
-                score=float(scores[index]),
-                box_xyxy=box,
-                state=state,
-                mask=_crop(box, counts, fields.where),
-                merged_into=None if merged == NO_TRACK else merged,
-            )
-        )
-    return tuple(rows)
-
-
-def _crop(box: tuple[int, int, int, int], counts: bytes, where: str) -> CropRLE | None:
-    if not counts:
-        return None
-    x1, y1, x2, y2 = box
-    try:
-        mask = CropRLE(x=x1, y=y1, width=x2 - x1, height=y2 - y1, counts=counts)
-        mask.check()
-    except ValueError as error:
-        raise MessageError(f"{where}: {error}") from None
-    return mask
 
 
 def _decode_event(header: Fields, common: dict[str, Any]) -> EventMessage:

@@ -1,9 +1,10 @@
 """The mask stream's receiving side: `for message in Subscriber(address)`, or `latest()` for the newest.
 
 A thread of its own reads the socket. A high-water mark alone does not bound the age of what a slow reader
-gets (seconds, measured); a thread that always reads and keeps the newest does, so `latest()` never lags. Iteration
-gives every message: when the reader is slow the thread stops reading, so that a publisher with `block` waits,
-and one without drops; what was lost is seen by `seq`, counted and logged. Rules: docs/wire.md. Design: ours.
+gets (seconds, measured); a thread that always reads and keeps the newest does, so `latest()` never lags.
+Iteration gives every message: when the reader is slow the thread stops reading, so that a publisher with
+`block` waits, and one without drops; what was lost is seen by `seq`, counted and logged. Rules: docs/wire.md.
+Design: ours.
 Needs zmq, msgpack and numpy only: neither torch nor av nor cv2.
 """
 
@@ -19,17 +20,11 @@ from types import TracebackType
 
 import zmq
 
+from pipeline.address import keep_alive
 from pipeline.errors import AddressError, MessageError, WireVersionError
-from pipeline.message import (
-    TOPIC_ROOT,
-    EndMessage,
-    EventMessage,
-    HeartbeatMessage,
-    WireMessage,
-    decode,
-    topic,
-)
+from pipeline.message import decode
 from pipeline.types import MaskMessage, SourceState, check_source_id
+from pipeline.wire import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage, WireMessage, topic
 
 log = logging.getLogger(__name__)
 
@@ -203,13 +198,9 @@ class Subscriber:
             self._ready.set()
 
     def _connect(self, socket: zmq.Socket[bytes]) -> None:
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 5)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 2)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+        keep_alive(socket, self.address)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
-        socket.setsockopt(zmq.IPV6, int("[" in self.address))
         # `masks` comes last: once the publisher counts us, all else is already subscribed.
         for kind in ("event", "heartbeat", "end", "masks") if self.source is not None else ():
             socket.subscribe(topic(kind, self.source or ""))
