@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.modules import split_dim
 from model.position import Sizes, halve, level_starts
 from ops import deform_attn
 
@@ -42,7 +43,7 @@ class DeformableAttention(nn.Module):
 
         query (B, Q, C), reference (B, Q, 2 or 4) in 0..1, tokens (B, P, C) → (B, Q, C).
         """
-        value = self.value_proj(tokens).unflatten(-1, (self.num_heads, -1))  # (B, P, M, D)
+        value = split_dim(self.value_proj(tokens), -1, (self.num_heads, -1))  # (B, P, M, D)
         height, width = sizes[0]
         return deform_attn(
             value, self.sampling(query), reference, height, width, self.num_levels, self.num_points
@@ -70,7 +71,7 @@ class SelfAttention(nn.Module):
         query, key = F.linear(x + position, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
         value = F.linear(x, weight[2 * width :], bias[2 * width :])
         query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+            split_dim(part, -1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
         )  # (B, M, Q, D)
         attended = F.scaled_dot_product_attention(query, key, value)
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -9,7 +9,6 @@ Dimensions: B windows, T frames, P positions, Q queries, C width, d inner width,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from model.attention import DeformableAttention, FeedForward, SelfAttention, TimeAttention
 from model.config import ModelConfig
 from model.heads import MLP
+from model.modules import module_list
 from model.position import Sizes, temporal_sine
 
 
@@ -100,12 +100,12 @@ class Decoder(nn.Module):
         width, depth = config.hidden_dim, config.decoder_layers
         self.query_embed = nn.Parameter(torch.zeros(config.num_queries, 2 * width))
         self.reference_points = nn.Linear(width, 2)
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             DecoderLayer(config, over_time=config.decoder_temporal_attention and index > 0)
             for index in range(depth)
         )
-        self.class_embed = nn.ModuleList(nn.Linear(width, config.outputs) for _ in range(depth))
-        self.bbox_embed = nn.ModuleList(MLP(width, width, 4, num_layers=3) for _ in range(depth))
+        self.class_embed = module_list(nn.Linear(width, config.outputs) for _ in range(depth))
+        self.bbox_embed = module_list(MLP(width, width, 4, num_layers=3) for _ in range(depth))
 
     def forward(
         self, memory: Tensor, sizes: Sizes, *, num_frames: int, all_layers: bool = False
@@ -121,7 +121,7 @@ class Decoder(nn.Module):
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             tgt, box = layer(tgt, box, position=position, reference=reference, memory=memory, sizes=sizes)
-            boxes = self._refine(cast(MLP, self.bbox_embed[index]), box, reference)
+            boxes = self._refine(self.bbox_embed[index], box, reference)
             if all_layers or index == last:
                 logits = self.class_embed[index](tgt)
                 outputs.append(
@@ -137,4 +137,5 @@ class Decoder(nn.Module):
         known = inverse_sigmoid(reference)
         if reference.shape[-1] == 2:
             known = nn.functional.pad(known, (0, 2))
-        return (change + known).sigmoid()
+        refined: Tensor = (change + known).sigmoid()
+        return refined

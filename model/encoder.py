@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from model.attention import DeformableAttention, FeedForward
 from model.config import ModelConfig
+from model.modules import module_list, split_dim
 from model.position import Sizes, pixel_centres
 from model.sts import SpatioTemporalSplit
 
@@ -45,7 +46,8 @@ class DeformableLayer(nn.Module):
         """x + deform(x), not yet normalised; x (N, P, C), position (P, C)."""
         centres = pixel_centres(sizes, x.device, x.dtype).expand(x.shape[0], -1, -1)
         update = self.attention(x + position, reference=centres, tokens=x, sizes=sizes)
-        return x + self.dropout(update)
+        output: Tensor = x + self.dropout(update)
+        return output
 
     def feed(self, x: Tensor) -> Tensor:
         """LN2(x + FFN(x))."""
@@ -53,7 +55,8 @@ class DeformableLayer(nn.Module):
         return output
 
     def forward(self, x: Tensor, position: Tensor, sizes: Sizes) -> Tensor:
-        return self.feed(self.norm1(self.attend(x, position, sizes)))
+        x = self.norm1(self.attend(x, position, sizes))
+        return self.feed(x)
 
 
 class SplitLayer(nn.Module):
@@ -84,12 +87,12 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.variant = config.variant
-        self.layers = nn.ModuleList(DeformableLayer(config) for _ in range(config.encoder_layers))
+        self.layers = module_list(DeformableLayer(config) for _ in range(config.encoder_layers))
         if config.variant in INSIDE:
-            self.sts = nn.ModuleList(SpatioTemporalSplit(config) for _ in self.layers)
+            self.sts = module_list(SpatioTemporalSplit(config) for _ in self.layers)
         elif config.variant != "baseline":
             depth = config.sts_layers or config.encoder_layers
-            self.sts_layers = nn.ModuleList(SplitLayer(config) for _ in range(depth))
+            self.sts_layers = module_list(SplitLayer(config) for _ in range(depth))
 
     def encode_frames(self, x: Tensor, position: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
         """Everything before frames first meet: tokens (N, P, C), the first MS-STS module's input (N, P, d).
@@ -119,10 +122,10 @@ class Encoder(nn.Module):
                     x, narrow = self._enter(index, x, position, sizes)
                 x = self._leave(index, x, narrow, position, sizes, num_frames)
             return x
-        for index, layer in enumerate(self.sts_layers):
+        for index, split in enumerate(self.sts_layers):
             if index > 0:
-                narrow = layer.sts.reduce(x)
-            x = layer.feed(x + _across_frames(layer.sts, narrow, sizes, num_frames, layer.dropout))
+                narrow = split.sts.reduce(x)
+            x = split.feed(x + _across_frames(split.sts, narrow, sizes, num_frames, split.dropout))
         if self.variant == "sequential_encoder_2":
             for layer in self.layers:
                 x = layer(x, position, sizes)
@@ -153,8 +156,8 @@ class Encoder(nn.Module):
 
 
 def _across_frames(
-    sts: nn.Module, narrow: Tensor, sizes: Sizes, num_frames: int, dropout: nn.Module
+    sts: SpatioTemporalSplit, narrow: Tensor, sizes: Sizes, num_frames: int, dropout: nn.Module
 ) -> Tensor:
     """The module's update (B·T, P, C) for frames that stand one after the other."""
-    update: Tensor = dropout(sts(narrow.unflatten(0, (-1, num_frames)), sizes).flatten(0, 1))
+    update: Tensor = dropout(sts(split_dim(narrow, 0, (-1, num_frames)), sizes).flatten(0, 1))
     return update

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.modules import module_list, split_dim
 from model.position import Sizes, level_starts
 
 
@@ -25,7 +26,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, inner: int, outputs: int, *, num_layers: int) -> None:
         super().__init__()
         widths = [inputs, *[inner] * (num_layers - 1), outputs]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+        self.layers = module_list(nn.Linear(before, after) for before, after in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -60,7 +61,7 @@ class MaskBranch(nn.Module):
         if self.narrow is not None:
             tokens = self.narrow(tokens)
         fine, middle, coarse = (
-            tokens[:, starts[level] : starts[level + 1]].transpose(1, 2).unflatten(2, sizes[level])
+            split_dim(tokens[:, starts[level] : starts[level + 1]], 1, sizes[level]).permute(0, 3, 1, 2)
             for level in range(3)
         )  # (N, E, H_l, W_l)
         x = F.relu(self.lay3(coarse), inplace=True)
@@ -98,7 +99,7 @@ class DynamicMaskHead(nn.Module):
 
         # weight·(centre − cell) = weight·centre − weight·cell: the first part is a bias, the second makes the
         # cell's place two more input planes, the same for all queries; so layer 1 is one product per frame.
-        weight1 = weight1.unflatten(-1, (c, c + 2))
+        weight1 = split_dim(weight1, -1, (c, c + 2))
         of_place, of_features = weight1[..., :2] * self.scale, weight1[..., 2:]  # (B, Q, c, 2), (B, Q, c, c)
         bias = bias1[:, None] + torch.einsum("bqck,btqk->btqc", of_place, centres)  # (B, T, Q, c)
         fixed = torch.cat((of_features, -of_place), dim=-1)[:, None].expand(-1, T, -1, -1, -1)
@@ -118,7 +119,7 @@ class DynamicMaskHead(nn.Module):
     def _per_frame(parameters: Tensor, num_frames: int, shape: tuple[int, int] | None = None) -> Tensor:
         """Parameters of each query, (B, Q, …), repeated for every frame: (B·T·Q, out, in)."""
         if shape is not None:
-            parameters = parameters.unflatten(-1, shape)
+            parameters = split_dim(parameters, -1, shape)
         return parameters[:, None].expand(-1, num_frames, -1, -1, -1).flatten(0, 2)
 
     @staticmethod

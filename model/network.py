@@ -22,6 +22,7 @@ from model.decoder import Decoder, LayerOutput
 from model.encoder import Encoder
 from model.heads import DynamicMaskHead, MaskBranch, upsample_aligned
 from model.initialise import PRIOR_BIAS, initialise
+from model.modules import module_list, split_dim
 from model.position import Sizes, level_sizes, spatial_sine
 from model.sts import expand_levels
 
@@ -121,14 +122,15 @@ class Network(nn.Module):
         width = config.hidden_dim
         self.backbone = ResNet(config)
         c2, *inputs = self.backbone.channels
-        self.input_proj = nn.ModuleList(
+        projections = [
             nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(32, width)) for channels in inputs
-        )
+        ]
         for level in range(3, config.num_levels):
             channels = inputs[-1] if level == 3 else width
-            self.input_proj.append(
+            projections.append(
                 nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(32, width))
             )
+        self.input_proj = module_list(projections)
         self.level_embed = nn.Parameter(torch.zeros(config.num_levels, width))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -166,7 +168,7 @@ class Network(nn.Module):
             images.contiguous(memory_format=torch.channels_last),
             None if cues is None else cues.contiguous(memory_format=torch.channels_last),
         )
-        levels = []
+        levels: list[Tensor] = []
         for level, project in enumerate(self.input_proj):
             source = maps[level] if level < 3 else (maps[-1] if level == 3 else levels[-1])
             levels.append(project(source))
@@ -228,11 +230,11 @@ class Network(nn.Module):
         height, width = decoded.size
         pixels = torch.stack((centres[..., 0] * width, centres[..., 1] * height), dim=-1)
         stride = self.mask_branch.stride
-        features = decoded.mask_features.unflatten(0, (-1, T))
+        features = split_dim(decoded.mask_features, 0, (-1, T))
         logits: Tensor = self.mask_head(queries, pixels, features, stride=stride)
         if stride == 4:
             return logits
-        return upsample_aligned(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+        return split_dim(upsample_aligned(logits.flatten(0, 1)), 0, (-1, logits.shape[1]))
 
     def _best(self, logits: Tensor, num_kept: int) -> Tensor:
         """Indices (B, k) of the queries with the best score of a used output, best first."""

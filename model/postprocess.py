@@ -40,7 +40,7 @@ class Candidates:
     @property
     def labels(self) -> NDArray[np.int64]:
         """(k,) output with the best score; its category is `ModelConfig.output_categories[label]`."""
-        return self.scores.argmax(axis=1)
+        return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
 
 
 def candidates(output: Output, config: ModelConfig) -> list[Candidates]:

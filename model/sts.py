@@ -78,10 +78,10 @@ class JointBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
-        _, T, P, width = x.shape
+        _, T, _, width = x.shape
         place = spatial_sine(sizes, width, x.device, x.dtype) + expand_levels(self.level_embed, sizes)
         position = place + temporal_sine(T, width, x.device, x.dtype)[:, None]  # (T, P, d)
-        attended = self.attention(x.flatten(1, 2), position.flatten(0, 1)).unflatten(1, (T, P))
+        attended = self.attention(x.flatten(1, 2), position.flatten(0, 1)).view(x.shape)
         x = self.norm1(x + self.dropout(attended))
         output: Tensor = self.norm2(x + self.dropout(self.ffn(x)))
         return output
