@@ -24,7 +24,7 @@ from pipeline.predict import Predictor, load_predictor
 from pipeline.queues import LaneQueue
 from pipeline.redact import redact
 from pipeline.report import latency_report, peak_rss_mb
-from pipeline.sinks import Sink, build_sinks
+from pipeline.sinks import Sink, SinkContext, build_sinks
 from pipeline.source import Source, open_source
 from pipeline.stats import Histogram, Ledger
 from pipeline.types import End, EndReason, Frame, FrameResult, Gap, SourceState, Window
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 STAGES = ("queue", "predict", "associate", "sinks", "total")
 """Stages of the report: waiting for inference; the network; tracks and masks; the sinks; capture to sinks."""
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
 
 
@@ -51,7 +51,11 @@ class _Line:
         self.ledger = Ledger()
         self.windower = Windower(num_frames=facts.num_frames, stride=config.window.stride)
         self.associator = Associator(
-            config.association, emission=config.emission, classes=facts.classes, num_frames=facts.num_frames
+            config.association,
+            emission=config.emission,
+            classes=facts.classes,
+            num_frames=facts.num_frames,
+            stride=config.window.stride,
         )
         self.source: Source = open_source(
             name,
@@ -102,15 +106,14 @@ class Stream:
             name: _Line(name, url, config, self._predictor, self._stop)
             for name, url in config.source.inputs.items()
         }
-        ledgers = {name: line.ledger for name, line in self._lines.items()}
-        built = build_sinks(
-            config,
-            self._predictor.facts,
-            sources={n: ln.url for n, ln in self._lines.items()},
-            ledgers=ledgers,
+        context = SinkContext(
+            config=config,
+            model=self._predictor.facts,
+            sources={name: line.source for name, line in self._lines.items()},
+            ledgers={name: line.ledger for name, line in self._lines.items()},
             stop=self._stop,
         )
-        self._sinks: list[Sink] = [*built, *sinks]
+        self._sinks: list[Sink] = [*build_sinks(context), *sinks]
         self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
         self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
         self._threads: list[threading.Thread] = []
@@ -217,6 +220,8 @@ class Stream:
             if self._failure is not None:
                 return
             if got is None:
+                for sink in self._sinks:
+                    sink.poll()
                 continue
             name, item = got
             line = self._lines[name]
@@ -253,8 +258,9 @@ class Stream:
 
     def _announce_states(self) -> None:
         for name, line in self._lines.items():
-            if line.end is None and line.source.state != line.state:
-                line.state = line.source.state
+            state = line.source.state
+            if state not in ("ended", line.state) and line.end is None:  # the end is told in order, by End
+                line.state = state
                 logger.info("%s: %s", name, line.state)
                 for sink in self._sinks:
                     sink.state(name, line.state)
