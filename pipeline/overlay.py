@@ -199,7 +199,7 @@ def _outline(canvas: NDArray[np.uint8], piece: _Piece, size: _Sizes) -> None:
     contours, _ = cv2.findContours(piece.crop, cv2.RETR_CCOMP, method, offset=(piece.x, piece.y))
     if piece.tentative:
         dashes = [
-            contour[start : start + _DASH : _DASH_STEP]
+            np.ascontiguousarray(contour[start : start + _DASH : _DASH_STEP])
             for contour in contours
             for start in range(0, len(contour), _DASH + _DASH_GAP)
         ]
