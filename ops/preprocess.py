@@ -20,6 +20,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green, blue, in 0..1."""
 
+_STD = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+_SCALE = 1 / (255 * _STD)
+_SHIFT = torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / _STD
+
 Boxes = TypeVar("Boxes", Tensor, NDArray[Any])
 
 
@@ -97,14 +101,30 @@ def fit_image(image: NDArray[np.uint8], *, height: int, width: int) -> tuple[Ten
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
     fit = fit_size(image.shape[0], image.shape[1], height=height, width=width)
-    # Shrinking by pixel area: a linear filter would skip three of four pixels of 720p, and thin things
-    # flicker.
-    shrinks = fit.scale_x < 1 or fit.scale_y < 1
-    size = (fit.content_width, fit.content_height)
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = _resize(image, fit.content_height, fit.content_width)
     output = torch.zeros(3, height, width)
     content = output[:, : fit.content_height, : fit.content_width]
     content.copy_(torch.from_numpy(resized).permute(2, 0, 1))
-    deviation = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    content.mul_(1 / (255 * deviation)).sub_(torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / deviation)
+    content.mul_(_SCALE).sub_(_SHIFT)
     return output, fit
+
+
+def _resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize without aliasing.
+
+    A linear filter alone skips three of four pixels of 720p, so that thin things flicker. `cv2.INTER_AREA`
+    does that for any ratio, but exact halves are three to nine times as fast: so by halves, each the mean
+    of 2×2 pixels, as long as sizes are even, and the rest, less than 2, linearly.
+    """
+    rows, columns = image.shape[:2]
+    while rows % 2 == 0 and columns % 2 == 0 and rows >= 2 * height and columns >= 2 * width:
+        rows, columns = rows // 2, columns // 2
+        image = _cv2_resize(image, rows, columns, cv2.INTER_AREA)
+    if (rows, columns) == (height, width):
+        return image.copy()  # it may be read-only, or flipped: torch takes neither
+    far = rows >= 2 * height or columns >= 2 * width
+    return _cv2_resize(image, height, width, cv2.INTER_AREA if far else cv2.INTER_LINEAR)
+
+
+def _cv2_resize(image: NDArray[np.uint8], height: int, width: int, method: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
