@@ -238,7 +238,7 @@ def _decode_masks(
         raise MessageError(f"{header.where}: window {list(window)} ends before it begins")
     if header.text("encoding") != MASK_ENCODING:
         raise MessageError(
-            f"{header.where}: masks are encoded as {header.text('encoding')!r}, "
+            f"{header.where}: the encoding of the masks is {header.text('encoding')!r}, "
             f"this reads {MASK_ENCODING}: use a newer mssts-stream"
         )
     rotation = header.integer("rotation", 0, 270)

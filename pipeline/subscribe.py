@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FOREIGN_GRACE_SECONDS = 2.5
 """How long a publisher of another major version may take to show that it speaks ours too: two heartbeats."""
+SILENCE_WARNING_SECONDS = 5.0
+"""A log line tells that nothing was heard yet after so long."""
 FOREIGN_PREFIXES = tuple(f"vis{major}".encode() for major in range(10) if f"vis{major}/" != TOPIC_ROOT)
 
 
@@ -220,6 +222,7 @@ class Subscriber:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wake_out, zmq.POLLIN)
+        silent_until, warned = time.monotonic() + SILENCE_WARNING_SECONDS, False
         while True:
             with self._condition:
                 self._condition.wait_for(
@@ -230,7 +233,12 @@ class Subscriber:
             left = None if self._foreign is None else self._foreign[0] - time.monotonic()
             if left is not None and left <= 0 and self._foreign is not None:
                 raise self._foreign[1]
-            poller.poll(None if left is None else int(left * 1000) + 1)
+            if not self._heard_ours and not warned and time.monotonic() >= silent_until:
+                warned = True
+                log.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
+            limits = [left, None if warned or self._heard_ours else silent_until - time.monotonic()]
+            wait = min((each for each in limits if each is not None), default=None)
+            poller.poll(None if wait is None else max(0, int(wait * 1000)) + 1)
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -194,7 +194,7 @@ class Instance:
         """Return the mask over the whole frame, (height, width) bool."""
         if self.mask is None:
             return np.zeros((height, width), dtype=np.bool_)
-        return self.mask.to_mask(height, width)
+        return self.mask.decode(height, width)
 
 
 @dataclass(frozen=True, eq=False)

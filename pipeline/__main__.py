@@ -1,0 +1,166 @@
+"""`python -m pipeline VERB`: one function a verb, a literal table. Exit codes: see `main`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from pipeline.errors import MessageError, StreamError
+from pipeline.types import MaskMessage, check_source_id
+
+log = logging.getLogger("pipeline")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments end with exit code 1; argparse's own 2 is taken by lost sources."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code.
+
+    0 the end, `--count` reached, Ctrl-C or SIGTERM; 1 bad arguments, address or files; 2 nobody publishes, or
+    in another version; 3 internal.
+    """
+    parser = _Parser(prog="python -m pipeline", description="Readers of the mask stream.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    for name, (add, run) in VERBS.items():
+        verb = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
+        verb.set_defaults(run=run)
+        add(verb)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_verb: Callable[[argparse.Namespace], int] = options.run
+        return run_verb(options)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `… | head`; Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (TimeoutError, MessageError) as error:
+        log.error("%s", error)
+        return 2
+    except StreamError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+
+
+def subscribe(options: argparse.Namespace) -> int:
+    """Print the messages of a mask stream."""
+    from pipeline.subscribe import Subscriber
+
+    with Subscriber(options.address, options.source, timeout_seconds=options.timeout) as subscriber:
+        number = 0
+        try:
+            while options.count is None or number < options.count:
+                message = subscriber.latest() if options.latest else next(subscriber, None)
+                if message is None:
+                    break
+                if number == 0 and not message.trained:
+                    log.warning(
+                        "the weights of model %s are untrained: its masks mean nothing", message.model_name
+                    )
+                number += 1
+                print(_json_line(message) if options.json else _line(message), flush=True)
+        finally:
+            log.info(
+                "%d messages, %d lost, %d skipped, %d malformed",
+                number,
+                sum(subscriber.lost.values()),
+                subscriber.skipped,
+                subscriber.malformed,
+            )
+            for end in subscriber.ended.values():
+                log.info("source %s ended: %s %s", end.source, end.reason, end.detail)
+    return 0
+
+
+def _subscribe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDR", help="where the stream is published: tcp://HOST:PORT")
+    parser.add_argument("--source", metavar="ID", type=_source, help="read this source only, until it ends")
+    parser.add_argument(
+        "--latest", action="store_true", help="skip to the newest message when reading is slow"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, masks as COCO RLE")
+    parser.add_argument("--count", metavar="N", type=_count, help="stop after so many messages")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        help="give up when nothing is heard for so long (exit code 2)",
+    )
+
+
+def _json_line(message: MaskMessage) -> str:
+    from pipeline.message_json import to_json
+
+    return json.dumps(to_json(message), separators=(",", ":"))
+
+
+def _line(message: MaskMessage) -> str:
+    """Return a message for people."""
+    time = "" if message.pts_seconds is None else f" {message.pts_seconds:.3f} s"
+    marks = "".join(
+        f" [{mark}]" for mark, is_set in (("held", message.held), ("not final", not message.final)) if is_set
+    )
+    instances = ", ".join(
+        f"#{each.track_id} {each.class_name or each.class_id} {each.score:.2f}"
+        + ("" if each.state == "confirmed" else f" ({each.state})")
+        for each in message.instances
+    )
+    return (
+        f"{message.source} {message.seq} frame {message.frame_index}{time}{marks}: {instances or 'nothing'}"
+    )
+
+
+def _source(text: str) -> str:
+    try:
+        return check_source_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "subscribe": (_subscribe_arguments, subscribe),
+}
+"""Verb → its arguments and its function."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
