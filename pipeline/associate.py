@@ -145,7 +145,11 @@ class Associator:
         layout = MaskLayout(prediction.fit, prediction.mask_stride, *content_cells(prediction))
         if self._emitter.layout is None:
             width = None if prediction.embeddings is None else prediction.embeddings.shape[1]
-            self._table.allocate(num_cells=layout.rows * layout.columns, embedding_width=width)
+            self._table.allocate(
+                num_cells=layout.rows * layout.columns,
+                num_halved=-(-layout.rows // 2) * -(-layout.columns // 2),
+                embedding_width=width,
+            )
             self._emitter.layout = layout
         elif layout != self._emitter.layout:
             raise ValueError(

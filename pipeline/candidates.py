@@ -2,10 +2,11 @@
 
 Candidates go by best class score, as in IFC's and SeqFormer's online matching; duplicates by greedy NMS on
 soft spatio-temporal masks. What differs: the soft IoU is the Tanimoto form (`soft_iou`), which is 1 for two
-equal masks however blurred they are, and only real frames and the content region count.
+equal masks however blurred they are, and only real frames and the content region count. Masks are compared at
+half their resolution, a quarter of the work; they are published at the full one.
 
-N candidates, F real frames of the window, P mask cells of the content region (rows × columns), K listed
-classes, C embedding width.
+N candidates, F real frames of the window, P mask cells of the content region (rows × columns), Q cells of the
+halved masks, K listed classes, C embedding width.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Candidates:
     logits: NDArray[np.float32]
     """(N, F, P) mask logits."""
     probs: NDArray[np.float32]
-    """(N, F, P) mask probabilities."""
+    """(N, F, Q) mask probabilities of the halved masks."""
     energy: NDArray[np.float32]
     """(N, F) Σ probs² per frame: the denominator's part of the soft IoU."""
     visible: NDArray[np.bool_]
@@ -52,8 +53,8 @@ class Candidates:
 
     def quality(self, index: int) -> float:
         """Return the mean probability inside the mask of one candidate, 0.5..1."""
-        inside = self.probs[index][self.logits[index] > 0]
-        return float(inside.mean()) if inside.size else 0.0
+        inside = self.logits[index][self.logits[index] > 0]
+        return float(sigmoid(inside).mean())
 
 
 def content_cells(prediction: WindowPrediction) -> tuple[int, int]:
@@ -77,13 +78,13 @@ def select_candidates(
 
     rows, columns = content_cells(prediction)
     real = slice(window.first, window.last + 1)
-    logits = prediction.mask_logits[chosen, real, :rows, :columns]
-    logits = np.ascontiguousarray(logits).reshape(*logits.shape[:2], rows * columns)
-    probs = sigmoid(logits)
+    logits = np.ascontiguousarray(prediction.mask_logits[chosen, real, :rows, :columns])
+    probs = sigmoid(halve(logits))
+    logits = logits.reshape(*logits.shape[:2], rows * columns)
     energy = np.einsum("nfp,nfp->nf", probs, probs)
     visible = logits.max(axis=2, initial=-np.inf) > 0
 
-    flat = probs.reshape(len(probs), -1)
+    flat = probs.reshape(len(probs), probs.shape[1] * probs.shape[2])
     total = energy.sum(axis=1)
     overlap = soft_iou(flat @ flat.T, total, total)
     usable = visible.any(axis=1) & np.isfinite(total)
@@ -109,6 +110,21 @@ def select_candidates(
         embeddings=embeddings,
     )
     return candidates if keep.size == len(candidates) else _take(candidates, keep)
+
+
+def halve(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return means of 2 × 2 cells of (N, F, h, w), flat (N, F, ⌈h/2⌉·⌈w/2⌉); an odd last one is alone."""
+    num, num_frames, height, width = logits.shape
+    rows = np.empty((num, num_frames, -(-height // 2), width), np.float32)
+    pairs = height // 2
+    np.add(logits[:, :, 0 : 2 * pairs : 2], logits[:, :, 1::2], out=rows[:, :, :pairs])
+    np.multiply(logits[:, :, 2 * pairs :], 2, out=rows[:, :, pairs:])
+    halved = np.empty((*rows.shape[:3], -(-width // 2)), np.float32)
+    pairs = width // 2
+    np.add(rows[..., 0 : 2 * pairs : 2], rows[..., 1::2], out=halved[..., :pairs])
+    np.multiply(rows[..., 2 * pairs :], 2, out=halved[..., pairs:])
+    halved *= np.float32(0.25)
+    return halved.reshape(num, num_frames, halved.shape[2] * halved.shape[3])
 
 
 def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold: float) -> NDArray[np.intp]:

@@ -3,7 +3,7 @@
 Soft mask IoU on shared frames is IFC's and SeqFormer's, the embedding's cosine MinVIS's and IDOL's. Ours are
 the gates, and that a track's mask is the mean over all windows that saw a frame.
 
-N candidates, R rows of the track table, F real frames of the window of which the first k are shared, P cells.
+N candidates, R rows of the track table, F real frames of the window of which the first k are shared.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ A track's masks live only for the frames of a ring of the last T frames: a sum o
 published) and a sum of mask probabilities (what is matched), each over the windows that saw the frame. Its
 appearance is a memory of a few embeddings and their mean weighted by score, as in IDOL and CTVIS.
 
-S slots (most tracks held at once), T frames of the ring, P mask cells, K classes, E embeddings remembered,
-C embedding width. The big arrays are allocated zeroed and whole; the system backs a slot with memory when
-it is first used, and the lowest free slot is used first.
+S slots (most tracks held at once), T frames of the ring, P mask cells, Q cells of the halved masks, K
+classes, E embeddings remembered, C embedding width. The big arrays are allocated zeroed and whole; the system
+backs a slot with memory when it is first used, and the lowest free slot is used first.
 """
 
 from __future__ import annotations
@@ -69,20 +69,20 @@ class TrackTable:
         self.logit_sum = np.zeros((self.max_tracks, self.num_frames, 0), np.float32)
         """(S, T, P) sum of the mask logits; counts where `weight` > 0."""
         self.prob_sum = self.logit_sum
-        """(S, T, P) sum of the mask probabilities."""
+        """(S, T, Q) sum of the halved masks' probabilities."""
         self.last_probs = np.zeros((self.max_tracks, 0), np.float32)
-        """(S, P) mask probabilities in the newest frame that shows the track."""
+        """(S, Q) halved mask probabilities in the newest frame that shows the track."""
         self.embedding_mean: NDArray[np.float32] | None = None
         """(S, C) of length 1; None where the model gives no embeddings."""
         self._embeddings = np.zeros((self.max_tracks, 0, 0), np.float32)
         self._embedding_weight = np.zeros((self.max_tracks, self.embedding_memory), np.float32)
 
-    def allocate(self, *, num_cells: int, embedding_width: int | None) -> None:
-        """Make the arrays for masks of P = `num_cells`; `embedding_width` None: no embeddings."""
+    def allocate(self, *, num_cells: int, num_halved: int, embedding_width: int | None) -> None:
+        """Make the arrays for masks of P and Q cells; `embedding_width` None: no embeddings."""
         slots, memory = self.max_tracks, self.embedding_memory
         self.logit_sum = np.zeros((slots, self.num_frames, num_cells), np.float32)
-        self.prob_sum = np.zeros_like(self.logit_sum)
-        self.last_probs = np.zeros((slots, num_cells), np.float32)
+        self.prob_sum = np.zeros((slots, self.num_frames, num_halved), np.float32)
+        self.last_probs = np.zeros((slots, num_halved), np.float32)
         if embedding_width is not None:
             self.embedding_mean = np.zeros((slots, embedding_width), np.float32)
             self._embeddings = np.zeros((slots, memory, embedding_width), np.float32)

@@ -46,7 +46,7 @@ class Scene:
 
     height: int
     width: int
-    masks: list[dict[int, NDArray[np.bool_]]]
+    masks: Sequence[Mapping[int, NDArray[np.bool_]]]
     """Per frame: object id → (H, W) of what is visible of it; no entry while nothing is."""
     outputs: Mapping[int, int]
     """Object id → class output."""
@@ -130,7 +130,7 @@ class Oracle:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
         self.looks = {
-            name: np.random.default_rng(100 + name).standard_normal(32) for name in sorted(self.scene.outputs)
+            name: np.random.default_rng(100 + name).standard_normal(32) for name in self.scene.outputs
         }
         self._coverage: dict[tuple[int, int], NDArray[np.float32]] = {}
 
@@ -146,9 +146,8 @@ class Oracle:
         wrong, rng = self.corruption, self.rng
         newest = window.frames[window.last].index
         rows: list[tuple[NDArray[np.float32], int, float, NDArray[np.float64]]] = []
-        for name, output in self.scene.outputs.items():
-            if not any(name in self.scene.masks[frame.index] for frame in window.real):
-                continue
+        for name in sorted({name for frame in window.real for name in self.scene.masks[frame.index]}):
+            output = self.scene.outputs[name]
             if rng.random() < wrong.miss or self.hide(name, newest):
                 continue
             score = 0.2 if rng.random() < wrong.drop_score else self.score
