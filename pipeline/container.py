@@ -241,7 +241,9 @@ def mapped_faults(address: Address, *, source: str) -> Iterator[None]:
 def _fault(error: av.error.FFmpegError, address: Address, source: str) -> SourceError:
     row = next(row for row in _FAULTS if isinstance(error, row.errors))
     make, text = {"rtsp": row.rtsp, "http": row.http}.get(address.kind, row.local)
-    return make(f"source {source!r}: {address.shown}: {text} ({error.strerror})", source=source)
+    # What FFmpeg says when PyAV's timeout makes it stop.
+    reason = "timed out" if isinstance(error, av.error.ExitError) else error.strerror
+    return make(f"source {source!r}: {address.shown}: {text} ({reason})", source=source)
 
 
 class _Row(NamedTuple):

@@ -99,7 +99,7 @@ class VideoSource:
         self._stop = stop
         self._closing = threading.Event()
         self._state: SourceState = "waiting"
-        self._last_packet = 0.0
+        self._last_picture = 0.0
         self._pause_seconds = FIRST_RETRY_SECONDS
 
     @property
@@ -107,7 +107,7 @@ class VideoSource:
         """Where the source is in its life; may be read by any thread."""
         if self._state == "live" and self.live:
             patience = max(STALL_SECONDS, STALL_FRAMES / (self.fps or STALL_FRAMES))
-            if time.monotonic() - self._last_packet > patience:
+            if time.monotonic() - self._last_picture > patience:
                 return "stalled"
         return self._state
 
@@ -132,8 +132,7 @@ class VideoSource:
             opened = time.monotonic()
             fault: SourceError | None = None
             try:
-                for pictures in chain([first], video):
-                    self._last_packet = time.monotonic()
+                for pictures in chain([first], self._until_silent(video)):
                     for picture in pictures:
                         if self._stopping():
                             break
@@ -162,11 +161,33 @@ class VideoSource:
                 yield sampler.restart()
         yield self._end("stopped", "stopped on request")
 
+    def _until_silent(self, video: VideoInput) -> Iterator[list[av.VideoFrame]]:
+        """Pass on the pictures of each packet; SourceUnreachable once a live source was silent for too long.
+
+        FFmpeg answers its first timeout with the last packet from its parser and would wait a second time.
+        """
+        limit = self._config.read_timeout_seconds
+        packets = iter(video)
+        while True:
+            asked = time.monotonic()
+            pictures = next(packets, None)
+            if pictures is None:
+                return
+            now = time.monotonic()
+            if pictures:
+                self._last_picture = now
+            yield pictures
+            if video.live and now - asked >= limit:
+                raise SourceUnreachable(
+                    f"source {self._sampler.source!r}: {self._address.shown}: silent for "
+                    f"source.read_timeout_seconds = {limit:g}", source=self._sampler.source)
+
     def _sample(self, picture: av.VideoFrame) -> list[Frame | Gap]:
         rotation = clockwise_rotation(picture)
         height, width = picture.height, picture.width
         return self._sampler.add(
-            partial(to_rgb, picture, rotation=rotation), pts=picture.pts, time_base=picture.time_base or _NO_TIME_BASE,
+            partial(to_rgb, picture, rotation=rotation), pts=picture.pts,
+            time_base=picture.time_base or _NO_TIME_BASE,
             size=(height, width) if rotation in (0, 180) else (width, height), rotation=rotation,
         )
 
@@ -258,7 +279,7 @@ class VideoSource:
     def _opened(self, video: VideoInput) -> None:
         self.live = video.live
         self.fps = self._sampler.fps = video.fps
-        self._last_packet = time.monotonic()
+        self._last_picture = time.monotonic()
         self._state = "live"
 
     def _file_end(self, video: VideoInput, fault: SourceError | None) -> End:

@@ -1,4 +1,4 @@
-"""A real RTSP server on GStreamer, run as a process of its own under the system's python3 (see rtsp_server.py).
+"""A real RTSP server on GStreamer, a process of its own under the system's python3 (see rtsp_server.py).
 
 Serves a file from its start to each client at its own pace (/file), or a running camera (/live). Writes
 "ready PORT" when it listens. Imports nothing but gi and the standard library: it runs outside the project's
@@ -11,8 +11,9 @@ import sys
 import gi
 
 gi.require_version("Gst", "1.0")
+gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 LIVE = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,width={width},height={height},framerate={fps}/1 "
@@ -69,7 +70,7 @@ def _protect(server, arguments) -> None:
     token = GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", "viewer")
     if arguments.digest:
-        auth.set_supported_methods(GstRtspServer.RTSPAuth and 2)
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
         auth.add_digest(arguments.user, arguments.password, token)
     else:
         basic = GstRtspServer.RTSPAuth.make_basic(arguments.user, arguments.password)

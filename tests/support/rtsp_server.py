@@ -1,6 +1,7 @@
 """Starts and stops the real RTSP server of the tests (gstreamer_rtsp.py under the system's python3).
 
-Where GStreamer's packages are missing, a test that needs them skips and names them; with FAIL_ON_SKIP=1 it fails.
+Where GStreamer's packages are missing, a test that needs them skips and names them; with FAIL_ON_SKIP=1 it
+fails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import Gst, GstRtspServer
 Gst.init(None)
-missing = [n for n in "videotestsrc x264enc h264parse rtph264pay qtdemux".split() if not Gst.ElementFactory.find(n)]
+wanted = "videotestsrc x264enc h264parse rtph264pay qtdemux".split()
+missing = [name for name in wanted if not Gst.ElementFactory.find(name)]
 raise SystemExit("missing elements: " + " ".join(missing) if missing else 0)
 """
 
@@ -34,7 +36,8 @@ raise SystemExit("missing elements: " + " ".join(missing) if missing else 0)
 def _fault() -> str | None:
     if not Path(SYSTEM_PYTHON).exists():
         return f"no {SYSTEM_PYTHON}"
-    probe = subprocess.run([SYSTEM_PYTHON, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False)
+    probe = subprocess.run([SYSTEM_PYTHON, "-c", _PROBE], capture_output=True, text=True, timeout=60,
+                           check=False)
     return None if probe.returncode == 0 else probe.stderr.strip().splitlines()[-1]
 
 
@@ -52,7 +55,7 @@ def require_rtsp_server() -> None:
 class RtspServer:
     """A server process; `file` is served at `.file_url`, a running test camera at `.live_url`.
 
-    A context manager. `kill()` ends it at once, as a power cut would, and `start()` brings it back on its port.
+    A context manager. `kill()` ends it at once, as a crash would; `start()` brings it back on its port.
     """
 
     def __init__(self, *, file: Path | None = None, live: bool = False, size: tuple[int, int] = (240, 320),
