@@ -1,4 +1,4 @@
-"""vis::deform_attn: values and gradients against the textbook form in float64, borders, batches, torch's checks."""
+"""vis::deform_attn against the textbook form: values, gradients, borders, batches, torch's own checks."""
 
 import itertools
 import subprocess
@@ -73,7 +73,7 @@ def test_equals_the_textbook_form_with_its_gradients(
         )
 
 
-# float32 locates to about 1e-6 of a level; half types carry value and result only, so their own rounding remains.
+# float32 locates to about 1e-6 of a level; half types carry value and result, so their rounding remains.
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]
 )
