@@ -127,12 +127,16 @@ class VideoInput:
         # Frame threads give each frame out later; on a live source that is latency.
         self._stream.thread_type = ThreadType.SLICE if self.live else ThreadType.AUTO
         self.fps = _nominal_fps(self._stream)
-        self.num_frames = self._stream.frames
-        """Frames that the container declares; 0 where it does not say."""
+        self._num_packets = 0
         self._pictures = self._decode()
 
     def __iter__(self) -> Iterator[list[av.VideoFrame]]:
         return self._pictures
+
+    @property
+    def complete(self) -> bool:
+        """Whether the container held as many packets as it declares (true where it does not say)."""
+        return self._num_packets >= self._stream.frames
 
     def close(self) -> None:
         """Close decoder and container; by the thread that reads, only."""
@@ -142,10 +146,16 @@ class VideoInput:
     def _decode(self) -> Generator[list[av.VideoFrame]]:
         packets = self._container.demux(self._stream)
         while True:
-            with mapped_faults(self._address, source=self._source):
-                packet = next(packets, None)
+            try:
+                with mapped_faults(self._address, source=self._source):
+                    packet = next(packets, None)
+            except SourceError:
+                yield self._flush()
+                raise
             if packet is None:
                 return
+            # The last one is empty: it only asks the decoder for what it still holds.
+            self._num_packets += packet.size > 0
             try:
                 pictures = packet.decode()
             except av.error.FFmpegError as error:
@@ -153,6 +163,14 @@ class VideoInput:
                 logger.debug("source %s: a packet cannot be decoded: %s", self._source, redact(str(error)))
                 continue
             yield pictures
+
+    def _flush(self) -> list[av.VideoFrame]:
+        """Return the pictures that the decoder still holds; at an orderly end the last packet does this."""
+        try:
+            return self._stream.decode(None)
+        except av.error.FFmpegError:
+            self._ledger.count_packet_error()
+            return []
 
 
 def open_video(address: Address, *, source: str, config: SourceConfig, timeout_seconds: float,

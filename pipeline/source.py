@@ -286,11 +286,10 @@ class VideoSource:
         """End a source that is finite; what is missing is said, and raised where the network took it."""
         num_read = self._sampler.num_read
         if fault is not None and self._address.remote:
-            raise self._lost(f"it broke off after {num_read} frames") from fault
+            raise self._lost("the connection broke before the end of the file") from fault
         detail = f"all {num_read} frames were read"
-        if fault is not None or num_read + self._ledger.packet_errors < video.num_frames:
-            declared = f" of {video.num_frames}" if video.num_frames else ""
-            detail = f"the file breaks off after {num_read}{declared} frames; is it complete?"
+        if fault is not None or not video.complete:
+            detail = f"the file breaks off after {num_read} frames; is it complete?"
             logger.warning("source %s: %s", self._sampler.source, detail)
         return self._end("end_of_file", detail)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from support.video import make_reading, numbered_picture, read, read_number, write_resized_video, write_video
 
+from pipeline.container import to_rgb
 from pipeline.errors import SourceError, SourceNotFound, SourceUnreadable
 from pipeline.types import End, Frame
-from support.video import make_reading, numbered_picture, read, read_number, write_resized_video, write_video
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +44,13 @@ def test_pictures_are_rgb_as_encoded(clip: Path) -> None:
 
 def test_cadence_counts_what_it_leaves_out_and_never_converts_it(clip: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import source
-
     converted = []
-    real = source.to_rgb
-    monkeypatch.setattr(source, "to_rgb", lambda picture, **how: converted.append(picture.pts) or real(picture, **how))
+
+    def counted(picture: av.VideoFrame, **how: int) -> NDArray[np.uint8]:
+        converted.append(picture.pts)
+        return to_rgb(picture, **how)
+
+    monkeypatch.setattr("pipeline.source.to_rgb", counted)
     reading = read(clip, fps=10.0)
     assert len(reading.frames) == len(converted) == 40
     assert reading.ledger.read == 100
@@ -108,9 +113,8 @@ def test_abandoned_iteration_closes_the_file(clip: Path) -> None:
 def test_resolution_change_within_a_file_is_a_gap_in_its_place(tmp_path: Path) -> None:
     path = write_resized_video(tmp_path / "clip.ts", [(96, 128), (144, 192), (96, 128)])
     reading = read(path)
-    kinds = [item.image.shape[:2] if isinstance(item, Frame) else getattr(item, "reason", None) for item in reading]
-    assert kinds == [(96, 128)] * 10 + ["resolution"] + [(144, 192)] * 10 + ["resolution"] + [(96, 128)] * 10 + [
-        "end_of_file"]
+    kinds = [item.height if isinstance(item, Frame) else item.reason for item in reading]
+    assert kinds == [*[96] * 10, "resolution", *[144] * 10, "resolution", *[96] * 10, "end_of_file"]
     assert [read_number(frame.image) for frame in reading.frames] == list(range(30))
     assert {gap.epoch for gap in reading.gaps} == {0}
 
@@ -186,8 +190,8 @@ def test_truncated_mp4_without_its_index_is_unreadable(clip: Path, tmp_path: Pat
         read(tmp_path / "cut.mp4")
 
 
-def test_truncated_mp4_with_its_index_gives_what_is_there_and_says_so(tmp_path: Path,
-                                                                      caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_mp4_with_its_index_gives_what_is_there_and_says_so(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write_video(tmp_path / "whole.mp4", num_frames=60, container_options={"movflags": "faststart"})
     data = whole.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 4 // 5])
@@ -196,7 +200,7 @@ def test_truncated_mp4_with_its_index_gives_what_is_there_and_says_so(tmp_path: 
     assert 0 < len(reading.frames) < 60
     assert [read_number(frame.image) for frame in reading.frames] == list(range(len(reading.frames)))
     assert reading.end.reason == "end_of_file"
-    assert f"breaks off after {len(reading.frames)} of 60 frames" in reading.end.detail
+    assert f"breaks off after {len(reading.frames)} frames" in reading.end.detail
     assert reading.end.detail in caplog.text
 
 
@@ -210,6 +214,7 @@ def test_damaged_packets_are_counted_and_the_rest_is_read(tmp_path: Path) -> Non
     assert reading.ledger.packet_errors > 0
     assert 20 < reading.ledger.read < 60
     assert reading.ledger.read == len(reading.frames)
+    assert reading.end.detail == f"all {len(reading.frames)} frames were read"
 
 
 def test_sound_without_video_is_unreadable(tmp_path: Path) -> None:

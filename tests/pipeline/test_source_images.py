@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.video import make_reading, numbered_picture, read, read_number
 
 from pipeline.errors import SourceUnreadable
 from pipeline.types import Frame
-from support.video import make_reading, numbered_picture, read, read_number
 
 
 def write_image(path: Path, number: int, *, height: int = 96, width: int = 128) -> None:

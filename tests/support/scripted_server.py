@@ -1,7 +1,7 @@
 """Servers that misbehave by script: they accept and say nothing, drip bytes, talk garbage, break off.
 
-Also a well-behaved HTTP file server (with ranges) and an MJPEG camera, because these are as small. One asyncio
-loop in a thread of its own; a context manager; nothing installed.
+Also a well-behaved HTTP file server (with ranges) and an MJPEG camera, because these are as small. One
+asyncio loop in a thread of its own; a context manager; nothing installed.
 """
 
 from __future__ import annotations
@@ -114,14 +114,15 @@ def http_files(folder: Path, *, ranges: bool = True, break_after: int | None = N
                login: str = "") -> Script:
     """Make a script that serves a folder over HTTP, with byte ranges.
 
-    `break_after` ends (or with `stall` freezes) each answer after so many bytes of the body, although more were
-    promised; `login` (user:password) asks for Basic authentication.
+    `break_after` ends (or with `stall` freezes) each answer after so many bytes of the body, although more
+    were promised; `login` (user:password) asks for Basic authentication.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = head.split("\r\n")
-        headers = {key.strip().lower(): value.strip() for key, _, value in (x.partition(":") for x in lines[1:])}
+        fields = (line.partition(":") for line in lines[1:])
+        headers = {key.strip().lower(): value.strip() for key, _, value in fields}
         wanted = "Basic " + base64.b64encode(login.encode()).decode()
         if login and headers.get("authorization") != wanted:
             writer.write(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"test\"\r\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def wait_until(condition: Callable[[], object], *, what: str, timeout_seconds: float = 15.0) -> float:
-    """Return the seconds it took until `condition()` was true; AssertionError naming `what` at the deadline."""
+    """Return the seconds until `condition()` was true; AssertionError naming `what` at the deadline."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > timeout_seconds:
