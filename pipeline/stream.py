@@ -154,6 +154,11 @@ class Stream:
         self._stop.set()
 
     @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """The sinks that the config asked for and those given; none after the end."""
+        return tuple(self._sinks)
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop was asked for or the stream has ended."""
         return self._stop.is_set()

@@ -1,0 +1,266 @@
+"""run_stream.py as a user types it: a process of its own, exit codes, messages, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+import yaml
+from support.streams import TINY_NETWORK
+from support.video import write_video
+from support.wait import wait_until
+
+from run_stream import main, parse_sources
+
+ROOT = Path(__file__).parents[2]
+TINY = [f"model.network={json.dumps(TINY_NETWORK)}"]
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def command(*arguments: str | Path, tiny: bool = True) -> list[str]:
+    sets = [part for each in TINY for part in ("--set", each)] if tiny else []
+    return [sys.executable, str(ROOT / "run_stream.py"), *sets, *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+    """Call the command line in this process: the same as a process of its own, without a second import of torch."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*arguments: str | Path, tiny: bool = True) -> Done:
+        try:
+            code = main(command(*arguments, tiny=tiny)[2:])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capfd.readouterr()
+        return Done(code, said.out, said.err)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=40)
+
+
+def test_a_file_is_published_recorded_and_reported(clip: Path, tmp_path: Path) -> None:
+    record, report_path = tmp_path / "new" / "overlay.mp4", tmp_path / "report.json"
+    address = free_address()
+    producer = subprocess.Popen(
+        command(
+            "--source",
+            f"door={clip}",
+            "--publish",
+            address,
+            "--record",
+            record,
+            "--report",
+            report_path,
+            "--set",
+            "publish.wait_for_subscribers=1",
+            "--set",
+            "publish.block=true",
+        ),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    reader = subprocess.run(
+        [sys.executable, "-m", "pipeline", "subscribe", address, "--source", "door", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    _, said = producer.communicate(timeout=60)
+    assert producer.returncode == 0, said
+    assert reader.returncode == 0, reader.stderr
+    messages = [json.loads(line) for line in reader.stdout.splitlines()]
+    assert [message["seq"] for message in messages] == list(range(16))
+    assert any(message["instances"] for message in messages)
+    report = json.loads(report_path.read_text())
+    assert report["published"] == 16
+    assert report["read"] == 40 == report["published"] + sum(report["dropped"].values())
+    assert {
+        "read",
+        "published",
+        "dropped",
+        "windows",
+        "wall_seconds",
+        "fps",
+        "time_to_first_mask_seconds",
+        "latency_ms",
+        "peak_rss_mb",
+        "sources",
+    } <= set(report)
+    assert all(set(each) == {"p50", "p95", "p99"} for each in report["latency_ms"].values())
+    with av.open(str(record)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 16
+    assert "untrained" in said
+
+
+def test_without_arguments_it_runs_the_demo_with_the_default_model_and_publishes(
+    run: Callable[..., Done],
+) -> None:
+    config = yaml.safe_load(run("--print-config", tiny=False).stdout)
+    assert config["source"]["inputs"] == {"source0": "demo"}
+    assert config["publish"]["address"] == "tcp://127.0.0.1:5555"
+    assert config["model"]["network"]["backbone"] == "resnet18"
+    assert config == yaml.safe_load((ROOT / "configs" / "default.yaml").read_text()) | {
+        "publish": config["publish"]
+    }
+
+
+def test_flags_win_over_set_and_set_over_the_file(run: Callable[..., Done], tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text("window: {stride: 2}\nmax_frames: 7\npublish: {address: 'tcp://127.0.0.1:7000'}\n")
+    done = run(
+        "--config",
+        path,
+        "--set",
+        "window.stride=3",
+        "--set",
+        "max_frames=8",
+        "--max-frames",
+        "9",
+        "--source",
+        "a.mp4",
+        "--source",
+        "cam=rtsp://host/x?a=b",
+        "--publish",
+        "none",
+        "--print-config",
+    )
+    config = yaml.safe_load(done.stdout)
+    assert config["window"]["stride"] == 3
+    assert config["max_frames"] == 9
+    assert config["publish"]["address"] is None
+    assert config["source"]["inputs"] == {"source0": "a.mp4", "cam": "rtsp://host/x?a=b"}
+
+
+def test_source_names_are_told_from_urls_with_equal_signs() -> None:
+    assert parse_sources(["rtsp://h/x?user=a", "b=c.mp4", "d.mp4"]) == {
+        "source0": "rtsp://h/x?user=a",
+        "b": "c.mp4",
+        "source2": "d.mp4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--source", "absent.mp4"], 2, ["absent.mp4", "No such file|does not exist|no such file"]),
+        (["--nonsense"], 1, ["--nonsense"]),
+        (["--max-frames", "many"], 1, ["--max-frames", "many"]),
+        (["--max-frames", "0"], 1, ["max_frames"]),
+        (["--config", "absent.yaml"], 1, ["absent.yaml", "No such file"]),
+        (["--set", "window.strid=1"], 1, ["window.strid", "stride"]),
+        (["--set", "model.network.num_frames=0"], 1, ["num_frames"]),
+        (["--set", "window.stride=9"], 1, ["stride 9", "num_frames = 5"]),
+        (["--set", "model.weights=absent.safetensors"], 1, ["absent.safetensors"]),
+        (["--publish", "tcp://nowhere"], 1, ["tcp://nowhere"]),
+        (["--publish", "tcp://0.0.0.0:5999"], 1, ["0.0.0.0", "publish.allow_plaintext: true"]),
+        (["--record", "/proc/none/out.mp4"], 1, ["/proc/none"]),
+        (["--record", "out.avi"], 1, ["out.avi", ".mp4"]),
+        (["--report", "/proc/none/report.json"], 1, ["/proc/none/report.json"]),
+        (["--source", "a=demo", "--source", "a=demo"], 1, ["'a'", "twice"]),
+        (["--source", "a b=demo"], 1, ["a b", "A-Z a-z 0-9"]),
+        (["--source", "a=demo", "--source", "b=demo", "--record", "x.mp4"], 1, ["{source}"]),
+    ],
+)
+def test_bad_input_ends_with_its_code_and_names_the_thing(
+    run: Callable[..., Done], arguments: list[str], code: int, words: list[str]
+) -> None:
+    publish = [] if "--publish" in arguments else ["--publish", "none"]
+    done = run(*arguments, *publish)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert any(option in done.stderr for option in word.split("|")), done.stderr
+
+
+def test_checkpoints_that_cannot_be_used_are_named(
+    run: Callable[..., Done], tmp_path: Path, clip: Path
+) -> None:
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(b'\x40\x00\x00\x00\x00\x00\x00\x00{"a":')
+    done = run("--source", clip, "--publish", "none", "--set", f"model.weights={truncated}")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "truncated.safetensors" in done.stderr
+    code = tmp_path / "code.pth"
+    torch.save({"model": {"x": torch.zeros(1)}, "callback": os.system}, code)
+    done = run("--source", clip, "--publish", "none", "--set", f"model.weights={code}")
+    assert done.returncode == 1
+    assert "code.pth" in done.stderr
+
+
+def test_an_address_in_use_is_named(run: Callable[..., Done], clip: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("--source", clip, "--publish", f"tcp://127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert str(port) in done.stderr
+    assert "in use" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_stream_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+    record, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    long_clip = write_video(tmp_path / "long.mp4", num_frames=2000)
+    process = subprocess.Popen(
+        command(
+            "--source",
+            long_clip,
+            "--record",
+            record,
+            "--report",
+            report,
+            "--publish",
+            "none",
+            "-v",
+            "--set",
+            "cadence.fps=source",
+        ),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = record.with_suffix(".partial.mp4")
+    wait_until(
+        lambda: partial.exists() and partial.stat().st_size > 0, what="a recording", timeout_seconds=60
+    )
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    figures: dict[str, Any] = json.loads(report.read_text())
+    assert figures["sources"]["source0"]["end"] == "stopped"
+    assert 0 < figures["published"] == figures["read"] < 2000
+    with av.open(str(record)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == figures["published"]

@@ -1,0 +1,272 @@
+"""Whole streams over real encoded files: decoding, windows, network, tracks, sinks, counting."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from support.streams import tiny_config
+from support.video import numbered_picture, write_video
+
+from pipeline import FrameResult, Stream, StreamConfig
+from pipeline.errors import SourceError, SourceNotFound
+from pipeline.predict import load_predictor
+from pipeline.types import End, Gap, SourceState, Window, WindowPrediction
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mp4", num_frames=50, fps=25)
+
+
+def assert_ledger(report: dict[str, Any]) -> None:
+    assert report["read"] == report["published"] + sum(report["dropped"].values())
+    for each in report["sources"].values():
+        assert each["read"] == each["published"] + sum(each["dropped"].values())
+
+
+def same_instances(a: FrameResult, b: FrameResult) -> bool:
+    return a.instances == b.instances and a.frame.index == b.frame.index
+
+
+def test_a_for_loop_over_a_stream_gives_each_sampled_frame_once_in_order(clip: Path) -> None:
+    stream = Stream(tiny_config(clip))
+    results = list(stream)
+    assert [result.frame.index for result in results] == [slot * 5 // 2 for slot in range(20)], "10 of 25 fps"
+    assert all(result.revision == 0 and result.final and not result.held for result in results)
+    assert any(result.instances for result in results), "the untrained default passes the thresholds"
+    assert results[-1].masks.shape[1:] == (96, 128)
+    report = stream.report()
+    assert (report["read"], report["published"], report["dropped"]["cadence"]) == (50, 20, 30)
+    assert report["windows"] == 20
+    assert report["sources"]["source0"]["end"] == "end_of_file"
+    assert_ledger(report)
+    with pytest.raises(RuntimeError, match="runs once"):
+        list(stream)
+
+
+def test_the_cache_changes_nothing_at_all(clip: Path) -> None:
+    """Bit-equal: the same predictions with per-frame features kept as with every frame encoded again."""
+    runs = []
+    for cache in (True, False):
+        config = tiny_config(
+            clip, cadence={"fps": "source"}, window={"stride": 2}, model={"cache": cache}, max_frames=24
+        )
+        seen: list[WindowPrediction] = []
+        predictor = load_predictor(config)
+        predict = predictor.predict
+
+        def record(
+            window: Window, predict: Any = predict, seen: list[WindowPrediction] = seen
+        ) -> WindowPrediction:
+            seen.append(predict(window))
+            return seen[-1]
+
+        predictor.predict = record  # type: ignore[method-assign]
+        runs.append((seen, list(Stream(config, predictor=predictor))))
+    (cached, cached_results), (plain, plain_results) = runs
+    assert len(cached) == len(plain) == 12
+    for one, other in zip(cached, plain, strict=True):
+        assert np.array_equal(one.mask_logits, other.mask_logits)
+        assert np.array_equal(one.scores, other.scores)
+        assert np.array_equal(one.boxes_xyxy, other.boxes_xyxy)
+    assert all(map(same_instances, cached_results, plain_results))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("emission", ["first", "final", "both"])
+def test_every_frame_is_published_whatever_stride_and_emission(
+    clip: Path, stride: int, emission: str
+) -> None:
+    config = tiny_config(
+        clip, cadence={"fps": "source"}, window={"stride": stride}, emission=emission, max_frames=13
+    )
+    stream = Stream(config)
+    results = list(stream)
+    firsts = [result.frame.index for result in results if result.revision == 0]
+    finals = [result.frame.index for result in results if result.final]
+    assert firsts == list(range(13))
+    assert finals == list(range(13))
+    assert len(results) == (26 if emission == "both" else 13)
+    report = stream.report()
+    assert report["windows"] == -(-13 // stride)
+    assert report["published"] == 13
+    assert_ledger(report)
+
+
+def test_a_source_shorter_than_the_window_is_published_whole(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "short.mp4", num_frames=3)
+    results = list(Stream(tiny_config(clip, cadence={"fps": "source"}, window={"stride": 5})))
+    assert [result.frame.index for result in results] == [0, 1, 2]
+    assert results[0].window == (0, 2)
+
+
+def test_t_of_one_streams(clip: Path) -> None:
+    config = tiny_config(clip, model={"network": {"num_frames": 1}})
+    assert len(list(Stream(config))) == 20
+
+
+def test_held_frames_carry_the_last_instances_in_their_place_in_time(clip: Path) -> None:
+    stream = Stream(tiny_config(clip, cadence={"fps": 5.0, "hold": True}, max_frames=20))
+    results = list(stream)
+    assert [result.frame.index for result in results] == list(range(20))
+    assert [result.frame.index for result in results if not result.held] == [0, 5, 10, 15]
+    assert results[7].instances == results[6].instances
+    report = stream.report()
+    assert (report["published"], report["dropped"]["cadence"]) == (20, 0)
+    assert_ledger(report)
+
+
+def test_several_sources_run_side_by_side_and_a_broken_one_does_not_touch_the_others(
+    tmp_path: Path, clip: Path
+) -> None:
+    other = write_video(tmp_path / "other.mp4", num_frames=30, fps=10, height=64, width=64)
+    sources = {"left": str(clip), "right": str(other), "gone": str(tmp_path / "absent.mp4")}
+    stream = Stream(tiny_config(sources))
+    seen: dict[str, list[int]] = {"left": [], "right": []}
+    with pytest.raises(SourceNotFound, match=r"absent\.mp4") as caught:
+        for result in stream:
+            seen[result.source].append(result.frame.index)
+    assert caught.value.source == "gone"
+    assert len(seen["left"]) == 20
+    assert seen["right"] == list(range(30))
+    report = stream.report()
+    assert report["sources"]["gone"]["end"] == "error"
+    assert report["sources"]["right"]["end"] == "end_of_file"
+    assert_ledger(report)
+
+
+def test_leaving_the_loop_stops_all_threads_and_still_accounts_for_every_frame(clip: Path) -> None:
+    before = set(threading.enumerate())
+    stream = Stream(tiny_config(clip, cadence={"fps": "source"}))
+    for result in stream:
+        if result.frame.index == 3:
+            break
+    assert not set(threading.enumerate()) - before
+    report = stream.report()
+    assert report["published"] == 4
+    assert report["dropped"]["stop"] > 0
+    assert_ledger(report)
+
+
+def test_stop_drains_what_was_read_and_loses_nothing(clip: Path) -> None:
+    stream = Stream(tiny_config(clip, cadence={"fps": "source"}))
+    for number, _ in enumerate(stream):
+        if number == 5:
+            stream.stop()
+    report = stream.report()
+    assert report["sources"]["source0"]["end"] == "stopped"
+    assert 6 <= report["published"] < 50
+    assert report["dropped"]["stop"] == 0
+    assert report["read"] == report["published"]
+
+
+class Collector:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.items: list[FrameResult | Gap | End] = []
+        self.states: list[SourceState] = []
+        self.closed = 0
+
+    def start(self) -> None:
+        assert not self.items
+
+    def write(self, result: FrameResult) -> None:
+        self.items.append(result)
+
+    def gap(self, gap: Gap) -> None:
+        self.items.append(gap)
+
+    def end(self, end: End) -> None:
+        self.items.append(end)
+
+    def state(self, source: str, state: SourceState) -> None:
+        self.states.append(state)
+
+    def poll(self) -> None:
+        assert not self.closed
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_change_of_resolution_ends_all_tracks_and_the_stream_goes_on(tmp_path: Path) -> None:
+    for number, (height, width) in enumerate([(96, 128)] * 6 + [(64, 160)] * 6):
+        cv2.imwrite(str(tmp_path / f"{number:03}.png"), numbered_picture(number, height=height, width=width))
+    sink = Collector()
+    Stream(tiny_config(tmp_path), sinks=[sink]).run()
+    kinds = [type(item).__name__ for item in sink.items]
+    assert kinds == ["FrameResult"] * 6 + ["Gap"] + ["FrameResult"] * 6 + ["End"]
+    before = {
+        each.track_id for item in sink.items[:6] if isinstance(item, FrameResult) for each in item.instances
+    }
+    after = {
+        each.track_id
+        for item in sink.items[7:]
+        if isinstance(item, FrameResult)
+        for each in item.instances
+        if each.mask is not None
+    }
+    assert before
+    assert not before & after, "ids are never reused after a gap"
+    assert sink.closed == 1
+
+
+class Broken(Collector):
+    def write(self, result: FrameResult) -> None:
+        super().write(result)
+        if len(self.items) == 3:
+            raise OSError("no space left")
+
+
+def test_the_first_fault_of_a_sink_reaches_the_caller_and_everything_is_closed(clip: Path) -> None:
+    before = set(threading.enumerate())
+    sink, other = Broken(), Collector()
+    stream = Stream(tiny_config(clip), sinks=[sink, other])
+    with pytest.raises(OSError, match="no space left"):
+        stream.run()
+    assert (sink.closed, other.closed) == (1, 1)
+    assert isinstance(other.items[-1], End)
+    assert other.items[-1].reason == "error"
+    assert not set(threading.enumerate()) - before
+    assert_ledger(stream.report())
+
+
+def test_the_first_fault_of_the_inference_thread_reaches_the_caller(clip: Path) -> None:
+    predictor = load_predictor(tiny_config(clip))
+    windows: list[Window] = []
+
+    def fail(window: Window) -> WindowPrediction:
+        windows.append(window)
+        raise RuntimeError("the device went away")
+
+    predictor.predict = fail  # type: ignore[method-assign]
+    sink = Collector()
+    stream = Stream(tiny_config(clip), predictor=predictor, sinks=[sink])
+    with pytest.raises(RuntimeError, match="the device went away"):
+        stream.run()
+    assert len(windows) == 1
+    assert sink.closed == 1
+    assert_ledger(stream.report())
+
+
+def test_a_fault_of_the_only_source_is_raised_after_the_sinks_were_told(tmp_path: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("this is no video\n" * 100)
+    sink = Collector()
+    with pytest.raises(SourceError, match=r"notes\.mp4"):
+        Stream(tiny_config(text), sinks=[sink]).run()
+    assert isinstance(sink.items[-1], End)
+    assert sink.items[-1].reason == "error"
+
+
+def test_one_line_is_enough_with_the_default_model(clip: Path) -> None:
+    stream = Stream(StreamConfig(source=str(clip), max_frames=8))  # type: ignore[arg-type]
+    results = [result for result in stream]
+    assert len(results) == 4
+    assert stream.report()["time_to_first_mask_seconds"] is not None
