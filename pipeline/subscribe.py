@@ -28,6 +28,8 @@ from pipeline.wire import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage
 
 log = logging.getLogger(__name__)
 
+SOCKET_HIGH_WATER_MARK = 16
+"""Messages held by the socket beside `max_waiting`: few, so that a slow reader is felt by the publisher."""
 FOREIGN_GRACE_SECONDS = 2.5
 """How long a publisher of another major version may take to show that it speaks ours too: two heartbeats."""
 SILENCE_WARNING_SECONDS = 5.0
@@ -200,6 +202,7 @@ class Subscriber:
             self._ready.set()
 
     def _connect(self, socket: zmq.Socket[bytes]) -> None:
+        socket.rcvhwm = SOCKET_HIGH_WATER_MARK
         keep_alive(socket, self.address)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)

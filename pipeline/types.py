@@ -227,7 +227,7 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class MaskMessage:
-    """A frame's instances as read from the wire (version 1); field docs as in `FrameResult` and docs/wire.md."""
+    """A frame's instances as read from the wire (version 1); fields as in `FrameResult` and docs/wire.md."""
 
     source: str
     producer: str

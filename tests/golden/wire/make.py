@@ -92,8 +92,9 @@ def masks(*, seq: int, frame: int, pts: int | None, rows: list[dict[str, Any]],
     """Return a golden `masks` message."""
     values = {
         "v": list(version), **COMMON, "seq": seq, "epoch": 1, "frame": frame, "pts": pts,
-        "time_base": [1, 90000], "captured_ns": 1_767_225_600_000_000_000, "clock_ns": None, "clock_quality": None,
-        "width": WIDTH, "height": HEIGHT, "rotation": 0, "model": "golden-model", "classes": "golden40", "trained": True,
+        "time_base": [1, 90000], "captured_ns": 1_767_225_600_000_000_000, "clock_ns": None,
+        "clock_quality": None, "width": WIDTH, "height": HEIGHT, "rotation": 0, "model": "golden-model",
+        "classes": "golden40", "trained": True,
         "window": [max(0, frame - 4), frame], "revision": 0, "final": True, "held": False, "dropped": DROPPED,
         "encoding": "crop-rle", **changes,
     }  # fmt: skip
