@@ -175,22 +175,29 @@ class Associator:
         gate = affinity.near & strong
         slots = [track.slot for track in lost]
         gate[:, slots] &= affinity.shared[:, slots]
-        self._match_round(matched, live + lost, affinity, gate)
+        worth = affinity.similarity.copy()
+        worth[:, slots] *= np.float32(self._config.weight_lost)
+        self._match_round(matched, live + lost, worth, gate)
         # Weak candidates only keep confirmed tracks alive.
         confirmed = [track for track in live if track.state == "confirmed"]
-        self._match_round(matched, confirmed, affinity, affinity.near & ~strong)
+        self._match_round(matched, confirmed, affinity.similarity, affinity.near & ~strong)
         # Strong candidates that no live track wanted may be lost ones that come back elsewhere.
-        self._match_round(matched, lost, affinity, affinity.far & strong)
+        self._match_round(matched, lost, affinity.similarity, affinity.far & strong)
         return matched
 
     def _match_round(
-        self, matched: dict[Track, int], tracks: list[Track], affinity: Affinity, gate: NDArray[np.bool_]
+        self,
+        matched: dict[Track, int],
+        tracks: list[Track],
+        similarity: NDArray[np.float32],
+        gate: NDArray[np.bool_],
     ) -> None:
+        """Assign free candidates to those of `tracks` that are free, where `gate` (N, R) allows it."""
         tracks = [track for track in tracks if track not in matched]
         slots = [track.slot for track in tracks]
         allowed = gate[:, slots]
         allowed[list(matched.values())] = False
-        for index, column in assign(affinity.similarity[:, slots], allowed, method=self._config.matching):
+        for index, column in assign(similarity[:, slots], allowed, method=self._config.matching):
             matched[tracks[column]] = index
 
     def _see(

@@ -149,6 +149,8 @@ class AssociationConfig(Section):
     """Share of the embedding's cosine."""
     weight_class: float = Field(0.1, ge=0, le=1)
     """Share of the class agreement."""
+    weight_lost: float = Field(0.5, ge=0, le=1)
+    """What the similarity of a lost track counts where it competes with live tracks for a candidate."""
     max_speed: float = Field(1.0, gt=0)
     """Reach of a centre per second, in frame diagonals."""
     matching: Literal["hungarian", "greedy"] = "hungarian"

@@ -95,7 +95,7 @@ class Corruption:
     """What goes wrong in a window's prediction; all off by default. The queries' order is always shuffled."""
 
     jitter: int = 0
-    """Each mask is moved by up to so many cells each way, anew in each window."""
+    """Each mask is moved by up to so many cells (at most 4) each way, anew in each window."""
     shrink: float = 0.0
     """Subtracted from all logits: masks get smaller (coverage 0..1 stands for logits −8..8)."""
     miss: float = 0.0
@@ -103,7 +103,7 @@ class Corruption:
     drop_score: float = 0.0
     """Chance that its score is 0.2 in a window."""
     duplicates: int = 0
-    """Further predictions of each object, a little weaker."""
+    """Further predictions of each object, a little weaker and smaller."""
     noise: int = 0
     """Predictions of nothing, with scores below 0.5."""
     class_flicker: float = 0.0
@@ -154,10 +154,11 @@ class Oracle:
             if rng.random() < wrong.class_flicker:
                 output = 1 + output % len(CLASSES)
             look = self.looks[name] / np.linalg.norm(self.looks[name])
+            shift = rng.integers(-wrong.jitter, wrong.jitter + 1, 2)
             for copy in range(1 + wrong.duplicates):
-                shift = rng.integers(-wrong.jitter, wrong.jitter + 1, 2)
                 noise = rng.standard_normal(32) * wrong.embedding_noise / np.sqrt(32)
-                rows.append((self._logits(window, name, shift), output, score - 0.05 * copy, look + noise))
+                logits = self._logits(window, name, shift) - np.float32(copy)
+                rows.append((logits, output, score - 0.05 * copy, look + noise))
         rows.extend(
             (self._noise(window), 1, float(rng.uniform(0.12, 0.49)), rng.standard_normal(32))
             for _ in range(wrong.noise)
@@ -182,7 +183,8 @@ class Oracle:
 
     def _logits(self, window: Window, name: int, shift: NDArray[np.int64]) -> NDArray[np.float32]:
         covered = np.stack([self.coverage(frame.index, name) for frame in window.frames])
-        covered = np.roll(covered, shift, axis=(1, 2))
+        # Padded, so that what leaves on one side does not enter on the other.
+        covered = np.roll(np.pad(covered, ((0, 0), (4, 4), (4, 4))), shift, axis=(1, 2))[:, 4:-4, 4:-4]
         return ((covered - 0.5) * 16 - self.corruption.shrink).astype(np.float32)
 
     def _noise(self, window: Window) -> NDArray[np.float32]:
