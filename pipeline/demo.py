@@ -33,8 +33,10 @@ NUM_FRAMES = 200
 # Sprites are drawn this large and only ever made smaller, so that edges stay clean.
 _SPRITE = 256
 _MIN_PIXELS = 12
-_SHADOW_SHIFT = np.array([[1, 0, 5], [0, 1, 7]], dtype=np.float32)
+_SHADOW_SHIFT = (7, 5)
+_SHADOW_BLUR = (11, 11)
 _SHADOW_REACH = 22
+_SHADOW_STRENGTH = 0.45
 # More than the largest toy's diagonal with its shadow.
 _MARGIN = 256
 
@@ -93,13 +95,13 @@ def demo_frame(index: int) -> DemoFrame:
         if placed is None:
             continue
         area, colour, alpha = placed
-        shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, _SHADOW_SHIFT, alpha.shape[::-1]), (0, 0), 5)
-        below = canvas[area] * (1 - 0.45 * shadow)[..., None]
-        canvas[area] = below + (colour - below) * alpha[..., None] + 0.5
+        below = _blend(canvas[area], np.zeros_like(colour), _shadow(alpha), _SHADOW_STRENGTH)
+        canvas[area] = _blend(below, colour, alpha, 1.0)
+        solid = alpha > 127
         for mask in masks.values():
-            mask[area] &= alpha <= 0.5
+            mask[area] &= ~solid
         masks[track_id] = np.zeros(canvas.shape[:2], dtype=np.bool_)
-        masks[track_id][area] = alpha > 0.5
+        masks[track_id][area] = solid
     inside = slice(_MARGIN, _MARGIN + HEIGHT), slice(_MARGIN, _MARGIN + WIDTH)
     masks = {track_id: mask[inside] for track_id, mask in masks.items()}
     visible = {track_id: mask for track_id, mask in masks.items() if np.count_nonzero(mask) >= _MIN_PIXELS}
@@ -150,9 +152,23 @@ def _encode(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def _place(toy: _Toy, index: int) -> tuple[tuple[slice, slice], Image, NDArray[np.float32]] | None:
+def _shadow(alpha: Image) -> Image:
+    """Move an opacity (h, w) down and right and blur it (two box blurs: near enough to Gaussian, and fast)."""
+    rows, columns = _SHADOW_SHIFT
+    moved = np.zeros_like(alpha)
+    moved[rows:, columns:] = alpha[:-rows, :-columns]
+    return np.asarray(cv2.blur(cv2.blur(moved, _SHADOW_BLUR), _SHADOW_BLUR), dtype=np.uint8)
+
+
+def _blend(below: Image, above: Image, opacity: Image, strength: float) -> Image:
+    """Lay `above` (h, w, 3) over `below` with opacity (h, w) 0..255 times `strength` 0..1."""
+    share = opacity.astype(np.float32) * np.float32(strength / 255)
+    return np.asarray(cv2.blendLinear(below, above, 1 - share, share), dtype=np.uint8)
+
+
+def _place(toy: _Toy, index: int) -> tuple[tuple[slice, slice], Image, Image] | None:
     """Return the square (h, w) of the canvas where a toy and its shadow are, its colours (h, w, 3) and its
-    opacity (h, w) 0..1 there; None where all of it lies outside the frame.
+    opacity (h, w) 0..255 there; None where all of it lies outside the frame.
     """
     x, y, angle, size = toy.placement(index)
     reach = math.ceil(size * math.sqrt(0.5)) + _SHADOW_REACH
@@ -164,8 +180,7 @@ def _place(toy: _Toy, index: int) -> tuple[tuple[slice, slice], Image, NDArray[n
     colour, alpha = (cv2.warpAffine(part, matrix, (2 * reach, 2 * reach)) for part in _sprite(toy))
     rows = slice(_MARGIN + top, _MARGIN + top + 2 * reach)
     columns = slice(_MARGIN + left, _MARGIN + left + 2 * reach)
-    opacity = np.asarray(alpha, dtype=np.float32) / np.float32(255)
-    return (rows, columns), np.asarray(colour, dtype=np.uint8), opacity
+    return (rows, columns), np.asarray(colour, dtype=np.uint8), np.asarray(alpha, dtype=np.uint8)
 
 
 @cache
