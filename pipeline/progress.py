@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Never, TextIO
 
 from tqdm import tqdm
@@ -14,26 +14,33 @@ from pipeline.types import End, FrameResult, Gap, SourceState
 class Progress:
     """Sink that counts the frames of files.
 
-    `totals` maps the id of each file source to its number of frames, or None where the container does not
-    say; sources that are not in it (live ones) are ignored. Frames that the cadence skips count as done:
-    the bar shows how far the file is read. Nothing is shown unless `stream` (stderr) is a terminal or
-    `force` is set.
+    `num_frames` maps the id of each file source to a function that returns its number of frames, None as
+    long as that is not known (a file is opened after its sinks); a bar without a total counts only. Sources
+    that are not in the map (live ones) are ignored. `max_frames` is where the stream stops reading. Frames
+    that the cadence skips count as done: the bar shows how far the file is read. Nothing is shown unless
+    `stream` (stderr) is a terminal or `force` is set.
     """
 
     def __init__(
-        self, totals: Mapping[str, int | None], *, force: bool = False, stream: TextIO | None = None
+        self,
+        num_frames: Mapping[str, Callable[[], int | None]],
+        *,
+        max_frames: int | None = None,
+        force: bool = False,
+        stream: TextIO | None = None,
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._shown = force or self._stream.isatty()
-        self._totals = dict(totals)
+        self._num_frames = dict(num_frames)
+        self._max_frames = max_frames
         self._bars: dict[str, tqdm[Never]] = {}
 
     def start(self) -> None:
-        """Show the bars at 0: opening a model can take a while."""
-        for position, (source, total) in enumerate(self._totals.items()):
+        """Show the bars at 0."""
+        for position, source in enumerate(self._num_frames):
             self._bars[source] = tqdm(
-                total=total,
                 desc=source,
+                total=self._total(source),
                 unit=" frames",
                 file=self._stream,
                 disable=not self._shown,
@@ -46,6 +53,8 @@ class Progress:
         bar = self._bars.get(result.source)
         if bar is None or result.frame.index < bar.n:
             return
+        if bar.total is None:
+            bar.total = self._total(result.source)
         visible = sum(instance.mask is not None for instance in result.instances)
         bar.set_postfix_str(f"{visible} instances", refresh=False)
         bar.update(result.frame.index + 1 - bar.n)
@@ -68,7 +77,7 @@ class Progress:
             return
         if end.reason == "end_of_file" and bar.total is not None:
             bar.update(bar.total - bar.n)
-        elif end.reason != "end_of_file":
+        else:
             bar.set_postfix_str(end.reason, refresh=False)
         bar.refresh()
         bar.close()
@@ -78,3 +87,9 @@ class Progress:
         for bar in self._bars.values():
             bar.close()
         self._bars.clear()
+
+    def _total(self, source: str) -> int | None:
+        total = self._num_frames[source]()
+        if total is None or self._max_frames is None:
+            return total
+        return min(total, self._max_frames)
