@@ -179,7 +179,7 @@ def open_video(address: Address, *, source: str, config: SourceConfig, timeout_s
 
     Raises SourceError (each kind) with the remedy.
     """
-    if address.format is not None and address.format not in av.formats_available:
+    if address.format is not None and not _has_format(address.format):
         raise SourceUnreadable(f"source {source!r}: {address.shown}: this build of PyAV has no "
                                f"{address.format} input; serve the camera over RTSP instead", source=source)
     options: dict[str, str] = {}
@@ -195,6 +195,11 @@ def open_video(address: Address, *, source: str, config: SourceConfig, timeout_s
     except BaseException:
         container.close()
         raise
+
+
+def _has_format(name: str) -> bool:
+    # One format may go by several names, which FFmpeg lists as "video4linux2,v4l2".
+    return any(name in names.split(",") for names in av.formats_available)
 
 
 def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:

@@ -153,7 +153,7 @@ def _encode(path: Path) -> None:
 
 
 def _shadow(alpha: Image) -> Image:
-    """Move an opacity (h, w) down and right and blur it (two box blurs: near enough to Gaussian, and fast)."""
+    """Move an opacity (h, w) down and right and blur it (two box blurs are near enough to a Gaussian)."""
     rows, columns = _SHADOW_SHIFT
     moved = np.zeros_like(alpha)
     moved[rows:, columns:] = alpha[:-rows, :-columns]

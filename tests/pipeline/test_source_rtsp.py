@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rtsp_server import RtspServer
+from support.rtsp_server import RtspServer, require_rtsp_server
 from support.video import make_reading, read, read_number, reading, write_video
 from support.wait import wait_until
 
@@ -206,3 +206,12 @@ def test_without_reconnect_a_frozen_server_is_lost(camera: RtspServer) -> None:
         wait_until(lambda: running.error is not None, what="it is lost", timeout_seconds=8)
     assert isinstance(running.error, SourceLost)
     assert "silent" in str(running.error.__cause__) or "timed out" in str(running.error.__cause__)
+
+
+@pytest.mark.parametrize(("strict", "outcome"), [("0", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_missing_server_is_a_skip_that_names_the_packages_or_a_failure(
+        monkeypatch: pytest.MonkeyPatch, strict: str, outcome: type[BaseException]) -> None:
+    monkeypatch.setattr("support.rtsp_server._fault", lambda: "no GStreamer")
+    monkeypatch.setenv("FAIL_ON_SKIP", strict)
+    with pytest.raises(outcome, match=r"gir1\.2-gst-rtsp-server"):
+        require_rtsp_server()
