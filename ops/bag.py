@@ -6,7 +6,8 @@ Ours; the usual fallback, one `grid_sample` per level, takes about ten times as 
 
 Bilinear with zeros outside is written with hats, so that no corner needs a validity mask:
 
-    first = clamp(round(x − 0.5), 0, size − 2),  weight(i) = max(0, 1 − |x − i|)  for i in {first, first + 1}
+    p = location · size − 0.5,  first = floor(clamp(p, 0, size − 2)),
+    weight(i) = max(0, 1 − |p − i|)  for i in {first, first + 1}
 
 A sample outside the level meets a hat that is 0 there, and every row index is inside the level whatever the
 offset.
@@ -31,8 +32,8 @@ from torch import Tensor
 
 __all__ = ["deform_attn_backward_bag", "deform_attn_bag"]
 
-_CHUNK_ELEMENTS = 1024 * 128
-"""Queries·N of one chunk on a CPU: half a megabyte a float32 buffer, the best of several (measured)."""
+_CHUNK_ELEMENTS = 512 * 128
+"""Queries·N of one chunk on a CPU: 256 KB a float32 buffer, the best of several on an EPYC (measured)."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,12 @@ class _Geometry:
     """(2, N) zeros."""
     thin: Tensor | None
     """(2, N) 1 where the level has one pixel on that axis, hence no second corner; None if nowhere."""
-    row: Tensor
-    """(M, L·K) row of the level's first pixel, for the head."""
-    step_x: Tensor
-    """(M, L·K) rows to the pixel on the right; 0 where there is none."""
-    step_y: Tensor
-    """(M, L·K) rows to the pixel below; 0 where there is none."""
-    num_rows: int
+    origin: Tensor
+    """(N,) row of the level's first pixel, for the head."""
+    pitch: Tensor
+    """(N,) rows from a pixel to the one below."""
+    steps: Tensor
+    """(M, 4, L·K) rows from the first corner to each corner; 0 to those that the level does not have."""
 
 
 @lru_cache(maxsize=64)
@@ -66,27 +66,30 @@ def _geometry(
         heights.append((heights[-1] + 1) // 2)
         widths.append((widths[-1] + 1) // 2)
 
+    if starts[-1] * M >= 1 << 24:
+        raise ValueError(f"value has {starts[-1]}·{M} rows, more than float32 can number exactly (2^24)")
+
     def per_sample(values: list[int]) -> Tensor:
         return torch.tensor(values[:L]).view(1, L, 1).expand(M, L, K).reshape(M, L * K)
 
     width, height, start = per_sample(widths), per_sample(heights), per_sample(starts)
     sizes = torch.stack([width.flatten(), height.flatten()])
+    right, below = (width > 1) * M, (height > 1) * width * M
     thin = sizes == 1
 
-    def to_int(value: Tensor) -> Tensor:
-        return value.to(device=device, dtype=torch.int32)
+    def to_float(constant: Tensor) -> Tensor:
+        return constant.to(device=device, dtype=dtype)
 
     # Cached tensors must be usable by a later call that records gradients, hence no inference tensors.
     with torch.inference_mode(False):
         return _Geometry(
-            sizes=sizes.to(device=device, dtype=dtype),
-            last_first=(sizes - 2).clamp(min=0).to(device=device, dtype=dtype),
-            lowest=torch.zeros(2, M * L * K, device=device, dtype=dtype),
-            thin=thin.to(device=device, dtype=dtype) if bool(thin.any()) else None,
-            row=to_int(start * M + torch.arange(M).view(M, 1)),
-            step_x=to_int((width > 1) * M),
-            step_y=to_int((height > 1) * width * M),
-            num_rows=starts[-1] * M,
+            sizes=to_float(sizes),
+            last_first=to_float((sizes - 2).clamp(min=0)),
+            lowest=to_float(torch.zeros(2, M * L * K)),
+            thin=to_float(thin) if bool(thin.any()) else None,
+            origin=to_float((start * M + torch.arange(M).view(M, 1)).flatten()),
+            pitch=to_float((width * M).flatten()),
+            steps=torch.stack([right * 0, right, below, right + below], dim=1).to(device, torch.int32),
         )
 
 
@@ -102,6 +105,10 @@ class _Samples:
     """(n, 2, 1|N) pixels a unit of offset, for 4-d references; None for 2-d ones, where it is 1."""
 
 
+_Scratch = dict[str, Tensor]
+"""Buffers by name, or none: then results are new tensors."""
+
+
 def _per_axis(reference: Tensor, M: int, K: int) -> Tensor:
     """(n, 2) to (n, 2, 1); (n, L, 2), per level, to (n, 2, N)."""
     if reference.dim() == 2:
@@ -111,54 +118,78 @@ def _per_axis(reference: Tensor, M: int, K: int) -> Tensor:
     return samples.expand(n, 2, M, L * K).reshape(n, 2, M * L * K)
 
 
-def _locate(offset: Tensor, reference: Tensor, geometry: _Geometry, M: int, K: int) -> _Samples:
+def _scratch(n: int, M: int, samples: int, dtype: torch.dtype, device: torch.device) -> _Scratch:
+    """Buffers that all chunks share: fresh memory costs more than the arithmetic (page faults)."""
+    N = M * samples
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(n, *shape, dtype=dtype, device=device)
+
+    return {
+        "logits": empty(M, samples),
+        "attention": empty(M, samples),
+        "position": empty(2, N),
+        "first": empty(2, N),
+        "shortfall_first": empty(2, N),
+        "shortfall_second": empty(2, N),
+        "row_weights": empty(M, samples),
+        "weights": empty(M, 4, samples),
+        "pixel": empty(N),
+        "base": torch.empty(n, N, dtype=torch.int32, device=device),
+        "rows": torch.empty(n, M, 4, samples, dtype=torch.int32, device=device),
+    }
+
+
+def _locate(
+    offset: Tensor, reference: Tensor, geometry: _Geometry, M: int, K: int, scratch: _Scratch
+) -> _Samples:
     """offset (n, 2, N), reference (n, 2|4) or (n, L, 2|4)."""
     centre = _per_axis(reference[..., :2], M, K)
     extent = None
     if reference.shape[-1] == 2:
-        position = torch.addcmul(offset, centre, geometry.sizes)
+        position = torch.addcmul(offset, centre, geometry.sizes, out=scratch.get("position"))
     else:
         extent = _per_axis(reference[..., 2:] * (0.5 / K), M, K) * geometry.sizes
-        position = torch.mul(centre, geometry.sizes).addcmul_(offset, extent)
+        position = torch.mul(centre, geometry.sizes, out=scratch.get("position")).addcmul_(offset, extent)
     position.sub_(0.5)
-    first = torch.clamp(position, geometry.lowest, geometry.last_first).floor_()
+    first = torch.clamp(position, geometry.lowest, geometry.last_first, out=scratch.get("first")).floor_()
     return _Samples(first=first, distance=position.sub_(first), extent=extent)
 
 
-def _shortfalls(distance: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
+def _shortfalls(distance: Tensor, geometry: _Geometry, scratch: _Scratch) -> tuple[Tensor, Tensor]:
     """One minus the hat of the first and second corner, (n, 2, N) each: min(1, |distance to the corner|)."""
-    first = distance.abs().clamp_(max=1)
-    second = (distance - 1).abs_().clamp_(max=1)
+    first = torch.abs(distance, out=scratch.get("shortfall_first")).clamp_(max=1)
+    second = torch.sub(distance, 1, out=scratch.get("shortfall_second")).abs_().clamp_(max=1)
     if geometry.thin is not None:
         second = torch.maximum(second, geometry.thin, out=second)
     return first, second
 
 
-def _rows(first: Tensor, geometry: _Geometry, M: int) -> Tensor:
-    """Row of each corner, (n, M, 4, L·K) int32 with corners in the order (y, x) = 00, 01, 10, 11."""
-    n, _, N = first.shape
-    rows = torch.empty(n, M, 4, N // M, dtype=torch.int32, device=first.device)
-    pixel = torch.addcmul(first[:, 0], first[:, 1], geometry.sizes[0]).to(torch.int32)
-    # A NaN has no integer: any row will do, for its weight is NaN as well, but it must be a row.
-    base = pixel.mul_(M).view(n, M, -1).add_(geometry.row).clamp_(0, geometry.num_rows - 1)
-    rows[:, :, 0] = base
-    torch.add(base, geometry.step_x, out=rows[:, :, 1])
-    base.add_(geometry.step_y)
-    rows[:, :, 2] = base
-    torch.add(base, geometry.step_x, out=rows[:, :, 3])
-    return rows.view(n * M, -1)
-
-
-def _weights(attention: Tensor, distance: Tensor, geometry: _Geometry) -> Tensor:
-    """Attention (n, M, L·K) times the hats of each corner, (n, M, 4, L·K), as rows of bags."""
+def _weights(attention: Tensor, shortfalls: tuple[Tensor, Tensor], scratch: _Scratch) -> Tensor:
+    """Attention (n, M, L·K) times the hats of each corner, (n·M, 4·L·K), corners in the order of `_rows`."""
     n, M, samples = attention.shape
-    weights = torch.empty(n, M, 4, samples, dtype=attention.dtype, device=attention.device)
-    shortfalls = [s.view(n, 2, M, samples) for s in _shortfalls(distance, geometry)]
-    for corner_y, short_y in enumerate(shortfalls):
-        row = torch.addcmul(attention, attention, short_y[:, 1], value=-1)
-        for corner_x, short_x in enumerate(shortfalls):
-            torch.addcmul(row, row, short_x[:, 0], value=-1, out=weights[:, :, 2 * corner_y + corner_x])
-    return weights.view(n * M, -1)
+    weights = scratch["weights"] if scratch else attention.new_empty(n, M, 4, samples)
+    per_head = [shortfall.view(n, 2, M, samples) for shortfall in shortfalls]
+    # One operation a corner: broadcast over corners it has five axes, and takes four times as long.
+    for y, short_y in enumerate(per_head):
+        row = torch.addcmul(attention, attention, short_y[:, 1], value=-1, out=scratch.get("row_weights"))
+        for x, short_x in enumerate(per_head):
+            torch.addcmul(row, row, short_x[:, 0], value=-1, out=weights[:, :, 2 * y + x])
+    return weights.view(n * M, 4 * samples)
+
+
+def _rows(first: Tensor, geometry: _Geometry, M: int, scratch: _Scratch) -> Tensor:
+    """Row of each corner, (n·M, 4·L·K) int32, corners in the order (y, x) = 00, 01, 10, 11."""
+    n, _, N = first.shape
+    pixel = torch.add(geometry.origin, first[:, 0], alpha=M, out=scratch.get("pixel"))
+    pixel.addcmul_(first[:, 1], geometry.pitch)
+    base = scratch["base"].copy_(pixel) if scratch else pixel.to(torch.int32)
+    # A NaN becomes 0 or the lowest integer: any row will do, for its weight is NaN too, but it must be a row.
+    base = base.clamp_(min=0).view(n, M, N // M)
+    rows = scratch["rows"] if scratch else base.new_empty(n, M, 4, N // M)
+    for corner in range(4):
+        torch.add(base, geometry.steps[:, corner], out=rows[:, :, corner])
+    return rows.view(n * M, 4 * N // M)
 
 
 def _compute_dtype(value: Tensor) -> torch.dtype:
@@ -189,14 +220,18 @@ def deform_attn_bag(
     N, dtype = M * L * K, _compute_dtype(value)
     geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
     result = torch.empty(B, Q, M * D, dtype=value.dtype, device=value.device)
+    chunks = _chunks(Q, N, value.device)
+    scratch = _scratch(chunks[0][1] if chunks else 0, M, L * K, dtype, value.device)
     for b in range(B):
         table = value[b].reshape(S * M, D).to(dtype)
-        for start, end in _chunks(Q, N, value.device):
+        for start, end in chunks:
+            part = {name: buffer[: end - start] for name, buffer in scratch.items()}
             chunk = sampling[b, start:end].to(dtype).reshape(end - start, 3, N)
-            attention = chunk[:, 2].reshape(-1, M, L * K).softmax(-1)
-            samples = _locate(chunk[:, :2], reference[b, start:end].to(dtype), geometry, M, K)
-            weights = _weights(attention, samples.distance, geometry)
-            rows = _rows(samples.first, geometry, M)
+            logits = part["logits"].copy_(chunk[:, 2].view(-1, M, L * K))
+            attention = torch.softmax(logits, -1, out=part["attention"])
+            samples = _locate(chunk[:, :2], reference[b, start:end].to(dtype), geometry, M, K, part)
+            rows = _rows(samples.first, geometry, M, part)
+            weights = _weights(attention, _shortfalls(samples.distance, geometry, part), part)
             bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
             result[b, start:end] = bags.view(-1, M * D)
     return result
@@ -230,12 +265,13 @@ def deform_attn_backward_bag(
             points = reference[b, start:end].to(dtype)
             bags_grad = grad[b, start:end].to(dtype).reshape(-1, D)  # (n·M, D)
             attention = chunk[:, 2].reshape(-1, M, L * K).softmax(-1)
-            samples = _locate(chunk[:, :2], points, geometry, M, K)
-            rows = _rows(samples.first, geometry, M)
-            weights = _weights(attention, samples.distance, geometry)
+            samples = _locate(chunk[:, :2], points, geometry, M, K, {})
+            rows = _rows(samples.first, geometry, M, {})
+            shortfalls = _shortfalls(samples.distance, geometry, {})
+            weights = _weights(attention, shortfalls, {})
             grad_value[b] += _transposed_bag(rows, weights, bags_grad, S * M).view(S, M, D)
             corners = _corner_products(rows, table, bags_grad).view(-1, M, 4, L * K)
-            d_position, d_logits = _chain(corners, attention, samples.distance, geometry)
+            d_position, d_logits = _chain(corners, attention, samples.distance, shortfalls, geometry)
             d_offset = d_position if samples.extent is None else d_position * samples.extent
             grad_sampling[b, start:end] = torch.cat([d_offset.flatten(1), d_logits.flatten(1)], dim=1)
             grad_reference[b, start:end] = _reference_grad(d_position, chunk, points, geometry, M, K)
@@ -266,17 +302,22 @@ def _corner_products(rows: Tensor, table: Tensor, bags_grad: Tensor) -> Tensor:
 
 
 def _chain(
-    corners: Tensor, attention: Tensor, distance: Tensor, geometry: _Geometry
+    corners: Tensor,
+    attention: Tensor,
+    distance: Tensor,
+    shortfalls: tuple[Tensor, Tensor],
+    geometry: _Geometry,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of corner weights (n, M, 4, L·K) to those of positions (n, 2, N) and logits (n, M, L·K)."""
     n, M, samples = attention.shape
-    hats = [1 - s.view(n, 2, M, samples) for s in _shortfalls(distance, geometry)]
     floor = distance.floor()
-    slope_first = (floor == -1).to(distance.dtype) - (floor == 0).to(distance.dtype)
-    slope_second = (floor == 0).to(distance.dtype) - (floor == 1).to(distance.dtype)
+    inside = (floor == 0).to(distance.dtype)
+    slope_first = (floor == -1).to(distance.dtype) - inside
+    slope_second = inside - (floor == 1).to(distance.dtype)
     if geometry.thin is not None:
-        slope_second = slope_second * (1 - geometry.thin)
-    slopes = [s.view(n, 2, M, samples) for s in (slope_first, slope_second)]
+        slope_second *= 1 - geometry.thin
+    hats = [1 - shortfall.view(n, 2, M, samples) for shortfall in shortfalls]
+    slopes = [slope.view(n, 2, M, samples) for slope in (slope_first, slope_second)]
 
     along_x = [
         corners[:, :, 2 * y] * hats[0][:, 0] + corners[:, :, 2 * y + 1] * hats[1][:, 0] for y in (0, 1)
