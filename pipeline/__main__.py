@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -65,7 +66,13 @@ def subscribe(options: argparse.Namespace) -> int:
     """Print the messages of a mask stream."""
     from pipeline.subscribe import Subscriber
 
-    with Subscriber(options.address, options.source, timeout_seconds=options.timeout) as subscriber:
+    with Subscriber(
+        options.address,
+        options.source,
+        timeout_seconds=options.timeout,
+        server_key=options.server_key,
+        client_key_file=options.client_key_file,
+    ) as subscriber:
         number = 0
         try:
             while options.count is None or number < options.count:
@@ -105,6 +112,30 @@ def _subscribe_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         help="give up when nothing is heard for so long (exit code 2)",
     )
+    parser.add_argument(
+        "--server-key", metavar="KEY", help="the publisher's public key or key file, for an encrypted stream"
+    )
+    parser.add_argument(
+        "--client-key",
+        metavar="FILE",
+        dest="client_key_file",
+        help="our secret key file, where the publisher allows some clients only",
+    )
+
+
+def keys(options: argparse.Namespace) -> int:
+    """Make key files for an encrypted stream."""
+    from pipeline.curve import write_keys
+
+    server, server_secret, client, client_secret = write_keys(options.folder)
+    print(f"publisher:  --set publish.curve_secret_key_file={server_secret}")
+    print(f"            --set publish.curve_allowed_clients=[{client}]   (leave out: any client may come)")
+    print(f"subscriber: --server-key {server} --client-key {client_secret}")
+    return 0
+
+
+def _keys_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where the four files are written")
 
 
 def _json_line(message: MaskMessage) -> str:
@@ -158,6 +189,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "subscribe": (_subscribe_arguments, subscribe),
+    "keys": (_keys_arguments, keys),
 }
 """Verb → its arguments and its function."""
 

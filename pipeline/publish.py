@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ import zmq
 
 from pipeline.address import bind_remedy, check_address, keep_alive
 from pipeline.announce import SourceRecord
-from pipeline.errors import AddressError
+from pipeline.curve import Gate
+from pipeline.errors import AddressError, ConfigError
 from pipeline.joins import Joins
 from pipeline.message import encode, mask_message
 from pipeline.types import EndReason, FrameResult, MaskMessage, SourceState, check_source_id
@@ -67,6 +69,8 @@ class Publisher:
             raise ValueError("publish.address is null: there is nothing to bind")
         for name in facts.sources:
             check_source_id(name)
+        if config.curve_allowed_clients and config.curve_secret_key_file is None:
+            raise ConfigError("publish.curve_allowed_clients needs publish.curve_secret_key_file too")
         check_address(
             config.address,
             encrypted=config.curve_secret_key_file is not None,
@@ -228,22 +232,32 @@ class Publisher:
     # All below runs in the thread.
 
     def _run(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = context.socket(zmq.XPUB)
         try:
-            self._bind(socket)
-            self._bound = True
-            self._ready.set()
-            self._serve(socket)
+            self._own_socket()
         except BaseException as error:  # raised again by the caller's next call
             with self._condition:
                 self._failure = error
                 self._condition.notify_all()
         finally:
-            linger = max(0.0, self._deadline - time.monotonic()) if self._closing else 0.0
-            socket.close(linger=int(linger * 1000))
-            context.term()
             self._ready.set()
+
+    def _own_socket(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.XPUB) as socket, ExitStack() as stack:
+            gate: Gate | None = None
+            if self._config.curve_secret_key_file is not None:
+                gate = Gate(
+                    socket,
+                    context,
+                    secret_key_file=self._config.curve_secret_key_file,
+                    allowed=self._config.curve_allowed_clients,
+                )
+                stack.callback(gate.close)
+            socket.linger = 0
+            self._bind(socket)
+            self._bound = True
+            self._ready.set()
+            self._serve(socket, gate)
+            socket.linger = int(max(0.0, self._deadline - time.monotonic()) * 1000)
 
     def _bind(self, socket: zmq.Socket[bytes]) -> None:
         config = self._config
@@ -257,8 +271,10 @@ class Publisher:
             raise AddressError(f"publish.address {self.address}: {bind_remedy(error)}") from None
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+    def _serve(self, socket: zmq.Socket[bytes], gate: Gate | None) -> None:
         poller = zmq.Poller()
+        if gate is not None:
+            poller.register(gate.socket, zmq.POLLIN)
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wake_out, zmq.POLLIN)
         next_heartbeat = time.monotonic()
@@ -267,6 +283,8 @@ class Publisher:
             wait_ms = int(max(0.0, next_heartbeat - time.monotonic()) * 1000) + 1
             poller.poll(RETRY_MS if stuck else wait_ms)
             self._drain_wakes()
+            if gate is not None:
+                gate.answer()
             if time.monotonic() >= next_heartbeat:
                 next_heartbeat = max(next_heartbeat + self._config.heartbeat_seconds, time.monotonic())
                 for name in self._records:

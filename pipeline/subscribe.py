@@ -16,11 +16,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from types import TracebackType
 
 import zmq
 
 from pipeline.address import keep_alive
+from pipeline.curve import Handshakes, secure_client
 from pipeline.errors import AddressError, MessageError, WireVersionError
 from pipeline.message import decode
 from pipeline.types import MaskMessage, SourceState, check_source_id
@@ -44,6 +46,8 @@ class Subscriber:
     iteration goes on until `close()`. AddressError where the address is none. `timeout_seconds`: TimeoutError
     when nothing at all, not even a heartbeat, was heard for so long; None waits for ever. WireVersionError
     where the publisher speaks another major version only. Bytes that are no message are counted and logged.
+    An encrypted stream needs `server_key`, the publisher's public key (its 40 characters, or a key file), and
+    where only some clients are allowed `client_key_file`, a secret key file; ConfigError where one is none.
     """
 
     def __init__(
@@ -53,11 +57,15 @@ class Subscriber:
         *,
         timeout_seconds: float | None = None,
         max_waiting: int = 1000,
+        server_key: str | None = None,
+        client_key_file: str | None = None,
     ) -> None:
         if source is not None:
             check_source_id(source)
         if timeout_seconds is not None and timeout_seconds <= 0:
             raise ValueError(f"timeout_seconds must be above 0 or None, got {timeout_seconds}")
+        if client_key_file is not None and server_key is None:
+            raise ValueError("client_key_file needs server_key too, the publisher's public key")
         if max_waiting < 1:
             raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
         self.address = address
@@ -78,6 +86,9 @@ class Subscriber:
         """Sources that ended, and why."""
         self._timeout = timeout_seconds
         self._max_waiting = max_waiting
+        self._server_key = server_key
+        self._client_key_file = client_key_file
+        self._refused = ""
         self._condition = threading.Condition()
         self._waiting: deque[MaskMessage] = deque()
         self._keep_all = True
@@ -169,11 +180,11 @@ class Subscriber:
         if self.source is None:
             return (
                 f"nothing was heard at {self.address} for {seconds:g} s, not even a heartbeat: "
-                "is a publisher running there?"
+                f"{self._refused or 'is a publisher running there?'}"
             )
         return (
             f"nothing was heard of source {self.source!r} at {self.address} for {seconds:g} s, not even a "
-            "heartbeat: is a publisher running there, with a source of that name?"
+            f"heartbeat: {self._refused or 'is a publisher running there, with a source of that name?'}"
         )
 
     def _keep_newest(self) -> None:
@@ -185,24 +196,28 @@ class Subscriber:
     # All below runs in the thread.
 
     def _run(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = context.socket(zmq.SUB)
         try:
-            self._connect(socket)
-            self._connected = True
-            self._ready.set()
-            self._read(socket)
+            self._own_socket()
         except Exception as error:  # raised again by the reader's next call
             with self._condition:
                 self._failure = error
                 self._condition.notify_all()
         finally:
-            socket.close(linger=0)
-            context.term()
             self._ready.set()
+
+    def _own_socket(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.linger = 0
+            with closing(Handshakes(socket, encrypted=self._server_key is not None)) as handshakes:
+                self._connect(socket)
+                self._connected = True
+                self._ready.set()
+                self._read(socket, handshakes)
 
     def _connect(self, socket: zmq.Socket[bytes]) -> None:
         socket.rcvhwm = SOCKET_HIGH_WATER_MARK
+        if self._server_key is not None:
+            secure_client(socket, server_key=self._server_key, client_key_file=self._client_key_file)
         keep_alive(socket, self.address)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
@@ -221,10 +236,11 @@ class Subscriber:
                 "tcp://HOST:PORT, e.g. tcp://127.0.0.1:5555"
             ) from None
 
-    def _read(self, socket: zmq.Socket[bytes]) -> None:
+    def _read(self, socket: zmq.Socket[bytes], handshakes: Handshakes) -> None:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wake_out, zmq.POLLIN)
+        poller.register(handshakes.monitor, zmq.POLLIN)
         silent_until, warned = time.monotonic() + SILENCE_WARNING_SECONDS, False
         while True:
             with self._condition:
@@ -242,11 +258,17 @@ class Subscriber:
             limits = [left, None if warned or self._heard_ours else silent_until - time.monotonic()]
             wait = min((each for each in limits if each is not None), default=None)
             poller.poll(None if wait is None else max(0, int(wait * 1000)) + 1)
+            self._note_refusal(handshakes.read())
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 continue
             self._receive(socket, parts)
+
+    def _note_refusal(self, reason: str | None) -> None:
+        if reason is not None and reason != self._refused:
+            self._refused = reason
+            log.warning("%s: %s", self.address, reason)
 
     def _receive(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
         try:
