@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -276,7 +277,7 @@ def load_config(
     tree: dict[str, Any] = {}
     name = "the defaults" if path is None else str(path)
     if path is not None:
-        tree = _read_yaml(Path(path))
+        tree = _read_yaml(find_config(path))
     for override in overrides:
         _merge(tree, _parse_override(override))
     _merge(tree, values or {})
@@ -284,6 +285,14 @@ def load_config(
         return StreamConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, name)) from None
+
+
+def find_config(path: str | Path) -> Path:
+    """Return `path`, or the shipped config of that name (`r50.yaml`, `configs/r50.yaml`) where no such file is."""
+    path = Path(path)
+    shipped = Path(str(files("configs").joinpath(path.name)))
+    named = not path.is_absolute() and path.parent in (Path(), Path("configs"))
+    return shipped if named and not path.exists() and shipped.exists() else path
 
 
 def dump_config(config: StreamConfig) -> str:
