@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -63,11 +62,11 @@ class Fields:
         return tuple(value)
 
     def optional_number(self, key: str, low: float, high: float) -> float | None:
-        """Return a finite number in low..high, or None."""
+        """Return a number in low..high, or None."""
         value = self._get(key)
         if value is None:
             return None
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        if type(value) not in (int, float) or not low <= value <= high:
             self._fail(key, value, f"a number in {low:g}..{high:g}")
         return float(value)
 

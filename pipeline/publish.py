@@ -140,9 +140,9 @@ class Publisher:
                 published_ns=time.time_ns(),
                 dropped=dropped,
             )
-            self._put(partial(self._send_masks, encode(message), message))
-            self._next_seq[result.source] += 1
-        return True
+            handed = self._put(partial(self._send_masks, encode(message), message))
+            self._next_seq[result.source] += handed
+        return handed
 
     def set_state(self, source: str, state: SourceState, dropped: Mapping[str, int] | None = None) -> None:
         """Tell subscribers at once, and with each heartbeat, how the source is."""
@@ -212,13 +212,14 @@ class Publisher:
         if self._failure is not None:
             raise self._failure
 
-    def _put(self, step: Step) -> None:
+    def _put(self, step: Step) -> bool:
         with self._condition:
             self._raise_failure()
             if self._closing:
-                return
+                return False
             self._queue.append(step)
         self._wake()
+        return True
 
     def _wake(self) -> None:
         try:

@@ -92,6 +92,7 @@ class Subscriber:
         self._condition = threading.Condition()
         self._waiting: deque[MaskMessage] = deque()
         self._keep_all = True
+        self._lost_reported: dict[str, int] = {}
         self._last: dict[str, tuple[str, int]] = {}
         self._class_names: dict[str, dict[int, str]] = {}
         self._heard = time.monotonic()
@@ -345,13 +346,21 @@ class Subscriber:
             missing = message.seq - last[1] - (1 if isinstance(message, MaskMessage) else 0)
             if missing > 0:
                 self.lost[message.source] = self.lost.get(message.source, 0) + missing
-                log.warning(
-                    "%s: source %s: %d messages lost before seq %d: read faster, or use latest()",
-                    self.address,
-                    message.source,
-                    missing,
-                    message.seq,
-                )
+            self._report_lost(message)
             if missing < 0:
                 return
         self._last[message.source] = (message.boot, message.seq)
+
+    def _report_lost(self, message: WireMessage) -> None:
+        """Log new losses: the first at once, further ones with the next heartbeat or end."""
+        source = message.source
+        number = self.lost.get(source, 0) - self._lost_reported.get(source, 0)
+        if number and (source not in self._lost_reported or not isinstance(message, MaskMessage)):
+            self._lost_reported[source] = self.lost[source]
+            log.warning(
+                "%s: source %s: %d messages lost before seq %s: read faster, or use latest()",
+                self.address,
+                source,
+                number,
+                message.seq,
+            )

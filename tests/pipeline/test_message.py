@@ -15,9 +15,10 @@ import pytest
 from pycocotools import mask as coco
 from support.results import ellipse, make_instance, make_result
 
+from pipeline.columns import COLUMNS
 from pipeline.errors import MessageError, WireVersionError
 from pipeline.message import StreamFacts, decode, encode, mask_message, parse_topic
-from pipeline.message_json import INSTANCE_KEYS, KEYS, to_json
+from pipeline.message_json import INSTANCE_KEYS, KEYS, from_json, to_json
 from pipeline.types import MaskMessage
 from pipeline.wire import WIRE_VERSION, topic
 
@@ -99,6 +100,75 @@ def test_encoding_a_decoded_golden_message_gives_its_bytes(name: str) -> None:
     again = encode(decode(parts))
     assert [again[0], *again[2:]] == [parts[0], *parts[2:]]
     assert msgpack.unpackb(again[1]) == msgpack.unpackb(parts[1])
+
+
+HEADER_KEYS = {
+    "masks": "v producer boot seq published_ns epoch frame pts time_base captured_ns clock_ns clock_quality "
+    "width height rotation model classes trained window revision final held dropped encoding",
+    "event": "v producer boot seq published_ns state model classes class_names trained kind url fps width "
+    "height",
+    "heartbeat": "v producer boot seq published_ns state dropped",
+    "heartbeat_ended": "v producer boot seq published_ns state dropped reason detail",
+    "end": "v producer boot seq published_ns reason detail dropped",
+}
+
+
+@pytest.mark.parametrize("name", HEADER_KEYS)
+def test_the_keys_of_version_1_0_are_frozen_and_documented(name: str) -> None:
+    parts = encode(decode(parts_of(GOLDEN[name])))
+    keys = set(msgpack.unpackb(parts[1]))
+    assert keys == set(HEADER_KEYS[name].split())
+    columns = {"n", *COLUMNS}
+    if name == "masks":
+        assert set(msgpack.unpackb(parts[2])) == columns
+    page = (GOLDEN_FOLDER.parents[2] / "docs" / "wire.md").read_text("utf-8")
+    section = page[page.index(f"## `{GOLDEN[name]['kind']}`") :]
+    common = page[page.index("## Keys of every header") : page.index("## `masks`: header")]
+    for key in keys | (columns if name == "masks" else set()):
+        assert f"`{key}`" in common + section, key
+    for key in (*KEYS, *INSTANCE_KEYS):
+        assert f"`{key}`" in page[page.index("## JSON twin") :], key
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("masks")])
+def test_a_recorded_line_gives_the_message_back(name: str) -> None:
+    twin = GOLDEN[name]["expected"]
+    message = from_json(json.loads(json.dumps(twin)))
+    assert to_json(message) == twin
+    sent = decode(parts_of(GOLDEN[name]))
+    assert isinstance(sent, MaskMessage)
+    np.testing.assert_array_equal(message.masks, sent.masks)
+
+
+def test_damaged_recorded_lines_are_message_errors() -> None:
+    generator = random.Random(0)
+    junk: list[Any] = [
+        None,
+        -1,
+        1e99,
+        "",
+        "x",
+        [],
+        {},
+        [1],
+        {"size": [48, 64], "counts": "zz"},
+        True,
+        2**2000,
+    ]
+    text = json.dumps(GOLDEN["masks"]["expected"])
+    refused = 0
+    for _ in range(3000):
+        line = json.loads(text)
+        target = generator.choice([line, *line["instances"]])
+        target[generator.choice(list(target))] = generator.choice(junk)
+        try:
+            to_json(from_json(line))
+        except MessageError:
+            refused += 1
+    assert refused > 1500
+    for junk_line in junk:
+        with pytest.raises(MessageError):
+            from_json(junk_line)
 
 
 def test_keys_of_a_later_minor_version_survive_in_extra() -> None:
