@@ -81,8 +81,8 @@ def config_values(args: argparse.Namespace) -> dict[str, Any]:
 def parse_sources(texts: Sequence[str]) -> dict[str, str]:
     """Return name → source of `NAME=SRC` or plain `SRC` (then source0, source1, … by position).
 
-    Text before a `=` counts as a name only if it could be one: a URL or path may hold `=` too. Raises ConfigError
-    for a name given twice.
+    Text before a `=` counts as a name only if it could be one: a URL or path may hold `=` too. Raises
+    ConfigError for a name given twice.
     """
     inputs: dict[str, str] = {}
     for position, text in enumerate(texts):
@@ -156,7 +156,8 @@ def _print_summary(report: dict[str, Any]) -> None:
         ", ".join(f"{cause} {number}" for cause, number in report["dropped"].items() if number) or "none"
     )
     print(
-        f"{report['read']} frames read, {report['published']} published at {report['fps']} fps, dropped: {dropped}",
+        f"{report['read']} frames read, {report['published']} published at {report['fps']} fps, "
+        f"dropped: {dropped}",
         file=sys.stderr,
     )
 

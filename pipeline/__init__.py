@@ -29,7 +29,7 @@ _EXPORTS = {
     "load_config": "pipeline.config",
 }
 
-__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:

@@ -53,9 +53,10 @@ class SourceConfig(Section):
     def _accept_plain_inputs(cls, value: Any) -> Any:
         if isinstance(value, (str, Path)):
             return {"inputs": {"source0": str(value)}}
-        if isinstance(value, Mapping) and value and not set(value) & set(cls.model_fields):
-            if all(isinstance(each, (str, Path)) for each in value.values()):
-                return {"inputs": {name: str(each) for name, each in value.items()}}
+        if not isinstance(value, Mapping) or not value or set(value) & set(cls.model_fields):
+            return value
+        if all(isinstance(each, (str, Path)) for each in value.values()):
+            return {"inputs": {name: str(each) for name, each in value.items()}}
         return value
 
     @field_validator("inputs")
@@ -99,7 +100,8 @@ class ModelSection(Section):
     """Which network runs."""
 
     weights: str | None = None
-    """A .safetensors file made by `python -m model convert` or training; null: seeded at random, untrained."""
+    """A .safetensors file made by `python -m model convert` or training; null: seeded at random,
+    untrained."""
     seed: int = Field(0, ge=0)
     """Seed of the random weights where `weights` is null."""
     class_bias: float = 0.0
@@ -176,7 +178,8 @@ class PublishConfig(Section):
     """The mask stream over ZeroMQ (docs/wire.md)."""
 
     address: str | None = None
-    """Where to bind, e.g. tcp://127.0.0.1:5555; null publishes nothing. The command line binds that by default."""
+    """Where to bind, e.g. tcp://127.0.0.1:5555; null publishes nothing. The command line binds that by
+    default."""
     wait_for_subscribers: int = Field(0, ge=0)
     """Wait for so many subscribers before frame 0."""
     block: bool = False
@@ -257,7 +260,8 @@ class StreamConfig(Section):
 
     @property
     def network(self) -> ModelConfig:
-        """The network's config, defaults filled in (where `model.weights` is given, the file's config counts)."""
+        """The network's config, defaults filled in (where `model.weights` is given, the file's config
+        counts)."""
         return ModelConfig.from_dict(self.model.network)
 
 
@@ -288,7 +292,8 @@ def load_config(
 
 
 def find_config(path: str | Path) -> Path:
-    """Return `path`, or the shipped config of that name (`r50.yaml`, `configs/r50.yaml`) where no such file is."""
+    """Return `path`, or the shipped config of that name (`r50.yaml`, `configs/r50.yaml`) where no such file
+    is."""
     path = Path(path)
     shipped = Path(str(files("configs").joinpath(path.name)))
     named = not path.is_absolute() and path.parent in (Path(), Path("configs"))
@@ -335,7 +340,8 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Lay `other` over `tree`, in place; maps are merged, anything else replaces. `source.inputs` replaces."""
+    """Lay `other` over `tree`, in place; maps are merged, anything else replaces. `source.inputs`
+    replaces."""
     for key, value in other.items():
         if key == "source" and not isinstance(value, Mapping):
             value = {"inputs": {"source0": value}}

@@ -1,8 +1,8 @@
 """Windows → instance candidates: the protocol, and the MS-STS network as its first implementation.
 
-Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept in
-a ring per source for the windows that overlap: bit-equal to doing it again, because every frame is encoded on its
-own either way.
+Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept
+in a ring per source for the windows that overlap: bit-equal to doing it again, because every frame is encoded
+on its own either way.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class NetworkPredictor:
         self._cache = cache
         self._rings: dict[str, dict[int, tuple[FrameFeatures, Fit]]] = {}
         classes = {
-            index: (each.id, each.name) for index, each in enumerate(config.output_categories) if each is not None
+            index: (each.id, each.name)
+            for index, each in enumerate(config.output_categories)
+            if each is not None
         }
         self.facts = ModelFacts(
             name=name,
@@ -76,7 +78,8 @@ class NetworkPredictor:
 
     @torch.inference_mode()
     def predict(self, window: Window) -> WindowPrediction:
-        """Return the candidates of the window, best first; only frames that no window has held are encoded."""
+        """Return the candidates of the window, best first; only frames that no window has held are
+        encoded."""
         source = window.frames[-1].source
         known = self._rings.get(source, {}) if self._cache else {}
         ring = {frame.index: known.get(frame.index) or self._encode(frame) for frame in window.real}
@@ -122,7 +125,9 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         name = Path(section.weights).stem
     if config.window.stride > wanted.num_frames:
         raise ConfigError(stride_error(config.window.stride, wanted.num_frames))
-    return NetworkPredictor(network, wanted, name=name, max_instances=section.max_instances, cache=section.cache)
+    return NetworkPredictor(
+        network, wanted, name=name, max_instances=section.max_instances, cache=section.cache
+    )
 
 
 def _load(weights: str, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:

@@ -28,8 +28,9 @@ class LaneQueue(Generic[Item]):
     def put(self, lane: str, item: Item, *, capacity: int | None = None, block: bool = True) -> Item | None:
         """Append `item`; return the item that had to go for it, or `item` itself when the queue is closed.
 
-        `capacity` bounds the lane's droppable items; None marks an item that is never dropped and never waits.
-        With `block` a full lane is waited for, without it the lane's oldest droppable item is returned.
+        `capacity` bounds the lane's droppable items; None marks an item that is never dropped and never
+        waits. With `block` a full lane is waited for, without it the lane's oldest droppable item is
+        returned.
         """
         with self._condition:
             entries = self._lanes[lane]

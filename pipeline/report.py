@@ -10,7 +10,8 @@ from pipeline.stats import Histogram
 
 
 def latency_report(lines: Sequence[Mapping[str, Histogram]]) -> dict[str, dict[str, float | None]]:
-    """Return {stage: {p50, p95, p99}} in milliseconds over all `lines`, one map of stage → Histogram a source."""
+    """Return {stage: {p50, p95, p99}} in milliseconds over all `lines`, one map of stage → Histogram a
+    source."""
     report = {}
     for stage in lines[0]:
         merged = Histogram()

@@ -94,7 +94,9 @@ class PublishSink:
 
     def start(self) -> None:
         """Wait for the subscribers that the config asks for."""
-        self._publisher.wait_for_subscribers(self._context.config.publish.wait_for_subscribers, self._context.stop)
+        self._publisher.wait_for_subscribers(
+            self._context.config.publish.wait_for_subscribers, self._context.stop
+        )
 
     def write(self, result: FrameResult) -> None:
         """Publish the result; a source's size goes out as soon as it is known."""
@@ -154,7 +156,8 @@ _BUILDERS: dict[str, Callable[[SinkContext, Painter], Sink | None]] = {
 
 
 def build_sinks(context: SinkContext) -> list[Sink]:
-    """Make the sinks that the config asks for; a fault closes those already made. Raises OutputError, AddressError."""
+    """Make the sinks that the config asks for; a fault closes those already made. Raises OutputError,
+    AddressError."""
     painter = Painter(note=context.note)
     sinks: list[Sink] = []
     try:

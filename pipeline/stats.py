@@ -90,7 +90,7 @@ class Ledger:
     def dropped(self) -> dict[str, int]:
         """Frames dropped, by cause; every cause is there."""
         with self._lock:
-            return dict(self._dropped)
+            return {str(cause): number for cause, number in self._dropped.items()}
 
     def open_frames(self) -> int:
         """Frames read and neither published nor dropped: they are in a queue or a window."""

@@ -1,10 +1,12 @@
 """The one place where stages, queues and threads are composed.
 
-    decode thread per source → frames (bounded lanes) → inference thread → results (bounded lanes) → caller's thread
+    decode thread per source → frames (bounded lanes) → inference thread → results (bounded lanes) → caller's
+    thread
 
 The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
-yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first unexpected
-exception of any thread stops the stream and is raised to the caller; one source's death touches no other.
+yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
+unexpected exception of any thread stops the stream and is raised to the caller; one source's death touches no
+other.
 """
 
 from __future__ import annotations
@@ -16,78 +18,31 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.associate import Associator
-from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
+from pipeline.line import SourceLine
 from pipeline.predict import Predictor, load_predictor
 from pipeline.queues import LaneQueue
-from pipeline.redact import redact
 from pipeline.report import latency_report, peak_rss_mb
 from pipeline.sinks import Sink, SinkContext, build_sinks
-from pipeline.source import Source, open_source
-from pipeline.stats import Histogram, Ledger
-from pipeline.types import End, EndReason, Frame, FrameResult, Gap, SourceState, Window
-from pipeline.window import Windower
+from pipeline.types import End, EndReason, Frame, FrameResult, Gap, Window
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("queue", "predict", "associate", "sinks", "total")
-"""Stages of the report: waiting for inference; the network; tracks and masks; the sinks; capture to sinks."""
-
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
-
-
-class _Line:
-    """One source's stages and counters, from its decoder to its tracks."""
-
-    def __init__(
-        self, name: str, url: str, config: StreamConfig, predictor: Predictor, stop: threading.Event
-    ) -> None:
-        facts = predictor.facts
-        self.name = name
-        self.url = redact(url)
-        self.ledger = Ledger()
-        self.windower = Windower(num_frames=facts.num_frames, stride=config.window.stride)
-        self.associator = Associator(
-            config.association,
-            emission=config.emission,
-            classes=facts.classes,
-            num_frames=facts.num_frames,
-            stride=config.window.stride,
-        )
-        self.source: Source = open_source(
-            name,
-            url,
-            config.source,
-            cadence=Cadence(config.cadence.fps),
-            ledger=self.ledger,
-            stop=stop,
-            max_frames=config.max_frames,
-            hold=config.cadence.hold,
-        )
-        self.latency = {stage: Histogram() for stage in STAGES}
-        self.num_windows = 0
-        self.held: list[Frame] = []
-        self.epoch = 0
-        self.error: SourceError | None = None
-        self.end: End | None = None
-        self.state: SourceState = "waiting"
-        self.skipped: set[int] = set()
-        """Frames whose first revision was dropped before the sinks: later revisions go the same way."""
 
 
 class Stream:
     """A camera or file goes in, frames with tracked instance masks come out.
 
     `for result in Stream(StreamConfig(source="clip.mp4"))` runs it; so does `run()`, for the sinks alone. A
-    stream runs once. `stop()` may be called from anywhere: what was read is still processed, files are closed,
-    the `end` message goes out. A slow loop body slows a file down; of a live source the oldest results are
-    dropped and counted (`publisher` in the ledger).
+    stream runs once. `stop()` may be called from anywhere: what was read is still processed, files are
+    closed, the `end` message goes out. A slow loop body slows a file down; of a live source the oldest
+    results are dropped and counted (`publisher` in the ledger).
 
-    Raises from the loop: SourceError (an input could not be read; with several sources, after the others ended),
-    OutputError and AddressError (at construction), or whatever a stage raised.
+    Raises from the loop: SourceError (an input could not be read; with several sources, after the others
+    ended), OutputError and AddressError (at construction), or whatever a stage raised.
     """
 
     def __init__(
@@ -103,7 +58,7 @@ class Stream:
         self._predictor = predictor if predictor is not None else load_predictor(config)
         names = list(config.source.inputs)
         self._lines = {
-            name: _Line(name, url, config, self._predictor, self._stop)
+            name: SourceLine(name, url, config, self._predictor.facts, self._stop)
             for name, url in config.source.inputs.items()
         }
         context = SinkContext(
@@ -165,7 +120,7 @@ class Stream:
 
     def report(self) -> dict[str, Any]:
         """Return the report (docs/report.md): totals, and the same per source under `sources`."""
-        sources = {name: self._source_report(line) for name, line in self._lines.items()}
+        sources = {name: line.report(self._wall_seconds) for name, line in self._lines.items()}
         totals: dict[str, Any] = {
             key: sum(each[key] for each in sources.values()) for key in ("read", "published", "windows")
         }
@@ -182,23 +137,6 @@ class Stream:
             "latency_ms": latency_report([line.latency for line in self._lines.values()]),
             "peak_rss_mb": peak_rss_mb(),
             "sources": sources,
-        }
-
-    def _source_report(self, line: _Line) -> dict[str, Any]:
-        ledger, wall = line.ledger, self._wall_seconds
-        return {
-            "url": line.url,
-            "read": ledger.read,
-            "published": ledger.published,
-            "dropped": ledger.dropped,
-            "windows": line.num_windows,
-            "fps": round(ledger.published / wall, 3) if wall else 0.0,
-            "latency_ms": latency_report([line.latency]),
-            "packet_errors": ledger.packet_errors,
-            "reconnects": ledger.reconnects,
-            "revisions_dropped": ledger.revisions_dropped,
-            "end": line.end.reason if line.end else None,
-            "error": str(line.error) if line.error else None,
         }
 
     # The caller's thread.
@@ -245,14 +183,14 @@ class Stream:
             else:
                 self._end(line, item)
 
-    def _end(self, line: _Line, end: End) -> None:
+    def _end(self, line: SourceLine, end: End) -> None:
         line.end = end
         line.state = "ended"
         logger.info("%s: ended (%s)%s", line.name, end.reason, f": {end.detail}" if end.detail else "")
         for sink in self._sinks:
             sink.end(end)
 
-    def _count(self, line: _Line, result: FrameResult, begun_ns: int) -> None:
+    def _count(self, line: SourceLine, result: FrameResult, begun_ns: int) -> None:
         now = time.monotonic_ns()
         line.latency["sinks"].add((now - begun_ns) / 1e6)
         if result.revision == 0:
@@ -310,7 +248,7 @@ class Stream:
 
     # A decode thread per source.
 
-    def _decode(self, line: _Line) -> None:
+    def _decode(self, line: SourceLine) -> None:
         capacity = self._config.queue.live_frames if line.source.live else self._config.queue.frames
         try:
             for item in line.source:
@@ -360,7 +298,7 @@ class Stream:
         except BaseException as error:
             self._fail(error)
 
-    def _take_frame(self, line: _Line, frame: Frame) -> None:
+    def _take_frame(self, line: SourceLine, frame: Frame) -> None:
         if not frame.sampled:
             line.held.append(frame)
             if line.windower.num_pending == 0:
@@ -370,7 +308,7 @@ class Stream:
         if window is not None:
             self._take_window(line, window)
 
-    def _take_window(self, line: _Line, window: Window) -> None:
+    def _take_window(self, line: SourceLine, window: Window) -> None:
         begun = time.monotonic_ns()
         prediction = self._predictor.predict(window)
         predicted = time.monotonic_ns()
@@ -382,13 +320,13 @@ class Stream:
         line.latency["queue"].add((begun - window.new[-1].captured_monotonic_ns) / 1e6)
         self._emit(line, self._release_held(line, results))
 
-    def _release_held(self, line: _Line, results: list[FrameResult]) -> list[FrameResult]:
+    def _release_held(self, line: SourceLine, results: list[FrameResult]) -> list[FrameResult]:
         """Return `results` with the held frames in their places in time."""
         held = [line.associator.hold(frame) for frame in line.held]
         line.held = []
         return sorted([*results, *held], key=lambda result: result.frame.index) if held else results
 
-    def _emit(self, line: _Line, results: list[FrameResult]) -> None:
+    def _emit(self, line: SourceLine, results: list[FrameResult]) -> None:
         for result in results:
             dropped = self._results.put(
                 line.name, result, capacity=self._config.queue.results, block=not line.source.live

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_pipeline.py [--json FILE] [--rounds N] [--frames N]
 
-Null model: cadence `source`, stride 1, 10 fixed masks per frame; tracks, masks in 720p and messages are real. The
-peer decodes every frame to rgb24 and does nothing with it. Target: 0.8 of the peer's frames a second.
+Null model: cadence `source`, stride 1, 10 fixed masks per frame; tracks, masks in 720p and messages are real.
+The peer decodes every frame to rgb24 and does nothing with it. Target: 0.8 of the peer's frames a second.
 """
 
 from __future__ import annotations

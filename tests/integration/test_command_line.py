@@ -47,7 +47,8 @@ class Done:
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """Call the command line in this process: the same as a process of its own, without a second import of torch."""
+    """Call the command line in this process: the same as a process of its own, without a second import of
+    torch."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: str | Path, tiny: bool = True) -> Done:

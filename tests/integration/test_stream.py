@@ -128,9 +128,13 @@ def test_several_sources_run_side_by_side_and_a_broken_one_does_not_touch_the_ot
     sources = {"left": str(clip), "right": str(other), "gone": str(tmp_path / "absent.mp4")}
     stream = Stream(tiny_config(sources))
     seen: dict[str, list[int]] = {"left": [], "right": []}
-    with pytest.raises(SourceNotFound, match=r"absent\.mp4") as caught:
+
+    def consume() -> None:
         for result in stream:
             seen[result.source].append(result.frame.index)
+
+    with pytest.raises(SourceNotFound, match=r"absent\.mp4") as caught:
+        consume()
     assert caught.value.source == "gone"
     assert len(seen["left"]) == 20
     assert seen["right"] == list(range(30))
@@ -267,6 +271,6 @@ def test_a_fault_of_the_only_source_is_raised_after_the_sinks_were_told(tmp_path
 
 def test_one_line_is_enough_with_the_default_model(clip: Path) -> None:
     stream = Stream(StreamConfig(source=str(clip), max_frames=8))  # type: ignore[arg-type]
-    results = [result for result in stream]
+    results = list(stream)
     assert len(results) == 4
     assert stream.report()["time_to_first_mask_seconds"] is not None

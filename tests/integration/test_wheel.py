@@ -1,4 +1,5 @@
-"""The wheel holds all that is needed: built, installed in an environment of its own, run from another folder."""
+"""The wheel holds all that is needed: built, installed in an environment of its own, run from another
+folder."""
 
 from __future__ import annotations
 
@@ -77,7 +78,11 @@ def run(python: Path, *arguments: str, folder: Path) -> str:
 
 
 def test_the_modules_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "import run_stream, pipeline, model, ops; print(run_stream.__file__, pipeline.__file__, model.__file__, ops.__file__)"
+    code = (
+        "import run_stream, pipeline, model, ops
+"
+        "for module in (run_stream, pipeline, model, ops): print(module.__file__)"
+    )
     for path in run(installed, "-c", code, folder=tmp_path).split():
         assert Path(path).is_relative_to(installed.parents[1]), path
 

