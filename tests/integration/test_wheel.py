@@ -79,8 +79,7 @@ def run(python: Path, *arguments: str, folder: Path) -> str:
 
 def test_the_modules_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import run_stream, pipeline, model, ops
-"
+        "import run_stream, pipeline, model, ops\n"
         "for module in (run_stream, pipeline, model, ops): print(module.__file__)"
     )
     for path in run(installed, "-c", code, folder=tmp_path).split():
