@@ -4,7 +4,9 @@ An address as the user wrote it becomes an `Address`; `open_video` turns that in
 gives out decoded pictures, one list a packet. Facts this stands on, all tried: `container.close()` from
 another thread does not free a blocked reader, only timeouts do; of those only PyAV's own tuple bounds a
 server that drips a byte at a time, and FFmpeg ignores an option that it does not know; a killed RTSP server
-looks like an orderly end of file; `str()` of an FFmpeg error holds the URL with the password.
+looks like an orderly end of file; over UDP FFmpeg reads a server's goodbye before data that still waits, so
+that a late reader never sees the last few frames of a recording (over TCP it does); `str()` of an FFmpeg
+error holds the URL with the password.
 
 Camera devices are opened through FFmpeg's v4l2, avfoundation or dshow. That path was not run on hardware.
 """

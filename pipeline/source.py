@@ -20,6 +20,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Protocol
 
 import av
@@ -251,7 +252,7 @@ class VideoSource:
         """Open once and wait for the first picture until `deadline` (monotonic; not for local files)."""
         address = self._address
         if address.kind == "demo":
-            address = replace(address, kind="file", target=str(demo_clip_path()))
+            address = replace(address, kind="file", target=str(self._demo_clip()))
         timeout_seconds = max(deadline - time.monotonic(), _POLL_SECONDS)
         video = open_video(address, source=self._sampler.source, config=self._config,
                            timeout_seconds=timeout_seconds, ledger=self._ledger)
@@ -275,6 +276,13 @@ class VideoSource:
                                     source=self._sampler.source)
         raise SourceUnreadable(f"{name}: not one picture can be decoded; is the file complete?",
                                source=self._sampler.source)
+
+    def _demo_clip(self) -> Path:
+        try:
+            return demo_clip_path()
+        except SourceError as error:
+            error.source = self._sampler.source
+            raise
 
     def _opened(self, video: VideoInput) -> None:
         self.live = video.live

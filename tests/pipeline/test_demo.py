@@ -97,6 +97,7 @@ def test_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyte
     reading = make_reading("demo")
     reading.run()
     assert isinstance(reading.error, SourceUnreadable)
+    assert reading.error.source == "camera"
     assert "XDG_CACHE_HOME" in str(reading.error)
     assert str(tmp_path / "file") in str(reading.error)
     assert os.listdir(tmp_path) == ["file"]

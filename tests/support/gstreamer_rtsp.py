@@ -7,6 +7,7 @@ environment.
 
 import argparse
 import sys
+import time
 
 import gi
 
@@ -51,6 +52,7 @@ def main() -> None:
         factory.set_launch(launch)
         # Not shared: each client gets a pipeline of its own and so the file from its first frame.
         factory.set_shared(path == "/live")
+        factory.connect("media-configure", _part_politely)
         if arguments.user:
             permissions = GstRtspServer.RTSPPermissions()
             for right in ("media.factory.access", "media.factory.construct"):
@@ -63,6 +65,22 @@ def main() -> None:
         sys.exit("cannot listen")
     print("ready", server.get_bound_port(), flush=True)
     GLib.MainLoop().run()
+
+
+def _part_politely(factory, media) -> None:
+    """Send the goodbye half a second after the last packet.
+
+    Over UDP FFmpeg reads the goodbye before the data that came before it, and ends: the last frames would be
+    lost when the reader is late.
+    """
+
+    def hold(pad, info):
+        if info.get_event().type == Gst.EventType.EOS:
+            time.sleep(0.5)
+        return Gst.PadProbeReturn.OK
+
+    pad = media.get_element().get_by_name_recurse_up("pay0").get_static_pad("src")
+    pad.add_probe(Gst.PadProbeType.EVENT_DOWNSTREAM, hold)
 
 
 def _protect(server, arguments) -> None:
