@@ -233,7 +233,7 @@ def test_partial_duplicates_are_not_born_beside_the_track() -> None:
 def test_corrupted_predictions_do_not_change_ids(corruption: Corruption, seed: int) -> None:
     scene = crowd()
     results = run(Oracle(scene, corruption, seed=seed), make(), num_frames=T)
-    # The last object is wholly in from frame 10 on; while it is a sliver of a cell, jitter may give it two ids.
+    # The last object is wholly in from frame 10 on; as a sliver of a cell, jitter may give it two ids.
     ids = ids_of([result for result in results if result.frame.index >= 10], scene, least_iou=0.3)
     assert count_switches(ids) == 0
     assert len(all_ids(results)) <= len(scene.outputs) + 1

@@ -254,13 +254,20 @@ def run(
     return results + associator.flush() if flush else results
 
 
-def ids_of(results: Sequence[FrameResult], scene: Scene, *, least_iou: float = 0.5) -> dict[int, list[int]]:
-    """Return per object the track ids that covered it, in time order, one entry per frame that has one."""
+def ids_of(
+    results: Sequence[FrameResult], scene: Scene, *, least_iou: float = 0.5, least_area: int = 1
+) -> dict[int, list[int]]:
+    """Return per object the track ids that covered it, in time order, one entry per frame that has one.
+
+    Only masks of at least `least_area` pixels are looked for.
+    """
     found: dict[int, list[int]] = {name: [] for name in scene.outputs}
     for result in results:
         rows = [row for row in result.instances if row.mask is not None]
-        dense = [row.mask.decode(scene.height, scene.width) for row in rows if row.mask is not None]
+        dense = [row.dense_mask(scene.height, scene.width) for row in rows]
         for name, mask in scene.masks[result.frame.index].items():
+            if np.count_nonzero(mask) < least_area:
+                continue
             overlaps = [float((mask & each).sum() / (mask | each).sum()) for each in dense]
             if overlaps and max(overlaps) >= least_iou:
                 found[name].append(rows[int(np.argmax(overlaps))].track_id)

@@ -1,0 +1,206 @@
+"""The parts of matching, each against its formula: soft IoU, suppression, halving, assignment, gates."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.truth import CLASSES, Corruption, Mover, Oracle, run, script
+
+from pipeline.associate import Associator
+from pipeline.candidates import halve, select_candidates, sigmoid, soft_iou, suppress, unit_length
+from pipeline.config import AssociationConfig
+from pipeline.emission import cell_boxes
+from pipeline.matching import assign
+from pipeline.types import Window
+from pipeline.window import Windower
+
+
+def floats(*values: Any) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+def test_soft_iou_of_hard_masks_is_their_iou_and_of_equal_soft_masks_one() -> None:
+    rng = np.random.default_rng(0)
+    hard = (rng.random((4, 200)) < 0.4).astype(np.float32)
+    energy = (hard * hard).sum(1)
+    iou = soft_iou(hard @ hard.T, energy, energy)
+    for one in range(4):
+        for two in range(4):
+            a, b = hard[one] > 0, hard[two] > 0
+            assert iou[one, two] == pytest.approx((a & b).sum() / (a | b).sum(), abs=1e-6)
+    blurred = floats([0.5] * 8, [0.1] * 8)
+    energy = (blurred * blurred).sum(1)
+    assert np.diag(soft_iou(blurred @ blurred.T, energy, energy)) == pytest.approx([1, 1], abs=1e-6)
+    nothing = np.zeros((1, 8), np.float32)
+    assert soft_iou(nothing @ nothing.T, nothing.sum(1), nothing.sum(1)) == 0
+
+
+def test_sigmoid_is_exact_at_the_ends_and_silent() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = sigmoid(floats(-1000, -90, 0, 3, 90, 1000))
+    assert values == pytest.approx([0, 0, 0.5, 1 / (1 + np.exp(-3)), 1, 1], abs=1e-6)
+    assert values.dtype == np.float32
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 6), (4, 7), (5, 7), (1, 1), (1, 8), (3, 1)])
+def test_halving_takes_means_of_two_by_two_cells(height: int, width: int) -> None:
+    logits = np.random.default_rng(1).standard_normal((2, 3, height, width)).astype(np.float32)
+    padded = np.pad(logits, ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    expected = padded.reshape(2, 3, padded.shape[2] // 2, 2, padded.shape[3] // 2, 2).mean((3, 5))
+    np.testing.assert_allclose(halve(logits), expected.reshape(2, 3, -1), atol=1e-6)
+    assert halve(logits[:0]).shape == (0, 3, expected[0, 0].size)
+
+
+def test_suppression_keeps_the_stronger_of_two_and_what_only_a_suppressed_one_covers() -> None:
+    overlap = floats([1, 0.7, 0.1], [0.7, 1, 0.7], [0.1, 0.7, 1])
+    everyone = np.ones(3, np.bool_)
+    assert suppress(overlap, everyone, 0.6).tolist() == [0, 2]
+    assert suppress(overlap, everyone, 0.71).tolist() == [0, 1, 2]
+    assert suppress(overlap, np.array([False, True, True]), 0.6).tolist() == [1]
+
+
+def test_unit_length_leaves_zero_alone() -> None:
+    np.testing.assert_allclose(unit_length(floats([3, 4], [0, 0])), [[0.6, 0.8], [0, 0]], atol=1e-6)
+
+
+def test_cell_boxes_are_tight_and_nan_without_cells() -> None:
+    logits = np.full((2, 4, 6), -1, np.float32)
+    logits[0, 1, 2], logits[0, 2, 4] = 1, 1
+    boxes = cell_boxes(logits)
+    assert boxes[0].tolist() == [2, 1, 5, 3]
+    assert np.isnan(boxes[1]).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hungarian_is_the_best_sum_of_all_and_never_takes_what_is_not_allowed(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    similarity = rng.random((4, 5)).astype(np.float32)
+    allowed = rng.random((4, 5)) < 0.5
+    pairs = assign(similarity, allowed, method="hungarian")
+    assert all(allowed[pair] for pair in pairs)
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    value = np.where(allowed, similarity, 0)
+    best = max(
+        sum(value[row, column] for row, column in enumerate(each)) for each in permutations(range(5), 4)
+    )
+    assert sum(value[pair] for pair in pairs) == pytest.approx(best, abs=1e-6)
+
+
+def test_greedy_takes_the_best_pair_first_where_hungarian_takes_the_best_sum() -> None:
+    similarity = floats([0.9, 0.8], [0.85, 0.1])
+    allowed = np.ones((2, 2), np.bool_)
+    assert assign(similarity, allowed, method="greedy") == [(0, 0), (1, 1)]
+    assert assign(similarity, allowed, method="hungarian") == [(0, 1), (1, 0)]
+    allowed[1, 1] = False
+    assert assign(similarity, allowed, method="greedy") == [(0, 0)]
+    for method in ("greedy", "hungarian"):
+        assert assign(similarity, np.zeros((2, 2), np.bool_), method=method) == []  # type: ignore[arg-type]
+        assert assign(similarity[:0], allowed[:0], method=method) == []  # type: ignore[arg-type]
+
+
+def window_of(oracle: Oracle, last: int, *, num_frames: int = 5) -> Window:
+    windower = Windower(num_frames=num_frames, stride=1)
+    windows = [windower.push(oracle.scene.frame(index)) for index in range(last + 1)]
+    window = windows[-1]
+    assert window is not None
+    return window
+
+
+def test_candidates_are_the_best_scores_without_duplicates_and_without_what_is_no_class() -> None:
+    movers = [
+        Mover(lambda number, each=each: (0.1 + 0.2 * each, 0.5), radii=(0.07, 0.2)) for each in range(5)
+    ]
+    oracle = Oracle(script(movers, 6), Corruption(duplicates=1, noise=2), seed=5)
+    window = window_of(oracle, 5)
+    prediction = oracle.predict(window)
+    config = AssociationConfig()
+    candidates = select_candidates(window, prediction, config, sorted(CLASSES))
+    assert sorted(candidates.best[:5].tolist(), reverse=True) == candidates.best[:5].tolist()
+    assert candidates.best[:5] == pytest.approx([0.9] * 5)
+    assert len(candidates) <= 7
+    assert (candidates.best[5:] < 0.5).all()
+    assert candidates.scores.shape[1] == len(CLASSES)
+    few = select_candidates(window, prediction, replace_config(config, max_candidates=3), sorted(CLASSES))
+    assert len(few) == 3
+    strict = select_candidates(window, prediction, replace_config(config, min_score=0.95), sorted(CLASSES))
+    assert len(strict) == 0
+    # Garbage in the padding and in repeated frames is cut away: 23 of 24 rows are picture.
+    assert candidates.logits.shape[1:] == (5, 23 * 40)
+    start = window_of(oracle, 1)
+    assert select_candidates(start, oracle.predict(start), config, sorted(CLASSES)).logits.shape[1] == 2
+
+
+def replace_config(config: AssociationConfig, **change: Any) -> AssociationConfig:
+    return config.model_copy(update=change)
+
+
+def test_quality_is_the_mean_probability_inside() -> None:
+    oracle = Oracle(script([Mover(lambda number: (0.5, 0.5))], 3))
+    window = window_of(oracle, 2)
+    prediction = oracle.predict(window)
+    candidates = select_candidates(window, prediction, AssociationConfig(), sorted(CLASSES))
+    logits = prediction.mask_logits[0, 2:, :23].astype(np.float64)
+    assert candidates.quality(0) == pytest.approx((1 / (1 + np.exp(-logits[logits > 0]))).mean(), abs=1e-5)
+
+
+class Jumping(Oracle):
+    """From frame `at` on, a window no longer shows the object in the frames before."""
+
+    at = 10
+
+    def predict(self, window: Window) -> Any:
+        prediction = super().predict(window)
+        newest = window.real[-1].index
+        if newest >= self.at:
+            for position in range(window.first, window.last + 1):
+                if window.frames[position].index < self.at:
+                    prediction.mask_logits[:, position] = -8
+        return prediction
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "step", "max_speed", "same"),
+    [
+        (True, 0.05, 1.0, True),
+        (True, 0.5, 1.0, False),
+        (True, 0.5, 10.0, True),
+        (False, 0.05, 1.0, True),
+        (False, 0.5, 10.0, False),
+    ],
+    ids=["near", "out_of_reach", "fast_enough", "near_by_mask_only", "no_evidence"],
+)
+def test_without_overlap_area_a_like_appearance_within_reach_continues_a_track(
+    embeddings: bool, step: float, max_speed: float, same: bool
+) -> None:
+    """The object jumps by `step` of the width between two frames, and its masks share no area any more."""
+    scene = script([Mover(lambda number: (0.2 + (step if number >= 10 else 0.0), 0.5))], 20)
+    associator = Associator(
+        AssociationConfig(max_speed=max_speed), emission="first", classes=CLASSES, num_frames=5
+    )
+    results = run(Jumping(scene, embeddings=embeddings), associator, num_frames=5)
+    ids = {row.track_id for result in results for row in result.instances if row.mask is not None}
+    assert ids == ({1} if same else {1, 2})
+
+
+def test_the_class_is_no_hard_gate() -> None:
+    scene = script([Mover(lambda number: (0.3 + 0.01 * number, 0.5), output=1)], 20)
+
+    class Renamed(Oracle):
+        def predict(self, window: Window) -> Any:
+            prediction = super().predict(window)
+            if window.real[-1].index < 10:
+                return prediction
+            scores = prediction.scores.copy()
+            scores[:, [1, 4]] = scores[:, [4, 1]]
+            return replace(prediction, scores=scores)
+
+    associator = Associator(AssociationConfig(), emission="first", classes=CLASSES, num_frames=5)
+    results = run(Renamed(scene), associator, num_frames=5)
+    assert {row.track_id for result in results for row in result.instances} == {1}
