@@ -12,10 +12,12 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
-from pipeline.config import dump_config, load_config
+from pipeline.config import StreamConfig, dump_config, load_config
 from pipeline.errors import ConfigError, OutputError, StreamError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
@@ -120,16 +122,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
 
 
-def _run(config: Any, *, report_path: str | None) -> int:
+def _run(config: StreamConfig, *, report_path: str | None) -> int:
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from pipeline.progress import Progress
     from pipeline.stream import Stream
 
     target = _open_report(report_path)
     stream = Stream(config)
+    files = {name: source for name, source in stream.sources.items() if not source.live}
+    num_frames = {name: partial(getattr, source, "num_frames") for name, source in files.items()}
+    stream.add_sink(Progress(num_frames, max_frames=config.max_frames))
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stream.stop()
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stream.stop())
+        signal.signal(number, stop)
     try:
-        with stream:
-            report = stream.run()
+        with stream, logging_redirect_tqdm():
+            stream.run()
     finally:
         report = stream.report()
         if target is not None:

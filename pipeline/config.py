@@ -189,9 +189,10 @@ class PublishConfig(Section):
     curve_secret_key_file: str | None = None
     """The server's CURVE key pair (`python -m pipeline keys`); encrypts the stream."""
     curve_allowed_clients: list[str] = []
-    """Public keys of the clients that may subscribe; empty with a server key: any client that knows it."""
+    """Clients that may subscribe: public keys (40 characters) or key files; empty: all that know the server's
+    key."""
     high_water_mark: int = Field(1000, ge=1)
-    """Messages kept per slow subscriber before the oldest are lost (not used with `block`)."""
+    """Messages kept per slow subscriber before new ones are lost to it (not used with `block`)."""
     heartbeat_seconds: float = Field(1.0, gt=0)
     """Heartbeat of each source."""
     producer: str = "mssts-stream"

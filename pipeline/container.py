@@ -85,7 +85,9 @@ def parse_address(url: str, *, source: str = "") -> Address:
         if name != "file":
             raise SourceNotFound(
                 f"source {source!r}: {shown}: {name}:// is not supported; use a file, a folder of images, "
-                "rtsp://, rtsps://, http://, https://, a camera device or demo", source=source)
+                "rtsp://, rtsps://, http://, https://, a camera device or demo",
+                source=source,
+            )
         url = unquote(urlsplit(url).path)
     elif re.fullmatch(r"/dev/video\d+", url) or url.startswith("video=") or re.fullmatch(r"\d{1,3}", url):
         return _device(url, source=source)
@@ -96,14 +98,17 @@ def parse_address(url: str, *, source: str = "") -> Address:
 def _device(url: str, *, source: str) -> Address:
     name = _DEVICE_FORMAT.get(sys.platform)
     if name is None:
-        raise SourceNotFound(f"source {source!r}: {url}: camera devices are not supported on {sys.platform}",
-                             source=source)
+        raise SourceNotFound(
+            f"source {source!r}: {url}: camera devices are not supported on {sys.platform}", source=source
+        )
     target = url
     if url.isdigit():
         if name == "dshow":
             raise SourceNotFound(
                 f"source {source!r}: {url}: on Windows a camera is given by its name, video=NAME "
-                "(`ffmpeg -list_devices true -f dshow -i dummy` lists them)", source=source)
+                "(`ffmpeg -list_devices true -f dshow -i dummy` lists them)",
+                source=source,
+            )
         target = f"/dev/video{url}" if name == "v4l2" else f"{url}:none"
     return Address("device", target, url, name)
 
@@ -116,8 +121,9 @@ class VideoInput:
     Faults of reading are raised as SourceError.
     """
 
-    def __init__(self, container: av.container.InputContainer, address: Address, *, source: str,
-                 ledger: Ledger) -> None:
+    def __init__(
+        self, container: av.container.InputContainer, address: Address, *, source: str, ledger: Ledger
+    ) -> None:
         if not container.streams.video:
             raise SourceUnreadable(f"source {source!r}: {address.shown} holds no video stream", source=source)
         self._container = container
@@ -129,6 +135,7 @@ class VideoInput:
         # Frame threads give each frame out later; on a live source that is latency.
         self._stream.thread_type = ThreadType.SLICE if self.live else ThreadType.AUTO
         self.fps = _nominal_fps(self._stream)
+        self.num_frames = None if self.live else self._stream.frames or None
         self._num_packets = 0
         self._pictures = self._decode()
 
@@ -175,23 +182,33 @@ class VideoInput:
             return []
 
 
-def open_video(address: Address, *, source: str, config: SourceConfig, timeout_seconds: float,
-               ledger: Ledger) -> VideoInput:
+def open_video(
+    address: Address, *, source: str, config: SourceConfig, timeout_seconds: float, ledger: Ledger
+) -> VideoInput:
     """Open a file, URL or device; `timeout_seconds` bounds the opening of URLs and devices.
 
     Raises SourceError (each kind) with the remedy.
     """
     if address.format is not None and not _has_format(address.format):
-        raise SourceUnreadable(f"source {source!r}: {address.shown}: this build of PyAV has no "
-                               f"{address.format} input; serve the camera over RTSP instead", source=source)
+        raise SourceUnreadable(
+            f"source {source!r}: {address.shown}: this build of PyAV has no "
+            f"{address.format} input; serve the camera over RTSP instead",
+            source=source,
+        )
     options: dict[str, str] = {}
     timeouts: tuple[float, float] | None = None
     if address.kind in ("rtsp", "http", "device"):
         timeouts = (timeout_seconds, config.read_timeout_seconds)
         options = _options(address, config)
     with mapped_faults(address, source=source):
-        container = av.open(address.target, mode="r", format=address.format, options=options,
-                            timeout=timeouts, metadata_errors="replace")
+        container = av.open(
+            address.target,
+            mode="r",
+            format=address.format,
+            options=options,
+            timeout=timeouts,
+            metadata_errors="replace",
+        )
     try:
         return VideoInput(container, address, source=source, ledger=ledger)
     except BaseException:
@@ -227,8 +244,13 @@ def clockwise_rotation(picture: av.VideoFrame) -> int:
 def _options(address: Address, config: SourceConfig) -> dict[str, str]:
     silent = str(round(config.read_timeout_seconds * 1e6))
     if address.kind == "rtsp":
-        return {"rtsp_transport": config.rtsp_transport, "timeout": silent, "allowed_media_types": "video",
-                "analyzeduration": str(_ANALYZE_MICROSECONDS), "buffer_size": str(_UDP_BUFFER_BYTES)}
+        return {
+            "rtsp_transport": config.rtsp_transport,
+            "timeout": silent,
+            "allowed_media_types": "video",
+            "analyzeduration": str(_ANALYZE_MICROSECONDS),
+            "buffer_size": str(_UDP_BUFFER_BYTES),
+        }
     if address.kind == "http":
         return {"timeout": silent}
     return {}
@@ -282,11 +304,18 @@ class _Row(NamedTuple):
 
 _NO_VIDEO = (SourceUnreadable, "cannot be read as video; is it a video file, and complete?")
 _SILENT = (SourceUnreachable, "does not answer; check address, port, network and that the server runs")
-_DENIED = (SourceDenied, "the server wants another user name or password; give them as "
-                         "scheme://user:password@host/path")
+_DENIED = (
+    SourceDenied,
+    "the server wants another user name or password; give them as scheme://user:password@host/path",
+)
 _NO_PATH = (SourceNotFound, "the server has nothing at this path; check the part behind the host")
 _SERVER_FAULT = (SourceUnreachable, "the server answers with an error of its own; its log may say why")
 _REFUSES = (SourceUnreadable, "the server refuses the request")
+_BREAKS_OFF = (
+    SourceUnreachable,
+    "does not answer, or breaks off; check address, port, network and server (an "
+    "mp4 whose index stands at its end needs a server that answers range requests)",
+)
 _NO_RTSP = (SourceUnreachable, "answers, but not with video over RTSP; check port and protocol")
 _NO_FILE = (SourceNotFound, "no such file, folder or device; check the path")
 _FORBIDDEN = (SourceUnreadable, "may not be read by this user; check its permissions")
@@ -300,5 +329,6 @@ _FAULTS = (
     _Row((av.error.FileNotFoundError,), _NO_PATH, _NO_PATH, _NO_FILE),
     _Row((av.error.PermissionError,), _SILENT, _SILENT, _FORBIDDEN),
     _Row((av.error.InvalidDataError,), _NO_RTSP, _NO_VIDEO, _NO_VIDEO),
+    _Row((av.error.OSError,), _SILENT, _BREAKS_OFF, _NO_VIDEO),
     _Row((av.error.FFmpegError,), _SILENT, _SILENT, _NO_VIDEO),
 )

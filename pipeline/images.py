@@ -20,9 +20,21 @@ from pipeline.types import End, Frame, Gap, SourceState
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({
-    ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-})
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".bmp",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -58,6 +70,7 @@ class ImageSource:
 
     def __init__(self, folder: str, *, fps: float, sampler: Sampler, stop: threading.Event) -> None:
         self.fps: float | None = fps
+        self.num_frames: int | None = None
         self._state: SourceState = "waiting"
         self._folder = Path(folder)
         self._sampler = sampler
@@ -84,6 +97,7 @@ class ImageSource:
         sampler = self._sampler
         paths = self._list()
         time_base = 1 / Fraction(self.fps or 1).limit_denominator(1001)
+        self.num_frames = len(paths)
         self._state = "live"
         for number, path in enumerate(paths):
             if self._stop.is_set() or self._closing.is_set():
@@ -96,7 +110,9 @@ class ImageSource:
         if not sampler.num_kept:
             raise SourceUnreadable(
                 f"source {sampler.source!r}: no image of the {len(paths)} in {self._folder} could be read; "
-                "are they complete?", source=sampler.source)
+                "are they complete?",
+                source=sampler.source,
+            )
         yield End(sampler.source, sampler.epoch, "end_of_file", f"all {len(paths)} images were read")
 
     def _list(self) -> list[Path]:
@@ -104,9 +120,13 @@ class ImageSource:
         try:
             paths = [path for path in self._folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
         except OSError as error:
-            raise SourceUnreadable(f"source {source!r}: folder {self._folder}: {error.strerror}",
-                                   source=source) from error
+            raise SourceUnreadable(
+                f"source {source!r}: folder {self._folder}: {error.strerror}", source=source
+            ) from error
         if not paths:
-            raise SourceUnreadable(f"source {source!r}: folder {self._folder} holds no images "
-                                   f"({', '.join(sorted(IMAGE_SUFFIXES))})", source=source)
+            raise SourceUnreadable(
+                f"source {source!r}: folder {self._folder} holds no images "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))})",
+                source=source,
+            )
         return sorted(paths, key=lambda path: natural_key(path.name))

@@ -85,6 +85,7 @@ class PublishSink:
                 trained=model.trained,
                 sources=self._facts,
             ),
+            stop=context.stop,
         )
 
     @property

@@ -63,6 +63,10 @@ class Source(Protocol):
     def fps(self) -> float | None:
         """Nominal frames a second, known once it is opened; None where the container does not say."""
 
+    @property
+    def num_frames(self) -> int | None:
+        """Frames that a file says it holds, known once it is opened; None where it does not say."""
+
     def __iter__(self) -> Iterator[Frame | Gap | End]:
         """Open, read and close; raises SourceError."""
 
@@ -70,8 +74,17 @@ class Source(Protocol):
         """End the iteration at the next frame; may be called twice and from any thread."""
 
 
-def open_source(source: str, url: str, config: SourceConfig, *, cadence: Cadence, ledger: Ledger,
-                stop: threading.Event, max_frames: int | None = None, hold: bool = False) -> Source:
+def open_source(
+    source: str,
+    url: str,
+    config: SourceConfig,
+    *,
+    cadence: Cadence,
+    ledger: Ledger,
+    stop: threading.Event,
+    max_frames: int | None = None,
+    hold: bool = False,
+) -> Source:
     """Make the source with id `source` for `url` (see `container.parse_address`); nothing is opened yet.
 
     `cadence` picks the frames for the model; the others are counted and not converted, or, with `hold`,
@@ -89,10 +102,18 @@ def open_source(source: str, url: str, config: SourceConfig, *, cadence: Cadence
 class VideoSource:
     """Everything that FFmpeg reads: one container after another until an orderly end or a final fault."""
 
-    def __init__(self, address: Address, config: SourceConfig, *, sampler: Sampler, ledger: Ledger,
-                 stop: threading.Event) -> None:
+    def __init__(
+        self,
+        address: Address,
+        config: SourceConfig,
+        *,
+        sampler: Sampler,
+        ledger: Ledger,
+        stop: threading.Event,
+    ) -> None:
         self.live = address.kind in ("rtsp", "device")
         self.fps: float | None = None
+        self.num_frames: int | None = None
         self._address = address
         self._config = config
         self._sampler = sampler
@@ -181,15 +202,19 @@ class VideoSource:
             if video.live and now - asked >= limit:
                 raise SourceUnreachable(
                     f"source {self._sampler.source!r}: {self._address.shown}: silent for "
-                    f"source.read_timeout_seconds = {limit:g}", source=self._sampler.source)
+                    f"source.read_timeout_seconds = {limit:g}",
+                    source=self._sampler.source,
+                )
 
     def _sample(self, picture: av.VideoFrame) -> list[Frame | Gap]:
         rotation = clockwise_rotation(picture)
         height, width = picture.height, picture.width
         return self._sampler.add(
-            partial(to_rgb, picture, rotation=rotation), pts=picture.pts,
+            partial(to_rgb, picture, rotation=rotation),
+            pts=picture.pts,
             time_base=picture.time_base or _NO_TIME_BASE,
-            size=(height, width) if rotation in (0, 180) else (width, height), rotation=rotation,
+            size=(height, width) if rotation in (0, 180) else (width, height),
+            rotation=rotation,
         )
 
     def _connect_first(self) -> tuple[VideoInput, list[av.VideoFrame]] | None:
@@ -209,15 +234,21 @@ class VideoSource:
                 if not self._config.wait and time.monotonic() + pause >= deadline:
                     raise SourceUnreachable(
                         f"{error}; gave up after source.connect_timeout_seconds = {limit:g} "
-                        "(source.wait: true waits for ever)", source=error.source) from error
+                        "(source.wait: true waits for ever)",
+                        source=error.source,
+                    ) from error
                 logger.log(logging.DEBUG if told else logging.WARNING, "%s; trying again", error)
                 told = True
             self._pause(pause)
             pause = min(2 * pause, LAST_RETRY_SECONDS)
         return None
 
-    def _connect_again(self, fault: SourceError | None, *, good: bool,
-                       ) -> tuple[VideoInput, list[av.VideoFrame]] | None:
+    def _connect_again(
+        self,
+        fault: SourceError | None,
+        *,
+        good: bool,
+    ) -> tuple[VideoInput, list[av.VideoFrame]] | None:
         """Open a lost live source again within `reconnect_seconds`; None when stopped. SourceLost otherwise.
 
         Any fault is tried again, a wrong path or password too: a camera that boots answers so for a while.
@@ -225,8 +256,12 @@ class VideoSource:
         limit = self._config.reconnect_seconds
         deadline = time.monotonic() + limit
         self._state = "reconnecting"
-        logger.warning("source %s lost: %s; opening it again for up to %g s", self._sampler.source,
-                       fault or "the server closed the stream", limit)
+        logger.warning(
+            "source %s lost: %s; opening it again for up to %g s",
+            self._sampler.source,
+            fault or "the server closed the stream",
+            limit,
+        )
         self._pause_seconds = FIRST_RETRY_SECONDS if good else self._pause_seconds
         while not self._stopping():
             self._pause(min(self._pause_seconds, max(0.0, deadline - time.monotonic())))
@@ -254,8 +289,13 @@ class VideoSource:
         if address.kind == "demo":
             address = replace(address, kind="file", target=str(self._demo_clip()))
         timeout_seconds = max(deadline - time.monotonic(), _POLL_SECONDS)
-        video = open_video(address, source=self._sampler.source, config=self._config,
-                           timeout_seconds=timeout_seconds, ledger=self._ledger)
+        video = open_video(
+            address,
+            source=self._sampler.source,
+            config=self._config,
+            timeout_seconds=timeout_seconds,
+            ledger=self._ledger,
+        )
         try:
             for pictures in video:
                 if self._stopping():
@@ -272,10 +312,12 @@ class VideoSource:
         video.close()
         name = f"source {self._sampler.source!r}: {address.shown}"
         if video.live:
-            raise SourceUnreachable(f"{name}: answers, but sends no picture that can be decoded",
-                                    source=self._sampler.source)
-        raise SourceUnreadable(f"{name}: not one picture can be decoded; is the file complete?",
-                               source=self._sampler.source)
+            raise SourceUnreachable(
+                f"{name}: answers, but sends no picture that can be decoded", source=self._sampler.source
+            )
+        raise SourceUnreadable(
+            f"{name}: not one picture can be decoded; is the file complete?", source=self._sampler.source
+        )
 
     def _demo_clip(self) -> Path:
         try:
@@ -287,6 +329,7 @@ class VideoSource:
     def _opened(self, video: VideoInput) -> None:
         self.live = video.live
         self.fps = self._sampler.fps = video.fps
+        self.num_frames = video.num_frames
         self._last_picture = time.monotonic()
         self._state = "live"
 
@@ -303,8 +346,11 @@ class VideoSource:
 
     def _lost(self, what: str) -> SourceLost:
         source = self._sampler.source
-        return SourceLost(f"source {source!r}: {self._address.shown}: lost after {self._sampler.num_read} "
-                          f"frames: {what}; check camera and network", source=source)
+        return SourceLost(
+            f"source {source!r}: {self._address.shown}: lost after {self._sampler.num_read} "
+            f"frames: {what}; check camera and network",
+            source=source,
+        )
 
     def _end(self, reason: EndReason, detail: str) -> End:
         return End(self._sampler.source, self._sampler.epoch, reason, detail)

@@ -25,6 +25,7 @@ from pipeline.predict import Predictor, load_predictor
 from pipeline.queues import LaneQueue
 from pipeline.report import latency_report, peak_rss_mb
 from pipeline.sinks import Sink, SinkContext, build_sinks
+from pipeline.source import Source
 from pipeline.types import End, EndReason, Frame, FrameResult, Gap, Window
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Stream:
         context = SinkContext(
             config=config,
             model=self._predictor.facts,
-            sources={name: line.source for name, line in self._lines.items()},
+            sources=self.sources,
             ledgers={name: line.ledger for name, line in self._lines.items()},
             stop=self._stop,
         )
@@ -107,6 +108,17 @@ class Stream:
     def stop(self) -> None:
         """Ask the sources to stop; what they have read is still processed. Callable from any thread."""
         self._stop.set()
+
+    def add_sink(self, sink: Sink) -> None:
+        """Give results to `sink` too; before the stream runs."""
+        if self._started is not None:
+            raise RuntimeError("the stream runs already: add sinks before")
+        self._sinks.append(sink)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Source id → source."""
+        return {name: line.source for name, line in self._lines.items()}
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
