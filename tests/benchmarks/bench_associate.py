@@ -1,9 +1,10 @@
 """Milliseconds per `Associator.update`, mask encoding of the new frame at 720p included.
 
-Run: python tests/benchmarks/bench_associate.py (from the repository's root). T = 5, stride 1, mask logits
-48×80 of a 192×320 input, ellipses that together cover about a quarter of the frame. Best and median wall time of
-the windows after a warm-up of 10, and the best of the thread's CPU time, which other work on the machine disturbs
-less; numpy on one thread.
+Run from the repository's root: python tests/benchmarks/bench_associate.py
+
+T = 5, stride 1, mask logits 48×80 of a 192×320 input, ellipses that together cover about a quarter of the
+frame. Best and median wall time of the windows after a warm-up of 10, and the best CPU time of the thread, which
+other work on the machine disturbs less; numpy on one thread.
 """
 
 from __future__ import annotations
@@ -83,9 +84,8 @@ def main() -> None:
         made = windows(num_objects)
         for emission in get_args(Emission):
             best, median, processor, num_masks = measure(made, emission, repeats)
-            print(
-                f"{num_objects:>10} {emission:>9} {best:>8.2f} {median:>10.2f} {processor:>7.2f} {num_masks:>6}"
-            )
+            times = f"{best:>8.2f} {median:>10.2f} {processor:>7.2f}"
+            print(f"{num_objects:>10} {emission:>9} {times} {num_masks:>6}")
 
 
 if __name__ == "__main__":
