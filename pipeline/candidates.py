@@ -69,7 +69,7 @@ def select_candidates(
     """Pick the candidates of a window and suppress duplicates.
 
     `outputs` are the class outputs that count (K of them). A candidate whose mask is empty in every real
-    frame, or not finite, is none.
+    frame, or whose mask or embedding is not finite, is none.
     """
     scores = prediction.scores[:, outputs]
     best = scores.max(axis=1, initial=0.0)
@@ -88,15 +88,16 @@ def select_candidates(
     total = energy.sum(axis=1)
     overlap = soft_iou(flat @ flat.T, total, total)
     usable = visible.any(axis=1) & np.isfinite(total)
+    embeddings = None
+    if prediction.embeddings is not None:
+        embeddings = unit_length(prediction.embeddings[chosen].astype(np.float32, copy=False))
+        usable &= np.isfinite(embeddings).all(axis=1)
     keep = suppress(overlap, usable, config.nms_iou)
 
     boxes = prediction.boxes_xyxy[chosen, real]
     newest = boxes.shape[1] - 1 - np.argmax(visible[:, ::-1], axis=1)
     boxes = boxes[np.arange(len(boxes)), newest]
     centres = (boxes[:, :2] + boxes[:, 2:]) * np.float32(0.5)
-    embeddings = None
-    if prediction.embeddings is not None:
-        embeddings = unit_length(prediction.embeddings[chosen].astype(np.float32, copy=False))
     candidates = Candidates(
         scores=scores[chosen],
         best=best[chosen],

@@ -3,8 +3,8 @@
 Run from the repository's root: python tests/benchmarks/bench_associate.py
 
 T = 5, stride 1, mask logits 48×80 of a 192×320 input, ellipses that together cover about a quarter of the
-frame. Best and median wall time of the windows after a warm-up of 10, and the best CPU time of the thread, which
-other work on the machine disturbs less; numpy on one thread.
+frame. Best and median wall time of the windows after a warm-up of 10, and the best CPU time of the thread,
+which other work on the machine disturbs less; numpy on one thread.
 """
 
 from __future__ import annotations

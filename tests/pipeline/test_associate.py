@@ -407,19 +407,74 @@ def test_a_window_without_candidates_is_no_error() -> None:
     assert all_ids(results) == set()
 
 
-def test_masks_that_are_not_numbers_are_no_candidates() -> None:
+@pytest.mark.parametrize("what", ["mask_logits", "embeddings", "scores", "boxes_xyxy"])
+def test_values_that_are_not_numbers_cost_one_candidate_at_most(what: str) -> None:
     scene = script([Mover(line((0.3, 0.5), (0, 0))), Mover(line((0.7, 0.5), (0, 0)))], 12)
 
     class Broken(Oracle):
         def predict(self, window: Any) -> Any:
             prediction = super().predict(window)
             if window.real[-1].index == 6:
-                prediction.mask_logits[0, :, 3, 3] = np.nan
+                getattr(prediction, what)[0, ..., 3] = np.nan
             return prediction
 
     results = run(Broken(scene), make("both"), num_frames=T)
     assert all_ids(results) == {1, 2}
     assert count_switches(ids_of(results, scene)) == 0
+    for result in results:
+        for row in result.instances:
+            assert math.isfinite(row.score)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 36])
+@pytest.mark.parametrize("emission", ["first", "final", "both"])
+def test_whatever_a_model_says_the_results_keep_their_rules(emission: str, num_frames: int) -> None:
+    """Predictions of pure noise, as from a model that was never trained, with blurred and torn masks."""
+    rng = np.random.default_rng(num_frames)
+    scene = script([Mover(lambda number: None)], 120, height=90, width=160)
+    oracle = Oracle(scene, input_size=(48, 96))
+    stride = min(3, num_frames)
+    associator = make(emission, num_frames=num_frames, stride=stride, max_tracks=8)
+    windower = Windower(num_frames=num_frames, stride=stride)
+    ended: set[int] = set()
+    num_masks = 0
+
+    def check(results: list[FrameResult]) -> int:
+        shown = 0
+        for result in results:
+            ids = [row.track_id for row in result.instances]
+            assert len(ids) == len(set(ids))
+            for row in result.instances:
+                assert 0 <= row.score <= 1
+                assert (row.mask is None) == (row.state in ("lost", "ended"))
+                if row.mask is not None:
+                    x0, y0, x1, y1 = row.box_xyxy
+                    assert 0 <= x0 < x1 <= 160
+                    assert 0 <= y0 < y1 <= 90
+                    shown += 1
+                if result.revision == 0 and emission != "final":
+                    assert row.track_id not in ended
+                    if row.state == "ended":
+                        ended.add(row.track_id)
+        return shown
+
+    for index in range(120):
+        window = windower.push(scene.frame(index))
+        if window is None:
+            continue
+        num = int(rng.integers(0, 40))
+        coarse = rng.standard_normal((num, num_frames, 3, 6)).astype(np.float32) * rng.choice([0.1, 5.0])
+        prediction = replace(
+            oracle.predict(window),
+            scores=rng.random((num, 6), np.float32),
+            boxes_xyxy=(rng.random((num, num_frames, 4)) * 90).astype(np.float32),
+            mask_logits=np.kron(coarse, np.ones((4, 4), np.float32)),
+            embeddings=rng.standard_normal((num, 32)).astype(np.float32),
+        )
+        num_masks += check(associator.update(window, prediction))
+        assert associator.num_tracks <= 8
+    num_masks += check(associator.flush())
+    assert num_masks > 100
 
 
 class Churn(Sequence[Mapping[int, Any]]):
