@@ -230,17 +230,28 @@ class CellAttention(nn.Module):
         place = (position[:, None] + self.slot_embed).flatten(0, 1)  # (T·slots, d)
         shift = F.pad(F.linear(place, weight[: 2 * width]), (0, width)) + bias  # (T·slots, 3d)
         mapped = F.linear(x, weight).flatten(1, 2)  # (B, T·P, 3d)
-        gathered = mapped.index_select(1, layout.gather.flatten()).view(B * cells, tokens, -1) + shift
+        gathered = mapped.index_select(1, layout.gather.flatten()).view(B * cells, tokens, -1)
+        gathered += shift
 
-        heads = gathered.view(B * cells, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.reshape(3, B * cells * self.num_heads, tokens, -1)
-        logits = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
+        missing = None
         if layout.missing is not None:
-            hidden = layout.missing[None, :, None, None].expand(B, -1, self.num_heads, tokens, -1)
-            logits = logits.masked_fill(hidden.reshape(logits.shape), float("-inf"))
-        attended = torch.bmm(logits.softmax(dim=-1), value)  # (B·Z·M, T·slots, d/M)
-
-        attended = attended.view(B, cells, self.num_heads, tokens, -1).transpose(2, 3)
-        attended = attended.reshape(B, cells * tokens, width).index_select(1, layout.scatter)
-        output: Tensor = self.out_proj(attended.view(B, T, P, width))
+            missing = layout.missing[:, None].repeat(B, 1, 1)  # (B·Z, 1, T·slots)
+        scale = (width // self.num_heads) ** -0.5
+        query, key, value = gathered.split(width, dim=-1)
+        heads = [
+            self._attend(*parts, scale=scale, missing=missing)
+            for parts in zip(
+                *(part.split(width // self.num_heads, -1) for part in (query, key, value)), strict=True
+            )
+        ]
+        attended = torch.cat(heads, dim=-1).view(B, cells * tokens, width)
+        output: Tensor = self.out_proj(attended.index_select(1, layout.scatter).view(B, T, P, width))
         return output
+
+    @staticmethod
+    def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, missing: Tensor | None) -> Tensor:
+        """One head: its strided columns go into a batched product as they are, all heads would be copied."""
+        logits = torch.bmm(query, key.transpose(1, 2)) * scale
+        if missing is not None:
+            logits = logits.masked_fill(missing, float("-inf"))
+        return torch.bmm(logits.softmax(dim=-1), value)

@@ -61,7 +61,7 @@ class ModelConfig:
     """L: feature levels; C3, C4, C5 and stride-2 convolutions for the rest."""
     num_points: int = 4
     """K: sampling points per head and level."""
-    ffn_dim: int = 192
+    ffn_dim: int = 128
     """Width of the feed-forward layers of encoder and decoder."""
     encoder_layers: int = 2
     """Deformable encoder layers."""
@@ -80,7 +80,7 @@ class ModelConfig:
     """Inter-scale block: cells of two successive scales over all frames."""
     sts_dim: int = 32
     """d: inner width of MS-STS and of the decoder's temporal attention."""
-    sts_heads: int = 4
+    sts_heads: int = 2
     """Heads inside MS-STS and the decoder's temporal attention."""
     sts_layers: int | None = None
     """Layers of the MS-STS encoder of sequential_encoder_*; null: encoder_layers."""

@@ -102,25 +102,20 @@ class DynamicMaskHead(nn.Module):
         weight1 = split_dim(weight1, -1, (c, c + 2))
         of_place, of_features = weight1[..., :2] * self.scale, weight1[..., 2:]  # (B, Q, c, 2), (B, Q, c, c)
         bias = bias1[:, None] + torch.einsum("bqck,btqk->btqc", of_place, centres)  # (B, T, Q, c)
-        fixed = torch.cat((of_features, -of_place), dim=-1)[:, None].expand(-1, T, -1, -1, -1)
-        matrix = torch.cat((fixed, bias[..., None]), dim=-1).view(B * T, Q * c, c + 3)
-        planes = torch.cat(
-            (features.flatten(0, 1).flatten(2), self._place_planes(features, stride).expand(B * T, -1, -1)),
-            dim=1,
-        )  # (B·T, c + 3, h·w)
-        x = F.relu(torch.bmm(matrix, planes), inplace=True).view(B * T * Q, c, h * w)
+        places = self._place_planes(features, stride).expand(B, -1, -1)  # (B, 3, h·w)
+        weight2 = weight2.reshape(B * Q, c, c)
+        bias2 = bias2.reshape(B * Q, c, 1)
+        weight3 = weight3.reshape(B * Q, 1, c)
+        bias3 = bias3.reshape(B * Q, 1, 1)
 
-        x = torch.baddbmm(self._per_frame(bias2[..., None], T), self._per_frame(weight2, T, (c, c)), x)
-        x = F.relu(x, inplace=True)
-        x = torch.baddbmm(self._per_frame(bias3[..., None], T), self._per_frame(weight3, T, (1, c)), x)
-        return x.view(B, T, Q, h, w).transpose(1, 2)
-
-    @staticmethod
-    def _per_frame(parameters: Tensor, num_frames: int, shape: tuple[int, int] | None = None) -> Tensor:
-        """Parameters of each query, (B, Q, …), repeated for every frame: (B·T·Q, out, in)."""
-        if shape is not None:
-            parameters = split_dim(parameters, -1, shape)
-        return parameters[:, None].expand(-1, num_frames, -1, -1, -1).flatten(0, 2)
+        masks = []
+        for frame in range(T):  # frame by frame, so that the hidden maps stay in the cache
+            matrix = torch.cat((of_features, -of_place, bias[:, frame, :, :, None]), dim=-1).flatten(1, 2)
+            planes = torch.cat((features[:, frame].flatten(2), places), dim=1)  # (B, c + 3, h·w)
+            x = F.relu(torch.bmm(matrix, planes), inplace=True).view(B * Q, c, h * w)
+            x = F.relu(torch.baddbmm(bias2, weight2, x), inplace=True)
+            masks.append(torch.baddbmm(bias3, weight3, x).view(B, Q, h, w))
+        return torch.stack(masks, dim=2)
 
     @staticmethod
     def _place_planes(features: Tensor, stride: int) -> Tensor:

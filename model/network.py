@@ -286,7 +286,9 @@ def empty_network(config: ModelConfig) -> Network:
     """A network in eval mode whose parameters hold nothing yet, to be filled at once."""
     with torch.device("meta"):
         network = Network(config)
-    return network.to_empty(device="cpu").eval()
+    # Convolution weights in the images' memory format: reordering them takes a third of the trunk's time.
+    network = network.to_empty(device="cpu").to(memory_format=torch.channels_last)
+    return network.eval()
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None, class_bias: float = PRIOR_BIAS) -> Network:

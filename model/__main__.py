@@ -1,0 +1,100 @@
+"""`python -m model <verb>`: work on files of weights.
+
+Exit code 0 when done, 1 for bad arguments or files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from model.class_lists import CLASS_LISTS
+from model.config import Variant
+from model.errors import ModelError
+
+
+def convert(arguments: Sequence[str]) -> None:
+    """Turn a published SeqFormer checkpoint (.pth) into our format (.safetensors)."""
+    parser = argparse.ArgumentParser(prog="python -m model convert", description=convert.__doc__)
+    parser.add_argument("checkpoint", help="the .pth file, read without running any code in it")
+    parser.add_argument("weights", help="the .safetensors file to write")
+    parser.add_argument(
+        "--variant", default="baseline", choices=get_args(Variant), help="encoder variant (default: baseline)"
+    )
+    parser.add_argument(
+        "--decoder-temporal-attention",
+        action="store_true",
+        help="add the decoder's attention over time, starting at zero",
+    )
+    parser.add_argument(
+        "--class-list",
+        default="youtube_vis_2019",
+        choices=list(CLASS_LISTS),
+        help="data set of the checkpoint (default: youtube_vis_2019)",
+    )
+    options = parser.parse_args(arguments)
+    from model.checkpoint import load_seqformer, read_pickle, save_weights
+
+    network = load_seqformer(
+        read_pickle(options.checkpoint),
+        variant=options.variant,
+        decoder_temporal_attention=options.decoder_temporal_attention,
+        class_list=options.class_list,
+    )
+    save_weights(network, options.weights, name=network.metadata["name"], trained=True)
+    elements = sum(value.numel() for value in network.state_dict().values())
+    print(f"{options.weights}: {network.metadata['name']}, {elements / 1e6:.2f} M elements")
+
+
+def show(arguments: Sequence[str]) -> None:
+    """Print what a .safetensors file of ours holds: metadata, config and parameters by part."""
+    parser = argparse.ArgumentParser(prog="python -m model show", description=show.__doc__)
+    parser.add_argument("weights", help="the .safetensors file")
+    options = parser.parse_args(arguments)
+    from model.checkpoint import load_weights
+
+    network = load_weights(options.weights)
+    for key, value in sorted(network.metadata.items()):
+        print(f"{key}: {value}")
+    print("config:")
+    for key, value in network.config.to_dict().items():
+        print(f"  {key}: {value}")
+    parts: Counter[str] = Counter()
+    for name, value in network.state_dict().items():
+        parts[name.split(".")[0]] += value.numel()
+    print("elements:")
+    for part, count in parts.items():
+        print(f"  {part}: {count}")
+    print(f"  all: {parts.total()}")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"convert": convert, "show": show}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model",
+        description="Work on files of weights.",
+        epilog="\n".join(f"{name:<10}{verb.__doc__}" for name, verb in VERBS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=list(VERBS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see python -m model <verb> --help")
+    try:
+        options = parser.parse_args(arguments)
+        VERBS[options.verb](options.arguments)
+    except SystemExit as exc:
+        # argparse ends with 2 for bad arguments; here that number means a lost source.
+        return 1 if exc.code else 0
+    except (ModelError, ValueError, OSError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
