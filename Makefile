@@ -27,7 +27,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/run_all.py --output out/bench
 
 soak: $(VENV)/.dev
-	$(BIN)/python tests/benchmarks/soak.py
+	$(BIN)/python tests/benchmarks/bench_memory.py --frames 20001 --model
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

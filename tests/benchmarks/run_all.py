@@ -1,0 +1,117 @@
+"""Run every benchmark of this folder one after the other and write their figures into one page.
+
+    python tests/benchmarks/run_all.py --output FOLDER [--page docs/performance/cpu.md]
+
+Each benchmark is a process of its own and writes JSON. A page is only written where asked: figures that are
+committed come from a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+BENCHMARKS = ("operator", "frame", "pipeline", "associate", "memory")
+
+
+def run(name: str, output: Path) -> dict[str, Any]:
+    """Run one benchmark, its table going to the terminal; return its JSON."""
+    target = output / f"{name}.json"
+    print(f"== {name}", flush=True)
+    subprocess.run([sys.executable, str(FOLDER / f"bench_{name}.py"), "--json", str(target)], check=False)
+    figures: dict[str, Any] = json.loads(target.read_text())
+    return figures
+
+
+def machine() -> str:
+    """Processor, cores and versions in one line."""
+    import torch
+
+    processor = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
+        processor = names[0] if names else processor
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{processor}, {os.cpu_count()} cores, {capability}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}; {date.today().isoformat()}"
+    )
+
+
+def page(figures: dict[str, dict[str, Any]]) -> str:
+    """Return the figures as Markdown: ratios first, milliseconds as this machine's own."""
+    operator, frame, pipeline = figures["operator"], figures["frame"], figures["pipeline"]
+    associate, memory = figures["associate"], figures["memory"]
+    ratio = operator["ratio"]
+    lines = [
+        "# Speed on the CPU",
+        "",
+        "Written by `make bench` (`tests/benchmarks/run_all.py --page`). Ratios are against a peer in the same run; "
+        "milliseconds are this machine's.",
+        "",
+        f"Machine: {machine()}",
+        "",
+        "| what | figure | target |",
+        "| --- | --- | --- |",
+        f"| `deform_attn` / `grid_sample` per level, encoder layer of 360×640, eager | {ratio:.3f} of its time | ≤ 0.15 |",
+        f"| pipeline with a null model, 720p, 10 masks / decode + rgb24 | {pipeline['ratio']:.2f} of its fps | ≥ 0.8 |",
+        f"| the same, publishing | {pipeline['ratio_published']:.2f} of its fps | |",
+        f"| network without the per-frame cache / with it, stride 1 | {frame['predict_without_cache_over_with']:.2f}× | |",
+        f"| default model from the demo file, stride 1 | {frame['fps']:.1f} frames/s | |",
+        f"| resident memory after frame 500 of {memory['frames']} | {memory['growth_percent']:+.2f} % | ≤ 2 % |",
+        "",
+        "## A frame of the default model (T = 5, stride 1, 192×320)",
+        "",
+        "| part | ms |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.1f} |" for name, value in frame["network_ms"].items()),
+        "",
+        "`encode_frames` (backbone, input projections, the encoder's first deformable update) runs once a frame, "
+        "`decode_window` (the rest) once a window.",
+        "",
+        "| stage in the stream | p50 ms | p95 ms |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {value['p50']} | {value['p95']} |" for name, value in frame["stages_ms"].items()),
+        "",
+        "`queue` and `total` are those of a file: it waits in full queues.",
+        "",
+        "## Association, ms an update",
+        "",
+        "```json",
+        json.dumps(associate, indent=1),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run them all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument("--page", type=Path, help="Markdown page to write")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    figures = {name: run(name, args.output) for name in BENCHMARKS}
+    if args.page:
+        args.page.parent.mkdir(parents=True, exist_ok=True)
+        args.page.write_text(page(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
