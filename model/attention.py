@@ -161,6 +161,7 @@ class CellLayout:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # a table made under inference mode could not be used in a training step
 def cell_layout(sizes: Sizes, num_frames: int, *, with_parent: bool, device: torch.device) -> CellLayout:
     """Cells of 2×2 tokens of a level in all T frames, with the coarser level's token over them or without.
 
@@ -237,11 +238,14 @@ class CellAttention(nn.Module):
         if layout.missing is not None:
             missing = layout.missing[:, None].repeat(B, 1, 1)  # (B·Z, 1, T·slots)
         scale = (width // self.num_heads) ** -0.5
-        query, key, value = gathered.split(width, dim=-1)
+        query, key, value = gathered.chunk(3, dim=-1)
         heads = [
             self._attend(*parts, scale=scale, missing=missing)
             for parts in zip(
-                *(part.split(width // self.num_heads, -1) for part in (query, key, value)), strict=True
+                query.chunk(self.num_heads, dim=-1),
+                key.chunk(self.num_heads, dim=-1),
+                value.chunk(self.num_heads, dim=-1),
+                strict=True,
             )
         ]
         attended = torch.cat(heads, dim=-1).view(B, cells * tokens, width)
