@@ -322,6 +322,46 @@ def test_class_flicker_does_not_change_the_class_and_a_lasting_change_does() -> 
     assert all_ids(results) == {1}
 
 
+@pytest.mark.parametrize(("hysteresis", "name"), [(0.1, "dog"), (0.01, "car")])
+def test_another_class_must_lead_by_the_hysteresis(hysteresis: float, name: str) -> None:
+    scene = script([Mover(line((0.5, 0.5), (0, 0)), output=2)], 40)
+
+    class Close(Oracle):
+        """From frame 5 on the car leads the dog by 0.05."""
+
+        def predict(self, window: Any) -> Any:
+            prediction = super().predict(window)
+            if window.real[-1].index >= 5:
+                prediction.scores[:, [2, 3]] = (0.6, 0.65)
+            return prediction
+
+    associator = make(class_hysteresis=hysteresis, class_memory=5)
+    assert run(Close(scene), associator, num_frames=T)[-1].instances[0].class_name == name
+
+
+def test_a_blurred_mask_does_not_confirm_at_once_whatever_its_score() -> None:
+    scene = script([Mover(line((0.5, 0.5), (0, 0)))], 6)
+
+    class Blurred(Oracle):
+        def predict(self, window: Any) -> Any:
+            prediction = super().predict(window)
+            return replace(prediction, mask_logits=prediction.mask_logits * np.float32(0.05))
+
+    # Probability 0.6 inside: 0.95 · 0.6 < 0.8.
+    results = run(Blurred(scene, score=0.95), make(), num_frames=T)
+    assert states(results, 1) == [(0, "tentative"), (1, "confirmed")]
+    assert states(run(Oracle(scene, score=0.95), make(), num_frames=T), 1) == [(0, "confirmed")]
+
+
+def test_what_shows_in_no_new_frame_is_not_born() -> None:
+    """An object that the model finds only after it has left."""
+    scene = script([Mover(line((0.3, 0.5), (0.01, 0), range(10)))], 20)
+    late = Oracle(scene, hide=lambda name, newest: newest < 10)
+    associator = make("both")
+    assert all_ids(run(late, associator, num_frames=T)) == set()
+    assert associator.num_tracks == 0
+
+
 def test_outputs_that_are_no_class_never_win() -> None:
     """The oracle gives outputs 0 and 5 a score of 0.99 everywhere."""
     results = run(Oracle(crowd(10)), make(), num_frames=T)
