@@ -78,9 +78,12 @@ class _Toy:
         """Return centre x, centre y (pixels), angle (degrees) and height (pixels) at a frame."""
         swing_x, swing_y, period = self.swing
         phase = 2 * math.pi * index / period
-        return (self.start[0] + self.velocity[0] * index + swing_x * math.sin(phase),
-                self.start[1] + self.velocity[1] * index + swing_y * math.sin(phase),
-                self.spin * index, self.size * (1 + self.grow * index / NUM_FRAMES))
+        return (
+            self.start[0] + self.velocity[0] * index + swing_x * math.sin(phase),
+            self.start[1] + self.velocity[1] * index + swing_y * math.sin(phase),
+            self.spin * index,
+            self.size * (1 + self.grow * index / NUM_FRAMES),
+        )
 
 
 def demo_frame(index: int) -> DemoFrame:
@@ -133,15 +136,19 @@ def demo_clip_path() -> Path:
         finally:
             Path(unfinished).unlink(missing_ok=True)
     except OSError as error:
-        raise SourceUnreadable(f"the demo clip cannot be written to {folder}: {error.strerror}; set "
-                               "XDG_CACHE_HOME to a folder that you may write") from error
+        raise SourceUnreadable(
+            f"the demo clip cannot be written to {folder}: {error.strerror}; set "
+            "XDG_CACHE_HOME to a folder that you may write"
+        ) from error
     return path
 
 
 def _encode(path: Path) -> None:
     if "libx264" not in av.codecs_available:
-        raise SourceUnreadable("the demo clip needs an H.264 encoder, and this build of PyAV has no libx264; "
-                               "install PyAV's wheel: pip install --only-binary av av")
+        raise SourceUnreadable(
+            "the demo clip needs an H.264 encoder, and this build of PyAV has no libx264; "
+            "install PyAV's wheel: pip install --only-binary av av"
+        )
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         options = {"crf": "18", "preset": "veryfast", "g": str(FPS)}
         stream = container.add_stream("libx264", rate=FPS, options=options)

@@ -38,8 +38,15 @@ class Sampler:
     Invariant: frames added = frames returned + dropped "cadence" + dropped "decode".
     """
 
-    def __init__(self, source: str, *, cadence: Cadence, ledger: Ledger, max_frames: int | None = None,
-                 hold: bool = False) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        cadence: Cadence,
+        ledger: Ledger,
+        max_frames: int | None = None,
+        hold: bool = False,
+    ) -> None:
         self.source = source
         self.epoch = 0
         self.num_read = 0
@@ -69,8 +76,15 @@ class Sampler:
         self._cadence.reset()
         return Gap(self.source, self.epoch, "reconnect")
 
-    def add(self, convert: Callable[[], NDArray[np.uint8]], *, pts: int | None, time_base: Fraction,
-            size: tuple[int, int] | None = None, rotation: int = 0) -> list[Frame | Gap]:
+    def add(
+        self,
+        convert: Callable[[], NDArray[np.uint8]],
+        *,
+        pts: int | None,
+        time_base: Fraction,
+        size: tuple[int, int] | None = None,
+        rotation: int = 0,
+    ) -> list[Frame | Gap]:
         """Count one decoded picture and return what follows from it: a Gap, a Frame, both or nothing.
 
         `convert` returns (H, W, 3) uint8 RGB, rotation applied, or raises PictureError; `size` is its (H, W)
@@ -97,17 +111,32 @@ class Sampler:
             self._ledger.count_dropped("decode")
             self._num_unreadable += 1
             # The first says what is wrong; a stream of them must not fill the log.
-            logger.log(logging.WARNING if self._num_unreadable == 1 else logging.DEBUG,
-                       "source %s: frame %d left out: %s", self.source, index, error)
+            logger.log(
+                logging.WARNING if self._num_unreadable == 1 else logging.DEBUG,
+                "source %s: frame %d left out: %s",
+                self.source,
+                index,
+                error,
+            )
             return items
         if size is None and self._resized(image.shape[:2]):
             items.append(Gap(self.source, self.epoch, "resolution"))
         self.num_kept += 1
-        items.append(Frame(
-            source=self.source, epoch=self.epoch, index=index, pts=pts, time_base=time_base, seconds=seconds,
-            captured_ns=captured_ns, captured_monotonic_ns=captured_monotonic_ns, image=image,
-            rotation=rotation, sampled=sampled,
-        ))
+        items.append(
+            Frame(
+                source=self.source,
+                epoch=self.epoch,
+                index=index,
+                pts=pts,
+                time_base=time_base,
+                seconds=seconds,
+                captured_ns=captured_ns,
+                captured_monotonic_ns=captured_monotonic_ns,
+                image=image,
+                rotation=rotation,
+                sampled=sampled,
+            )
+        )
         return items
 
     def _stream_time(self, pts: int | None, time_base: Fraction) -> tuple[float, bool]:

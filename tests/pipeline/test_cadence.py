@@ -15,12 +15,23 @@ def count(cadence: Cadence, times: list[float]) -> int:
 
 @pytest.mark.parametrize(
     ("source_fps", "fps", "num_frames", "expected"),
-    [(25, 10, 250, 100), (30, 10, 300, 100), (30, 6, 300, 60), (25, 6, 250, 60), (15, 10, 150, 100),
-     (24, 10, 240, 100), (60, 1, 600, 10), (12, 10, 120, 100), (25, 25, 250, 250), (10, 25, 100, 100),
-     (30000 / 1001, 10, 30000, 10010)],
+    [
+        (25, 10, 250, 100),
+        (30, 10, 300, 100),
+        (30, 6, 300, 60),
+        (25, 6, 250, 60),
+        (15, 10, 150, 100),
+        (24, 10, 240, 100),
+        (60, 1, 600, 10),
+        (12, 10, 120, 100),
+        (25, 25, 250, 250),
+        (10, 25, 100, 100),
+        (30000 / 1001, 10, 30000, 10010),
+    ],
 )
-def test_gives_exactly_its_rate_of_a_source(source_fps: float, fps: float, num_frames: int,
-                                            expected: int) -> None:
+def test_gives_exactly_its_rate_of_a_source(
+    source_fps: float, fps: float, num_frames: int, expected: int
+) -> None:
     assert count(Cadence(fps), [index / source_fps for index in range(num_frames)]) == expected
 
 

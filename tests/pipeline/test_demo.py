@@ -45,8 +45,13 @@ def test_the_scene_is_a_test_of_tracking(truth: list[demo.DemoFrame]) -> None:
     # Somebody is mostly hidden and comes back.
     hidden = False
     for track_id in everyone:
-        areas = np.array([frame.masks[frame.track_ids.index(track_id)].sum() for frame in truth
-                          if track_id in frame.track_ids])
+        areas = np.array(
+            [
+                frame.masks[frame.track_ids.index(track_id)].sum()
+                for frame in truth
+                if track_id in frame.track_ids
+            ]
+        )
         lowest = int(areas[1:-1].argmin()) + 1
         hidden |= bool(2 * areas[lowest] < min(areas[:lowest].max(), areas[lowest:].max()))
     assert hidden
@@ -73,8 +78,9 @@ def test_index_outside_the_clip_is_refused(index: int) -> None:
         demo.demo_frame(index)
 
 
-def test_clip_is_encoded_once_and_read_through_the_decoder(tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_is_encoded_once_and_read_through_the_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reading = make_reading("demo")
     reading.run()

@@ -33,8 +33,16 @@ def test_secrets_go(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["rtsp://10.0.0.5:554/cam@2", "rtsp://host/cam@2", "http://[::1]:80/a", "clip.mp4", "/dev/video0",
-     "me@host", "http://host/monkey?keyframe=1", ""],
+    [
+        "rtsp://10.0.0.5:554/cam@2",
+        "rtsp://host/cam@2",
+        "http://[::1]:80/a",
+        "clip.mp4",
+        "/dev/video0",
+        "me@host",
+        "http://host/monkey?keyframe=1",
+        "",
+    ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text

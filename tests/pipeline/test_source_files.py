@@ -43,8 +43,9 @@ def test_pictures_are_rgb_as_encoded(clip: Path) -> None:
     assert frame.captured_ns > 1.6e18
 
 
-def test_cadence_counts_what_it_leaves_out_and_never_converts_it(clip: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cadence_counts_what_it_leaves_out_and_never_converts_it(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     converted = []
 
     def counted(picture: av.VideoFrame, **how: int) -> NDArray[np.uint8]:
@@ -129,7 +130,8 @@ def test_resolution_change_between_kept_frames_is_seen(tmp_path: Path) -> None:
 def test_clock_that_jumps_is_a_discontinuity(tmp_path: Path) -> None:
     ahead = read(write_video(tmp_path / "ahead.mp4", pts=[*range(10), *range(500, 510)]))
     assert [getattr(item, "reason", "frame") for item in ahead] == (
-        ["frame"] * 10 + ["discontinuity"] + ["frame"] * 10 + ["end_of_file"])
+        ["frame"] * 10 + ["discontinuity"] + ["frame"] * 10 + ["end_of_file"]
+    )
     assert ahead.frames[10].seconds == pytest.approx(20.0)
 
     once = write_video(tmp_path / "once.ts", num_frames=30, options={"bf": "0"})
@@ -147,8 +149,9 @@ def test_pause_of_a_few_seconds_and_slow_sources_are_no_discontinuity(tmp_path: 
 
 
 @pytest.mark.parametrize(("counterclockwise", "clockwise"), [(90, 270), (180, 180), (-90, 90), (0, 0)])
-def test_rotation_of_the_container_is_applied_and_reported(tmp_path: Path, counterclockwise: int,
-                                                           clockwise: int) -> None:
+def test_rotation_of_the_container_is_applied_and_reported(
+    tmp_path: Path, counterclockwise: int, clockwise: int
+) -> None:
     path = write_video(tmp_path / "turned.mp4", num_frames=3, rotation=counterclockwise)
     frame = read(path).frames[0]
     expected = np.rot90(numbered_picture(0), counterclockwise // 90)
@@ -192,7 +195,8 @@ def test_truncated_mp4_without_its_index_is_unreadable(clip: Path, tmp_path: Pat
 
 
 def test_truncated_mp4_with_its_index_gives_what_is_there_and_says_so(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = write_video(tmp_path / "whole.mp4", num_frames=60, container_options={"movflags": "faststart"})
     data = whole.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 4 // 5])

@@ -65,8 +65,9 @@ def test_size_that_differs_is_a_gap(tmp_path: Path) -> None:
     assert kinds == [96, 96, "resolution", 48, 48, "end_of_file"]
 
 
-def test_unreadable_image_is_named_counted_and_passed_over(tmp_path: Path,
-                                                           caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_image_is_named_counted_and_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in (0, 2):
         write_image(tmp_path / f"{number}.png", number)
     (tmp_path / "1.png").write_text("no image")

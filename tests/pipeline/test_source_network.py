@@ -27,8 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "ranges"), [("clip.mp4", True), ("fast.mp4", True), ("fast.mp4", False),
-                                              ("clip.ts", True)])
+@pytest.mark.parametrize(
+    ("name", "ranges"), [("clip.mp4", True), ("fast.mp4", True), ("fast.mp4", False), ("clip.ts", True)]
+)
 def test_file_over_http_is_read_whole_and_is_not_live(folder: Path, name: str, ranges: bool) -> None:
     with ScriptedServer(scripts.http_files(folder, ranges=ranges)) as server:
         result = read(server.url("http", f"/{name}"))
@@ -78,8 +79,10 @@ def test_file_that_breaks_off_over_http_is_lost(folder: Path, stall: bool) -> No
 
 
 def test_mjpeg_camera_over_http_is_live_and_found_again() -> None:
-    pictures = [cv2.imencode(".jpg", cv2.cvtColor(numbered_picture(number), cv2.COLOR_RGB2BGR))[1].tobytes()
-                for number in range(20)]
+    pictures = [
+        cv2.imencode(".jpg", cv2.cvtColor(numbered_picture(number), cv2.COLOR_RGB2BGR))[1].tobytes()
+        for number in range(20)
+    ]
     with ScriptedServer(scripts.mjpeg_camera(pictures)) as server:
         with reading(server.url("http")) as running:
             wait_until(lambda: len(running.gaps) >= 2, what="it is opened again, twice")
@@ -92,14 +95,20 @@ def test_mjpeg_camera_over_http_is_live_and_found_again() -> None:
     assert len(first) >= 18
 
 
-@pytest.mark.parametrize(("scheme", "script"), [
-    *itertools.product(("rtsp", "http"), (scripts.silent, scripts.drip, scripts.garbage, scripts.hang_up)),
-    ("rtsp", scripts.silent_after_options),
-])
+@pytest.mark.parametrize(
+    ("scheme", "script"),
+    [
+        *itertools.product(
+            ("rtsp", "http"), (scripts.silent, scripts.drip, scripts.garbage, scripts.hang_up)
+        ),
+        ("rtsp", scripts.silent_after_options),
+    ],
+)
 def test_server_without_video_is_given_up_in_time(scheme: str, script: Script) -> None:
     with ScriptedServer(script) as server:
-        running = make_reading(server.url(scheme, login="me:s3cret"), connect_timeout_seconds=1.0,
-                               read_timeout_seconds=1.0)
+        running = make_reading(
+            server.url(scheme, login="me:s3cret"), connect_timeout_seconds=1.0, read_timeout_seconds=1.0
+        )
         start = time.monotonic()
         running.run()
         took = time.monotonic() - start

@@ -86,8 +86,11 @@ def test_right_login_is_let_in(guarded: RtspServer) -> None:
 
 @pytest.mark.parametrize("login", [("viewer", "wr0ng-s3cret"), ("", "")])
 def test_wrong_login_is_denied_at_once_and_no_text_holds_it(
-        guarded: RtspServer, login: tuple[str, str], caplog: pytest.LogCaptureFixture,
-        capfd: pytest.CaptureFixture[str]) -> None:
+    guarded: RtspServer,
+    login: tuple[str, str],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with caplog.at_level(logging.DEBUG):
         running = make_reading(guarded.url("/live", user=login[0], password=login[1]))
         took = wait_until(lambda: running.run() or True, what="the refusal")
@@ -210,7 +213,8 @@ def test_without_reconnect_a_frozen_server_is_lost(camera: RtspServer) -> None:
 
 @pytest.mark.parametrize(("strict", "outcome"), [("0", pytest.skip.Exception), ("1", pytest.fail.Exception)])
 def test_missing_server_is_a_skip_that_names_the_packages_or_a_failure(
-        monkeypatch: pytest.MonkeyPatch, strict: str, outcome: type[BaseException]) -> None:
+    monkeypatch: pytest.MonkeyPatch, strict: str, outcome: type[BaseException]
+) -> None:
     monkeypatch.setattr("support.rtsp_server._fault", lambda: "no GStreamer")
     monkeypatch.setenv("FAIL_ON_SKIP", strict)
     with pytest.raises(outcome, match=r"gir1\.2-gst-rtsp-server"):

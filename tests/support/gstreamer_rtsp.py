@@ -21,7 +21,7 @@ LIVE = (
     "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={fps} "
     "! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96 )"
 )
-FILE = "( filesrc location=\"{path}\" ! qtdemux ! h264parse ! rtph264pay config-interval=-1 name=pay0 pt=96 )"
+FILE = '( filesrc location="{path}" ! qtdemux ! h264parse ! rtph264pay config-interval=-1 name=pay0 pt=96 )'
 
 
 def main() -> None:

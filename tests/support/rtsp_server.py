@@ -36,8 +36,9 @@ raise SystemExit("missing elements: " + " ".join(missing) if missing else 0)
 def _fault() -> str | None:
     if not Path(SYSTEM_PYTHON).exists():
         return f"no {SYSTEM_PYTHON}"
-    probe = subprocess.run([SYSTEM_PYTHON, "-c", _PROBE], capture_output=True, text=True, timeout=60,
-                           check=False)
+    probe = subprocess.run(
+        [SYSTEM_PYTHON, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False
+    )
     return None if probe.returncode == 0 else probe.stderr.strip().splitlines()[-1]
 
 
@@ -58,8 +59,17 @@ class RtspServer:
     A context manager. `kill()` ends it at once, as a crash would; `start()` brings it back on its port.
     """
 
-    def __init__(self, *, file: Path | None = None, live: bool = False, size: tuple[int, int] = (240, 320),
-                 fps: int = 25, user: str = "", password: str = "", digest: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        file: Path | None = None,
+        live: bool = False,
+        size: tuple[int, int] = (240, 320),
+        fps: int = 25,
+        user: str = "",
+        password: str = "",
+        digest: bool = False,
+    ) -> None:
         self.port = 0
         self._user, self._password = user, password
         self._arguments = ["--size", f"{size[1]}x{size[0]}", "--fps", str(fps)]
@@ -76,8 +86,9 @@ class RtspServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()
 
     def start(self) -> None:
@@ -85,7 +96,8 @@ class RtspServer:
         script = Path(__file__).with_name("gstreamer_rtsp.py")
         self._process = subprocess.Popen(
             [SYSTEM_PYTHON, str(script), "--port", str(self.port), *self._arguments],
-            stdout=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         words = self._process.stdout.readline().split()

@@ -34,8 +34,9 @@ class ScriptedServer:
         assert self._ready.wait(10), "the scripted server does not start"
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=10)
         assert not self._thread.is_alive(), "the scripted server does not stop"
@@ -110,8 +111,9 @@ async def silent_after_options(reader: asyncio.StreamReader, writer: asyncio.Str
     await asyncio.Event().wait()
 
 
-def http_files(folder: Path, *, ranges: bool = True, break_after: int | None = None, stall: bool = False,
-               login: str = "") -> Script:
+def http_files(
+    folder: Path, *, ranges: bool = True, break_after: int | None = None, stall: bool = False, login: str = ""
+) -> Script:
     """Make a script that serves a folder over HTTP, with byte ranges.
 
     `break_after` ends (or with `stall` freezes) each answer after so many bytes of the body, although more
@@ -125,8 +127,10 @@ def http_files(folder: Path, *, ranges: bool = True, break_after: int | None = N
         headers = {key.strip().lower(): value.strip() for key, _, value in fields}
         wanted = "Basic " + base64.b64encode(login.encode()).decode()
         if login and headers.get("authorization") != wanted:
-            writer.write(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"test\"\r\n"
-                         b"Content-Length: 0\r\nConnection: close\r\n\r\n")
+            writer.write(
+                b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm="test"\r\n'
+                b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+            )
             await writer.drain()
             return
         path = folder / lines[0].split()[1].partition("?")[0].lstrip("/")
@@ -143,8 +147,10 @@ def http_files(folder: Path, *, ranges: bool = True, break_after: int | None = N
         else:
             status = "200 OK"
         accept = "\r\nAccept-Ranges: bytes" if ranges else ""
-        writer.write(f"HTTP/1.1 {status}{accept}\r\nContent-Length: {len(body) - start}\r\n"
-                     "Connection: close\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 {status}{accept}\r\nContent-Length: {len(body) - start}\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
         end = len(body) if break_after is None else min(len(body), start + break_after)
         writer.write(body[start:end])
         await writer.drain()

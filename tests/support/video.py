@@ -42,10 +42,20 @@ def read_number(image: NDArray[np.uint8]) -> int:
     return sum(1 << bit for bit in range(8) if middle[bit * block + block // 2] > 125)
 
 
-def write_video(path: Path, *, num_frames: int = 50, fps: int = 25, height: int = 96, width: int = 128,
-                rotation: float = 0, pts: Iterable[int] | None = None, codec: str = "libx264",
-                options: dict[str, str] | None = None, container_options: dict[str, str] | None = None,
-                first: int = 0) -> Path:
+def write_video(
+    path: Path,
+    *,
+    num_frames: int = 50,
+    fps: int = 25,
+    height: int = 96,
+    width: int = 128,
+    rotation: float = 0,
+    pts: Iterable[int] | None = None,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    first: int = 0,
+) -> Path:
     """Encode numbered pictures; `pts` (units of 1 / fps) makes other times than 0, 1, 2, …
 
     `rotation` is the container's display rotation in degrees, counterclockwise.
@@ -70,8 +80,14 @@ def write_resized_video(path: Path, sizes: Iterable[tuple[int, int]], *, num_fra
     parts = []
     for position, (height, width) in enumerate(sizes):
         start = position * num_frames
-        part = write_video(path.with_suffix(f".{position}.ts"), height=height, width=width, first=start,
-                           pts=range(start, start + num_frames), options={"g": "10", "bf": "0"})
+        part = write_video(
+            path.with_suffix(f".{position}.ts"),
+            height=height,
+            width=width,
+            first=start,
+            pts=range(start, start + num_frames),
+            options={"g": "10", "bf": "0"},
+        )
         parts.append(part.read_bytes())
         part.unlink()
     path.write_bytes(b"".join(parts))
@@ -115,12 +131,27 @@ class Reading:
         return iter(self.items)
 
 
-def make_reading(url: str | Path, *, fps: float | Literal["source"] = "source", max_frames: int | None = None,
-                 hold: bool = False, stop: threading.Event | None = None, **config: Any) -> Reading:
+def make_reading(
+    url: str | Path,
+    *,
+    fps: float | Literal["source"] = "source",
+    max_frames: int | None = None,
+    hold: bool = False,
+    stop: threading.Event | None = None,
+    **config: Any,
+) -> Reading:
     """Make a source that is not read yet; `config` are fields of SourceConfig."""
     ledger, stop = Ledger(), stop or threading.Event()
-    source = open_source("camera", str(url), SourceConfig(**config), cadence=Cadence(fps), ledger=ledger,
-                         stop=stop, max_frames=max_frames, hold=hold)
+    source = open_source(
+        "camera",
+        str(url),
+        SourceConfig(**config),
+        cadence=Cadence(fps),
+        ledger=ledger,
+        stop=stop,
+        max_frames=max_frames,
+        hold=hold,
+    )
     return Reading(source, ledger, stop)
 
 
