@@ -92,12 +92,19 @@ class FeedForward(nn.Module):
         return output
 
 
+_FEW = 1 << 17
+"""Products up to which `planar_attention` makes them all at once: below, the number of calls is the cost."""
+
+
 def planar_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention over T at every place on its own; all of shape (M, D, B, T, P), places innermost.
 
     The logits are a sum of D outer products over T×T, each a long contiguous pass over the places.
     """
     query = query * query.shape[1] ** -0.5
+    if query.numel() * query.shape[3] <= _FEW:
+        pairs = (query[:, :, :, :, None] * key[:, :, :, None]).sum(dim=1)  # (M, B, T, S, P)
+        return (pairs.softmax(dim=3)[:, None] * value[:, :, :, None]).sum(dim=4)
     logits = query[:, 0, :, :, None] * key[:, 0, :, None]  # (M, B, T, S, P)
     for feature in range(1, query.shape[1]):
         logits = torch.addcmul(logits, query[:, feature, :, :, None], key[:, feature, :, None])

@@ -149,7 +149,8 @@ class ResNet(nn.Module):
         else:
             # One convolution over all planes: a second pass over the largest map would cost more.
             weight = torch.cat((self.conv1.weight, self.cue_conv.weight), dim=1)
-            x = F.conv2d(torch.cat((images, cues), dim=1), weight, stride=2, padding=3)
+            planes = torch.cat((images, cues), dim=1).contiguous(memory_format=torch.channels_last)
+            x = F.conv2d(planes, weight, stride=2, padding=3)
         x = F.relu(self.bn1(x), inplace=True)
         c2 = self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
         c3 = self.layer2(c2)

@@ -59,7 +59,7 @@ class ModelConfig:
     """M: heads of the deformable attention and of the decoder's self-attention."""
     num_levels: int = 4
     """L: feature levels; C3, C4, C5 and stride-2 convolutions for the rest."""
-    num_points: int = 4
+    num_points: int = 2
     """K: sampling points per head and level."""
     ffn_dim: int = 128
     """Width of the feed-forward layers of encoder and decoder."""
@@ -78,7 +78,7 @@ class ModelConfig:
     """Intra-scale block: over time, over cells and time, jointly over everything, or none."""
     inter: bool = True
     """Inter-scale block: cells of two successive scales over all frames."""
-    sts_dim: int = 32
+    sts_dim: int = 24
     """d: inner width of MS-STS and of the decoder's temporal attention."""
     sts_heads: int = 2
     """Heads inside MS-STS and the decoder's temporal attention."""

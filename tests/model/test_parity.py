@@ -5,16 +5,19 @@ Tolerances are those of tests/reference/README.md: another order of float32 sums
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from support.seqformer_weights import REFERENCE, published_shapes, reference_state_dict
 from torch import Tensor
 
 from model.checkpoint import load_seqformer
-from model.config import ModelConfig
+from model.config import ModelConfig, contradictions
 from model.encoder import INSIDE
 from model.network import Network, Output
 
@@ -131,3 +134,19 @@ def test_layout_is_read_from_the_shapes() -> None:
         }
     )
     assert baseline().trained
+
+
+def test_the_shipped_baseline_config_is_the_published_layout() -> None:
+    """Else converted weights would contradict `configs/seqformer_r50.yaml`."""
+    path = Path(__file__).parents[2] / "configs" / "seqformer_r50.yaml"
+    network = yaml.safe_load(path.read_text())["model"]["network"]
+    assert ModelConfig.from_dict(network) == baseline().config
+
+
+@pytest.mark.parametrize("name", ["r50", "r50_t36"])
+def test_the_shipped_paper_configs_take_a_published_checkpoint(name: str) -> None:
+    path = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
+    wanted = yaml.safe_load(path.read_text())["model"]["network"]
+    stored = dataclasses.replace(baseline().config, variant="split", decoder_temporal_attention=True)
+    assert contradictions(stored, wanted) == []
+    assert ModelConfig.from_dict(wanted, base=stored) == ModelConfig.from_dict(wanted)
