@@ -275,6 +275,7 @@ class TestPickles:
             read_pickle(path)
         assert not trace.exists()
 
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_a_bare_pickle_with_code(self, tmp_path: Path) -> None:
         trace, path = tmp_path / "trace", tmp_path / "evil.pth"
         path.write_bytes(pickle.dumps(Evil(trace)))
@@ -304,25 +305,19 @@ class TestPickles:
 class TestVerbs:
     """`python -m model`."""
 
-    def test_convert_then_show(self, tmp_path: Path) -> None:
-        """In processes of their own, as a user runs them."""
+    def test_convert_then_show(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = published_file(tmp_path / "in.pth", small_published())
         target = tmp_path / "out.safetensors"
-        root = Path(__file__).parents[2]
-
-        def run(*arguments: str) -> str:
-            done = subprocess.run(
-                [sys.executable, "-m", "model", *arguments],
-                cwd=root,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            return done.stdout
-
-        said = run("convert", str(source), str(target), "--variant", "split")
-        assert "seqformer-resnet50" in said
-        shown = run("show", str(target))
+        assert main(["convert", str(source), str(target), "--variant", "split"]) == 0
+        assert "seqformer-resnet50" in capsys.readouterr().out
+        # The second in a process of its own, as a user runs it.
+        shown = subprocess.run(
+            [sys.executable, "-m", "model", "show", str(target)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for line in ("name: seqformer-resnet50", "trained: true", "  variant: split", "  num_queries: 10"):
             assert line in shown.splitlines()
         network = load_weights(target)
