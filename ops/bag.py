@@ -181,14 +181,19 @@ def _weights(attention: Tensor, shortfalls: tuple[Tensor, Tensor], scratch: _Scr
     return weights.view(n * M, 4 * samples)
 
 
-def _rows(first: Tensor, geometry: _Geometry, M: int, scratch: _Scratch) -> Tensor:
-    """Row of each corner, (n·M, 4·L·K) int32, corners in the order (y, x) = 00, 01, 10, 11."""
+def _rows(first: Tensor, element: Tensor | None, geometry: _Geometry, M: int, scratch: _Scratch) -> Tensor:
+    """Row of each corner, (n·M, 4·L·K) int32, corners in the order (y, x) = 00, 01, 10, 11.
+
+    element (n, 1, 1) int32 is the first row of each query's batch element; None: 0 for all.
+    """
     n, _, N = first.shape
     pixel = torch.add(geometry.origin, first[:, 0], alpha=M, out=scratch.get("pixel"))
     pixel.addcmul_(first[:, 1], geometry.pitch)
     base = scratch["base"].copy_(pixel) if scratch else pixel.to(torch.int32)
     # A NaN becomes 0 or the lowest integer: any row will do, for its weight is NaN too, but it must be a row.
     base = base.clamp_(min=0).view(n, M, N // M)
+    if element is not None:
+        base += element
     rows = scratch["rows"] if scratch else base.new_empty(n, M, 4, N // M)
     for corner in range(4):
         torch.add(base, geometry.steps[:, corner], out=rows[:, :, corner])
@@ -223,20 +228,26 @@ def deform_attn_bag(
     N, dtype = M * L * K, _compute_dtype(value)
     geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
     result = torch.empty(B, Q, M * D, dtype=value.dtype, device=value.device)
-    chunks = _chunks(Q, N, _CHUNK_ELEMENTS, value.device)
+    # The queries of all batch elements stand in one row: a few queries each would not fill a chunk.
+    table = value.reshape(B * S * M, D).to(dtype)
+    queries = sampling.reshape(B * Q, 3, N)
+    points = reference.reshape(B * Q, *reference.shape[2:])
+    element = torch.arange(B, dtype=torch.int32, device=value.device).repeat_interleave(Q).view(-1, 1, 1) * (
+        S * M
+    )
+    outputs = result.view(B * Q, M * D)
+    chunks = _chunks(B * Q, N, _CHUNK_ELEMENTS, value.device)
     scratch = _scratch(chunks[0][1] if chunks else 0, M, L * K, dtype, value.device)
-    for b in range(B):
-        table = value[b].reshape(S * M, D).to(dtype)
-        for start, end in chunks:
-            part = {name: buffer[: end - start] for name, buffer in scratch.items()}
-            chunk = sampling[b, start:end].to(dtype).reshape(end - start, 3, N)
-            logits = part["logits"].copy_(chunk[:, 2].view(-1, M, L * K))
-            attention = torch.softmax(logits, -1, out=part["attention"])
-            samples = _locate(chunk[:, :2], reference[b, start:end].to(dtype), geometry, M, K, part)
-            rows = _rows(samples.first, geometry, M, part)
-            weights = _weights(attention, _shortfalls(samples.distance, geometry, part), part)
-            bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
-            result[b, start:end] = bags.view(-1, M * D)
+    for start, end in chunks:
+        part = {name: buffer[: end - start] for name, buffer in scratch.items()}
+        chunk = queries[start:end].to(dtype)
+        logits = part["logits"].copy_(chunk[:, 2].view(-1, M, L * K))
+        attention = torch.softmax(logits, -1, out=part["attention"])
+        samples = _locate(chunk[:, :2], points[start:end].to(dtype), geometry, M, K, part)
+        rows = _rows(samples.first, element[start:end], geometry, M, part)
+        weights = _weights(attention, _shortfalls(samples.distance, geometry, part), part)
+        bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+        outputs[start:end] = bags.view(-1, M * D)
     return result
 
 
@@ -269,7 +280,7 @@ def deform_attn_backward_bag(
             bags_grad = grad[b, start:end].to(dtype).reshape(-1, D)  # (n·M, D)
             attention = chunk[:, 2].reshape(-1, M, L * K).softmax(-1)
             samples = _locate(chunk[:, :2], points, geometry, M, K, {})
-            rows = _rows(samples.first, geometry, M, {})
+            rows = _rows(samples.first, None, geometry, M, {})
             shortfalls = _shortfalls(samples.distance, geometry, {})
             weights = _weights(attention, shortfalls, {})
             grad_value[b] += _transposed_bag(rows, weights, bags_grad, S * M).view(S, M, D)
