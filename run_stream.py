@@ -100,6 +100,7 @@ def parse_sources(texts: Sequence[str]) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the stream can be stopped cleanly
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -144,10 +145,9 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
         with stream, logging_redirect_tqdm():
             stream.run()
     finally:
-        report = stream.report()
         if target is not None:
-            target.write_text(json.dumps(report, indent=2) + "\n")
-    _print_summary(report)
+            target.write_text(json.dumps(stream.report(), indent=2) + "\n")
+    _print_summary(stream.report())
     return 0
 
 
