@@ -1,10 +1,12 @@
-"""From mask logits at a stride of the model's input to run-length masks in source pixels, crop by crop.
+"""From mask logits at a stride of the model's input to run-length masks in source pixels, without the pixels.
 
-Only the pixels of each (slightly grown) box are computed, never a full frame. Interpolation is bilinear with
-half-pixel centres, as `cv2.INTER_LINEAR` and `F.interpolate(align_corners=False)` have it: source column X
-lies at cell (X + 0.5) · scale_x / stride − 0.5, clamped to the map. It is done as two small matrix
-products, exact for any ratio of sizes; `cv2.resize` of a crop would be out of phase wherever a cell is not
-a whole number of source pixels.
+Interpolation is bilinear with half-pixel centres, as `cv2.INTER_LINEAR` and
+`F.interpolate(align_corners=False)` have it: source column X lies at cell (X + 0.5) · scale_x / stride − 0.5,
+clamped to the map. It is done across only: to the columns of each (slightly grown) box, at the rows of cells.
+Down such a column the logit is linear from cell to cell, so its runs of ones begin and end where those lines
+cross 0; the pixels in between are never made. All masks of a frame are done together.
+
+N masks of h × w cells, C columns of pixels (of all boxes, one box after the other), R runs of ones in them.
 """
 
 from functools import lru_cache
@@ -14,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.preprocess import Fit
-from ops.rle import EMPTY, CropRLE, encode_columns
+from ops.rle import CropRLE, encode_runs
 
 __all__ = ["crop_masks"]
 
-_HUGE = 1e30
+_HUGE = np.float32(1e12)
+"""What an infinite logit counts; a hundredth beside it still shows in float64."""
 
 
 def crop_masks(
@@ -34,7 +37,7 @@ def crop_masks(
     mask_logits (N, h, w) of the model's input at `stride`; boxes_xyxy (N, 4) in source pixels, enlarged on
     each side by `grow` of their size plus a cell, since a box may be a little tight. Nothing is published
     in the padding: source pixels only. A mask without ones, or with a box that is not finite, gives the
-    empty CropRLE.
+    empty CropRLE; a cell that is not a number is outside the mask.
 
     Equals the full-frame resize and threshold of the same logits inside the grown box, to float32 rounding.
     Raises ValueError for shapes that contradict each other or the fit.
@@ -50,52 +53,100 @@ def crop_masks(
             f"mask_logits must be {rows}×{columns} for a model input of {fit.height}×{fit.width} "
             f"at stride {stride}, got {mask_logits.shape[1]}×{mask_logits.shape[2]}"
         )
-    finite = np.isfinite(boxes_xyxy).all(1)
-    boxes = np.where(finite[:, None], boxes_xyxy, 0)
+    if not len(mask_logits):
+        return []
+    across = _axis(fit.source_width, fit.scale_x / stride, columns)
+    down = _axis(fit.source_height, fit.scale_y / stride, rows)
+    x0, y0, x1, y1 = _grown(boxes_xyxy, fit, stride, grow)
+    left, top = across.first[x0], down.first[y0]
+    width = int((across.first[np.maximum(x1 - 1, 0)] - left).max()) + 2
+    height = int((down.first[np.maximum(y1 - 1, 0)] - top).max()) + 2
+    tiles = _tiles(mask_logits, left, top, width, height)
+
+    widths = x1 - x0
+    mask = np.repeat(np.arange(len(widths)), widths)  # (C,)
+    x = np.arange(len(mask)) + (x1 - np.cumsum(widths))[mask]  # (C,)
+    cell = across.first[x] + (np.arange(len(widths)) * width - left)[mask]  # (C,)
+    lines = tiles[cell]  # (C, height + 2)
+    lines *= 1 - across.share[x, None]
+    second = tiles[cell + 1]
+    second *= across.share[x, None]
+    lines += second
+
+    column, begin, end = _positive_runs(lines)  # (R,)
+    mask, x = mask[column], x[column]
+    # A logit of 0 is outside: a run begins beyond it and ends before it.
+    shift = (top + 0.5)[mask]
+    tops = np.floor((begin + shift) / down.ratio - 0.5).astype(np.int64) + 1
+    bottoms = np.ceil((end + shift) / down.ratio - 0.5).astype(np.int64)
+    np.maximum(tops, y0[mask], out=tops)
+    np.minimum(bottoms, y1[mask], out=bottoms)
+    return encode_runs(mask, x, tops, bottoms, num=len(widths))
+
+
+def _grown(boxes_xyxy: NDArray[np.floating], fit: Fit, stride: int, grow: float) -> NDArray[np.int64]:
+    """The grown boxes in whole pixels of the source, (4, N) x0, y0, x1, y1; all 0 for an impossible one."""
+    possible = np.isfinite(boxes_xyxy).all(1)
+    boxes = np.where(possible[:, None], boxes_xyxy, 0)
     cell = np.array([stride / fit.scale_x, stride / fit.scale_y])
     limit = np.array([fit.source_width, fit.source_height])
     margin = grow * (boxes[:, 2:] - boxes[:, :2]) + cell
     low = np.floor(boxes[:, :2] - margin).clip(0, limit)
     high = np.ceil(boxes[:, 2:] + margin).clip(0, limit)
-    usable = finite & (high > low).all(1)
-
-    across = _interpolation(fit.source_width, fit.scale_x / stride, columns)
-    down = _interpolation(fit.source_height, fit.scale_y / stride, rows)
-    masks = []
-    for logits, (x0, y0), (x1, y1), valid in zip(
-        mask_logits, low.tolist(), high.tolist(), usable.tolist(), strict=True
-    ):
-        if not valid:
-            masks.append(EMPTY)
-            continue
-        x, y = slice(int(x0), int(x1)), slice(int(y0), int(y1))
-        left, right = across.first[x.start], across.first[x.stop - 1] + 2
-        top, bottom = down.first[y.start], down.first[y.stop - 1] + 2
-        # An infinite logit times a weight of 0 would be NaN.
-        cells = logits[top:bottom, left:right].clip(-_HUGE, _HUGE)
-        # By columns, the order of COCO's runs.
-        upsampled = (across.weights[x, left:right] @ cells.T) @ down.weights[y, top:bottom].T
-        masks.append(encode_columns(upsampled > 0, x.start, y.start))
-    return masks
+    possible &= (high > low).all(1)
+    return np.where(possible, np.concatenate((low, high), axis=1).T, 0).astype(np.int64)
 
 
-class _Interpolation(NamedTuple):
-    """Bilinear interpolation of a whole axis; the matrices of a crop are slices of this one."""
+class _Axis(NamedTuple):
+    """Bilinear interpolation along an axis of the source."""
 
-    first: list[int]
-    """Per pixel, the first of its two cells."""
-    weights: NDArray[np.float32]
-    """(pixels, cells)."""
+    ratio: float
+    """Cells a pixel."""
+    first: NDArray[np.intp]
+    """(pixels,) the first of a pixel's two neighbouring cells."""
+    share: NDArray[np.float32]
+    """(pixels,) weight of the second one."""
 
 
 @lru_cache(maxsize=32)
-def _interpolation(num_pixels: int, ratio: float, num_cells: int) -> _Interpolation:
-    """`ratio` cells a pixel."""
-    pixels = np.arange(num_pixels)
-    position = ((pixels + 0.5) * ratio - 0.5).clip(0, num_cells - 1)
-    first = np.minimum(position.astype(np.int64), max(num_cells - 2, 0))
-    weights = np.zeros((num_pixels, num_cells), dtype=np.float32)
-    weights[pixels, first] = 1 - (position - first)
-    if num_cells > 1:
-        weights[pixels, first + 1] = position - first
-    return _Interpolation(first.tolist(), weights)
+def _axis(num_pixels: int, ratio: float, num_cells: int) -> _Axis:
+    position = ((np.arange(num_pixels) + 0.5) * ratio - 0.5).clip(0, num_cells - 1)
+    first = np.minimum(position.astype(np.intp), max(num_cells - 2, 0))
+    return _Axis(ratio, first, (position - first).astype(np.float32))
+
+
+def _tiles(
+    logits: NDArray[np.float32], left: NDArray[np.intp], top: NDArray[np.intp], width: int, height: int
+) -> NDArray[np.float32]:
+    """The cells of each mask from (left, top) on, by columns: (N · width, height + 2).
+
+    Above and below stands a row of 0, which ends every run; beyond the map the last cell is repeated.
+    """
+    num, rows, columns = logits.shape
+    down = np.minimum(top[:, None] + np.arange(height), rows - 1)
+    across = np.minimum(left[:, None] + np.arange(width), columns - 1)
+    tiles = np.zeros((num, width, height + 2), np.float32)
+    inner = tiles[:, :, 1:-1]
+    inner[...] = logits[np.arange(num)[:, None, None], down[:, None, :], across[:, :, None]]
+    # An infinite logit times a weight of 0 would be NaN. fmax takes NaN for the lowest.
+    np.minimum(np.fmax(inner, -_HUGE, out=inner), _HUGE, out=inner)
+    return tiles.reshape(num * width, height + 2)
+
+
+def _positive_runs(
+    lines: NDArray[np.float32],
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Where lines (C, n) through cells, 0 at both ends, are above 0: which line, begin and end in cells.
+
+    Cell 0 is the second one: the first and last stand outside.
+    """
+    inside = lines > 0
+    # Begin and end of a run take turns. A change lies between the cells at `before` and `before` + 1.
+    changes = np.flatnonzero(inside[:, 1:] != inside[:, :-1])
+    line = changes // (lines.shape[1] - 1)
+    before = changes + line
+    flat = lines.ravel()
+    upper, lower = flat[before].astype(np.float64), flat[before + 1]
+    position = upper / (upper - lower)
+    position += before - line * lines.shape[1] - 1
+    return line[0::2], position[0::2], position[1::2]

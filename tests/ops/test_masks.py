@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from ops import crop_masks
+from ops import crop_masks, encode_crop
 from ops.preprocess import Fit, fit_size
 
 # source sizes; 854 and 1000 do not divide, so that a cell is no whole number of source pixels
@@ -30,7 +30,7 @@ def ellipses(fit: Fit, *, stride: int, num: int = 6) -> tuple[NDArray[np.float32
     return np.stack(logits).astype(np.float32), (np.stack(boxes) / scale).clip(0, limit)
 
 
-def full_frame(logits: NDArray[np.float32], fit: Fit, *, stride: int) -> NDArray[np.bool_]:
+def dense_logits(logits: NDArray[np.float32], fit: Fit, *, stride: int) -> NDArray[np.float64]:
     """Each logit map sampled at the centre of every source pixel, in float64, by another implementation."""
     rows, columns = logits.shape[1:]
     x = (torch.arange(fit.source_width).double() + 0.5) * fit.scale_x / (columns * stride) * 2 - 1
@@ -38,8 +38,12 @@ def full_frame(logits: NDArray[np.float32], fit: Fit, *, stride: int) -> NDArray
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(logits), -1, -1, -1)
     maps = torch.from_numpy(logits).double().unsqueeze(1)
     sampled = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, 0]
-    result: NDArray[np.bool_] = (sampled > 0).numpy()
+    result: NDArray[np.float64] = sampled.numpy()
     return result
+
+
+def full_frame(logits: NDArray[np.float32], fit: Fit, *, stride: int) -> NDArray[np.bool_]:
+    return dense_logits(logits, fit, stride=stride) > 0
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
@@ -54,6 +58,43 @@ def test_equals_the_full_frame_resize(size: tuple[int, int], stride: int) -> Non
         # float32 against float64: a pixel whose logit is 0 to rounding may differ.
         assert (mask != wanted).sum() <= 2
         assert (mask & wanted).sum() > 0.99 * (mask | wanted).sum()
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("model_size", [(192, 320), (33, 50), (8, 8)])
+@pytest.mark.parametrize("size", [(97, 211), (23, 31), (5, 3), (1, 1)])
+def test_noise_in_boxes_of_any_size_equals_the_dense_form(
+    size: tuple[int, int], model_size: tuple[int, int], stride: int
+) -> None:
+    """Up and down, several runs a column, boxes small, whole, outside and impossible in one call."""
+    fit = fit_size(*size, height=model_size[0], width=model_size[1])
+    rng = np.random.default_rng(0)
+    shape = (12, -(-fit.height // stride), -(-fit.width // stride))
+    logits = rng.standard_normal(shape).astype(np.float32)
+    corners = rng.uniform(-0.3, 1.3, (12, 2, 2)) * size[::-1]
+    boxes = np.concatenate((corners.min(1), corners.max(1)), axis=1)
+    boxes[3], boxes[5] = np.nan, [0, 0, size[1], size[0]]
+    dense = dense_logits(logits, fit, stride=stride)
+    grow = 0.1 * (boxes[:, 2:] - boxes[:, :2]) + np.array([stride / fit.scale_x, stride / fit.scale_y])
+    some = 0
+    for rle, wanted, box, margin in zip(
+        crop_masks(logits, boxes, fit=fit, stride=stride), dense, boxes, grow, strict=True
+    ):
+        inside = np.zeros(size, np.bool_)
+        if np.isfinite(box).all():
+            x0, y0 = np.floor(box[:2] - margin).astype(int).clip(0)
+            x1, y1 = np.ceil(box[2:] + margin).astype(int).clip(0)
+            inside[y0:y1, x0:x1] = True
+        mask = rle.decode(*size)
+        differ = mask != (inside & (wanted > 0))
+        assert np.abs(wanted[differ]).max(initial=0) < 1e-5  # float32 against float64
+        rows, columns = np.nonzero(mask)
+        if rows.size:
+            tight = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert rle.box_xyxy == tight
+            assert rle == encode_crop(mask, 0, 0)
+        some += rows.size
+    assert some or size == (1, 1)
 
 
 def test_equals_cv2_where_a_cell_is_a_whole_number_of_pixels() -> None:
@@ -113,6 +154,16 @@ def test_infinite_logits_act_as_large_ones() -> None:
     logits[0, 10:20, 10:30] = np.inf
     (rle,) = crop_masks(logits, np.array([[160.0, 160, 480, 320]]), fit=fit)
     assert rle.box_xyxy == (160, 160, 480, 320)
+
+
+def test_a_cell_that_is_no_number_is_outside_and_spoils_no_other() -> None:
+    fit = fit_size(192, 320, height=192, width=320)
+    logits = np.ones((1, 48, 80), dtype=np.float32)
+    logits[0, 10, 20] = np.nan
+    (rle,) = crop_masks(logits, np.array([[0.0, 0, 320, 192]]), fit=fit)
+    hole = ~rle.decode(192, 320)
+    assert hole[38:46, 78:86][2:6, 2:6].all()
+    assert 16 <= hole.sum() <= 64
 
 
 def test_one_cell_maps_are_constant() -> None:
