@@ -89,7 +89,8 @@ def parse_sources(texts: Sequence[str]) -> dict[str, str]:
     inputs: dict[str, str] = {}
     for position, text in enumerate(texts):
         name, equals, rest = text.partition("=")
-        named = bool(equals) and not set(name) & set("/:?\\") and not Path(text).exists()
+        # "video=NAME" is how FFmpeg spells a camera on Windows.
+        named = bool(equals) and not set(name) & set("/:?\\") and name != "video" and not Path(text).exists()
         name, source = (name, rest) if named else (f"source{position}", text)
         if name in inputs:
             raise ConfigError(f"--source {text!r}: the name {name!r} is given twice; names must differ")

@@ -178,8 +178,8 @@ class PublishConfig(Section):
     """The mask stream over ZeroMQ (docs/wire.md)."""
 
     address: str | None = None
-    """Where to bind, e.g. tcp://127.0.0.1:5555; null publishes nothing. The command line binds that by
-    default."""
+    """Where to bind, e.g. tcp://127.0.0.1:5555. "none" publishes nothing; so does null, but for the command
+    line, which then binds tcp://127.0.0.1:5555."""
     wait_for_subscribers: int = Field(0, ge=0)
     """Wait for so many subscribers before frame 0."""
     block: bool = False
@@ -249,6 +249,11 @@ class StreamConfig(Section):
     def _check_across(self) -> StreamConfig:
         if self.model.weights is None and self.window.stride > self.network.num_frames:
             raise ValueError(stride_error(self.window.stride, self.network.num_frames))
+        if self.cadence.hold and self.emission == "final":
+            raise ValueError(
+                "cadence.hold publishes the frames between at once, emission: final the model's frames later: "
+                "the order in time would be lost. Use emission: first or both with cadence.hold"
+            )
         if (
             self.record.path is not None
             and len(self.source.inputs) > 1

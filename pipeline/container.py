@@ -28,6 +28,7 @@ import av
 import av.container
 import numpy as np
 from av.codec.context import ThreadType
+from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
@@ -37,6 +38,9 @@ from pipeline.sampling import PictureError
 from pipeline.stats import Ledger
 
 logger = logging.getLogger(__name__)
+
+_UNSPECIFIED = 2  # the number for "no colour matrix is told" (ITU-T H.273)
+_HD_HEIGHT = 720
 
 AddressKind = Literal["demo", "file", "images", "rtsp", "http", "device"]
 
@@ -227,7 +231,10 @@ def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
     Raises PictureError where FFmpeg cannot convert it.
     """
     try:
-        image = np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+        # Many cameras tag nothing; HD is BT.709 then, as players assume, and FFmpeg would take BT.601.
+        untagged_hd = picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
+        space = Colorspace.ITU709 if untagged_hd else None
+        image = np.asarray(picture.to_ndarray(format="rgb24", src_colorspace=space), dtype=np.uint8)
     except (av.error.FFmpegError, ValueError) as error:
         what = f"{picture.width}x{picture.height} {picture.format.name}"
         raise PictureError(f"no RGB from {what}: {error}") from error

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 Item = TypeVar("Item")
+WhenFull = Literal["wait", "drop_oldest", "refuse"]
 
 
 class LaneQueue(Generic[Item]):
@@ -25,19 +26,27 @@ class LaneQueue(Generic[Item]):
         self._droppable = dict.fromkeys(lanes, 0)
         self._closed = False
 
-    def put(self, lane: str, item: Item, *, capacity: int | None = None, block: bool = True) -> Item | None:
-        """Append `item`; return the item that had to go for it, or `item` itself when the queue is closed.
+    @property
+    def closed(self) -> bool:
+        """Whether new items are refused."""
+        return self._closed
+
+    def put(
+        self, lane: str, item: Item, *, capacity: int | None = None, when_full: WhenFull = "wait"
+    ) -> Item | None:
+        """Append `item`; return the item that had to go for it: `item` itself where it was not taken.
 
         `capacity` bounds the lane's droppable items; None marks an item that is never dropped and never
-        waits. With `block` a full lane is waited for, without it the lane's oldest droppable item is
-        returned.
+        waits. A closed queue takes nothing.
         """
         with self._condition:
             entries = self._lanes[lane]
             dropped: Item | None = None
             if capacity is not None:
-                if block:
+                if when_full == "wait":
                     self._condition.wait_for(lambda: self._closed or self._droppable[lane] < capacity)
+                elif self._droppable[lane] >= capacity and when_full == "refuse":
+                    return item
                 elif self._droppable[lane] >= capacity:
                     position = next(i for i, (_, droppable) in enumerate(entries) if droppable)
                     dropped = entries[position][0]
@@ -63,13 +72,11 @@ class LaneQueue(Generic[Item]):
                     return lane, item
             return None
 
-    def close(self) -> list[tuple[str, Item]]:
-        """Refuse new items, wake everyone and return what was still queued; idempotent."""
+    def close(self) -> None:
+        """Refuse new items, forget those that wait and wake everyone; idempotent."""
         with self._condition:
             self._closed = True
-            rest = [(lane, item) for lane, entries in self._lanes.items() for item, _ in entries]
             for lane, entries in self._lanes.items():
                 entries.clear()
                 self._droppable[lane] = 0
             self._condition.notify_all()
-            return rest

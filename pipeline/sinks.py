@@ -5,6 +5,7 @@ A new sink is one file, one builder in `_BUILDERS` and one config entry; contrac
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pipeline.redact import redact
 from pipeline.source import Source
 from pipeline.stats import Ledger
 from pipeline.types import End, FrameResult, Gap, SourceState
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -75,6 +78,7 @@ class PublishSink:
             name: SourceFacts(kind=parse_address(url, source=name).kind, url=redact(url))
             for name, url in inputs.items()
         }
+        self._num_unsent = 0
         self._sizes: dict[str, tuple[int, int]] = {}
         self._publisher = Publisher(
             config.publish,
@@ -107,7 +111,8 @@ class PublishSink:
             facts = self._facts[name]
             fps = self._context.sources[name].fps
             self._publisher.set_facts(name, SourceFacts(facts.kind, facts.url, fps, *size))
-        self._publisher.publish(result, self._context.ledgers[name].dropped)
+        if not self._publisher.publish(result, self._context.ledgers[name].dropped):
+            self._num_unsent += 1
 
     def gap(self, gap: Gap) -> None:
         """The epoch in the next header, and the ended tracks, say it."""
@@ -125,11 +130,13 @@ class PublishSink:
 
     def close(self) -> None:
         """Send what waits and free the address."""
+        if self._num_unsent:
+            logger.warning("%d results were not sent: a subscriber had no room at the stop", self._num_unsent)
         self._publisher.close()
 
 
 def _publish(context: SinkContext, painter: Painter) -> Sink | None:
-    return PublishSink(context) if context.config.publish.address is not None else None
+    return PublishSink(context) if context.config.publish.address not in (None, "none") else None
 
 
 def _record(context: SinkContext, painter: Painter) -> Sink | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
+_MAX_HELD = 64
+"""Full-size frames between two model frames that may wait for their window (`cadence.hold`)."""
 
 
 class Stream:
@@ -125,11 +127,6 @@ class Stream:
         """The sinks that the config asked for and those given; none after the end."""
         return tuple(self._sinks)
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop was asked for or the stream has ended."""
-        return self._stop.is_set()
-
     def report(self) -> dict[str, Any]:
         """Return the report (docs/report.md): totals, and the same per source under `sources`."""
         sources = {name: line.report(self._wall_seconds) for name, line in self._lines.items()}
@@ -183,6 +180,7 @@ class Stream:
             if isinstance(item, FrameResult):
                 if item.revision and item.frame.index in line.skipped:
                     line.skipped.discard(item.frame.index)
+                    line.ledger.count_revision_dropped()
                     continue
                 begun = time.monotonic_ns()
                 for sink in self._sinks:
@@ -221,26 +219,37 @@ class Stream:
                     sink.state(name, line.state)
 
     def _shut_down(self) -> None:
-        """End threads, sinks and counting; idempotent."""
-        for name, line in self._lines.items():
-            if line.end is None and self._started is not None:
-                reason: EndReason = "stopped" if self._failure is None else "error"
-                detail = "" if self._failure is None else type(self._failure).__name__
-                self._end(line, End(name, line.epoch, reason, detail))
-        for queue in (self._frames, self._results):
-            queue.close()
+        """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
+        self._frames.close()
+        self._results.close()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
             if thread.is_alive():
                 logger.warning("%s does not answer and is abandoned", thread.name)
         self._threads = []
         sinks, self._sinks = self._sinks, []
-        for sink in sinks:
-            sink.close()
         if self._started is not None and not self._wall_seconds:
             self._wall_seconds = time.monotonic() - self._started
-            for line in self._lines.values():
+            for name, line in self._lines.items():
                 line.ledger.count_dropped("stop", line.ledger.open_frames())
+                if line.end is None:
+                    reason: EndReason = "stopped" if self._failure is None else "error"
+                    detail = "" if self._failure is None else type(self._failure).__name__
+                    line.end = End(name, line.epoch, reason, detail)
+                    for sink in sinks:
+                        self._guard(sink.end, line.end)
+        for sink in sinks:
+            self._guard(sink.close)
+
+    def _guard(self, call: Callable[..., None], *arguments: End) -> None:
+        """Call a sink on the way out; its fault is kept if it is the first one, and logged if not."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            if self._failure is None:
+                self._failure = error
+            else:
+                logger.error("while closing: %s", error)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -261,23 +270,29 @@ class Stream:
     # A decode thread per source.
 
     def _decode(self, line: SourceLine) -> None:
-        capacity = self._config.queue.live_frames if line.source.live else self._config.queue.frames
+        queue, epoch = self._config.queue, 0
         try:
             for item in line.source:
+                epoch = item.epoch
                 if not isinstance(item, Frame):
                     self._frames.put(line.name, item)
                     continue
-                capacity = self._config.queue.live_frames if line.source.live else self._config.queue.frames
-                dropped = self._frames.put(line.name, item, capacity=capacity, block=not line.source.live)
-                if dropped is item:
+                live = line.source.live
+                dropped = self._frames.put(
+                    line.name,
+                    item,
+                    capacity=queue.live_frames if live else queue.frames,
+                    when_full="wait" if not live else "drop_oldest" if item.sampled else "refuse",
+                )
+                if self._frames.closed:
                     return
                 if dropped is not None:
                     line.ledger.count_dropped("stale")
         except SourceError as error:
             line.error = error
             logger.error("%s", error)
-            lost = line.ledger.read > 0
-            self._frames.put(line.name, End(line.name, line.epoch, "lost" if lost else "error", str(error)))
+            reason: EndReason = "lost" if line.ledger.read > 0 else "error"
+            self._frames.put(line.name, End(line.name, epoch, reason, str(error)))
         except BaseException as error:
             self._fail(error)
         finally:
@@ -313,6 +328,9 @@ class Stream:
     def _take_frame(self, line: SourceLine, frame: Frame) -> None:
         if not frame.sampled:
             line.held.append(frame)
+            if len(line.held) > _MAX_HELD:
+                del line.held[0]
+                line.ledger.count_dropped("stale")
             if line.windower.num_pending == 0:
                 self._emit(line, self._release_held(line, []))
             return
@@ -341,7 +359,10 @@ class Stream:
     def _emit(self, line: SourceLine, results: list[FrameResult]) -> None:
         for result in results:
             dropped = self._results.put(
-                line.name, result, capacity=self._config.queue.results, block=not line.source.live
+                line.name,
+                result,
+                capacity=self._config.queue.results,
+                when_full="drop_oldest" if line.source.live else "wait",
             )
             if not isinstance(dropped, FrameResult) or dropped is result:
                 continue
@@ -350,4 +371,5 @@ class Stream:
                 if not dropped.final:
                     line.skipped.add(dropped.frame.index)
             else:
+                line.skipped.discard(dropped.frame.index)
                 line.ledger.count_revision_dropped()

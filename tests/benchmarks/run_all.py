@@ -26,7 +26,12 @@ def run(name: str, output: Path) -> dict[str, Any]:
     """Run one benchmark, its table going to the terminal; return its JSON."""
     target = output / f"{name}.json"
     print(f"== {name}", flush=True)
-    subprocess.run([sys.executable, str(FOLDER / f"bench_{name}.py"), "--json", str(target)], check=False)
+    target.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"bench_{name}.py"), "--json", str(target)], check=False
+    )
+    if not target.exists():
+        raise RuntimeError(f"bench_{name}.py ended with {done.returncode} and wrote no figures")
     figures: dict[str, Any] = json.loads(target.read_text())
     return figures
 

@@ -17,6 +17,7 @@ import av
 import pytest
 import torch
 import yaml
+from support.rtsp_server import RtspServer
 from support.streams import TINY_NETWORK
 from support.video import write_video
 from support.wait import wait_until
@@ -265,3 +266,29 @@ def test_a_signal_ends_the_stream_cleanly(number: signal.Signals, tmp_path: Path
     assert 0 < figures["published"] == figures["read"] < 2000
     with av.open(str(record)) as container:
         assert sum(1 for _ in container.decode(video=0)) == figures["published"]
+
+
+def test_a_server_that_refuses_is_given_up_after_the_connect_timeout(run: Callable[..., Done]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"rtsp://admin:s3cr3t@127.0.0.1:{port}/live"
+    done = run("--source", url, "--publish", "none", "--set", "source.connect_timeout_seconds=1", "-v")
+    assert done.returncode == 2
+    assert str(port) in done.stderr
+    assert "source.wait" in done.stderr
+    assert "s3cr3t" not in done.stderr
+
+
+@pytest.mark.rtsp
+def test_wrong_password_and_wrong_path_end_at_once_with_2_and_no_password(
+    run: Callable[..., Done], clip: Path
+) -> None:
+    with RtspServer(file=clip, user="admin", password="right") as server:
+        denied = run("--source", server.url("/file", password="wr0ng"), "--publish", "none", "-v", "-v")
+        missing = run("--source", server.url("/nothing"), "--publish", "none", "-v", "-v")
+    assert (denied.returncode, missing.returncode) == (2, 2)
+    assert "user name or password" in denied.stderr
+    assert "nothing at this path" in missing.stderr
+    for secret in ("wr0ng", "right"):
+        assert secret not in denied.stderr + missing.stderr

@@ -241,6 +241,68 @@ def test_the_first_fault_of_a_sink_reaches_the_caller_and_everything_is_closed(c
     assert_ledger(stream.report())
 
 
+class BrokenForGood(Broken):
+    def end(self, end: End) -> None:
+        raise OSError("still no space")
+
+    def close(self) -> None:
+        super().close()
+        raise OSError("no space to close")
+
+
+def test_a_sink_that_fails_at_every_step_keeps_no_other_sink_and_no_thread_from_ending(clip: Path) -> None:
+    before = set(threading.enumerate())
+    sink, other = BrokenForGood(), Collector()
+    stream = Stream(tiny_config(clip, cadence={"fps": "source"}), sinks=[sink, other])
+    with pytest.raises(OSError, match="no space left"):
+        stream.run()
+    assert (sink.closed, other.closed) == (1, 1)
+    assert isinstance(other.items[-1], End)
+    assert not set(threading.enumerate()) - before
+    report = stream.report()
+    assert report["wall_seconds"] > 0
+    assert report["dropped"]["stop"] > 0
+    assert_ledger(report)
+
+
+def test_a_sink_that_fails_only_when_it_closes_is_heard(clip: Path) -> None:
+    class FailsAtClose(Collector):
+        def close(self) -> None:
+            raise OSError("the disk was full")
+
+    other = Collector()
+    with pytest.raises(OSError, match="the disk was full"):
+        Stream(tiny_config(clip, max_frames=5), sinks=[FailsAtClose(), other]).run()
+    assert other.closed == 1
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("emission", ["first", "both"])
+def test_held_frames_keep_their_place_at_every_stride(clip: Path, stride: int, emission: str) -> None:
+    config = tiny_config(
+        clip, cadence={"fps": 5.0, "hold": True}, window={"stride": stride}, emission=emission, max_frames=33
+    )
+    stream = Stream(config)
+    results = list(stream)
+    firsts = [result.frame.index for result in results if result.revision == 0]
+    assert firsts == list(range(33))
+    assert sorted(result.frame.index for result in results if result.final) == list(range(33))
+    assert stream.report()["published"] == 33
+    assert_ledger(stream.report())
+
+
+def test_held_frames_that_wait_for_a_long_window_are_bounded_and_counted(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "slow.mp4", num_frames=200)
+    config = tiny_config(clip, cadence={"fps": 0.2, "hold": True}, window={"stride": 5})
+    stream = Stream(config)
+    indices = [result.frame.index for result in stream]
+    assert indices == sorted(indices)
+    report = stream.report()
+    assert report["dropped"]["stale"] == 200 - report["published"] > 0
+    assert report["published"] <= 64 + 2
+    assert_ledger(report)
+
+
 def test_the_first_fault_of_the_inference_thread_reaches_the_caller(clip: Path) -> None:
     predictor = load_predictor(tiny_config(clip))
     windows: list[Window] = []

@@ -110,3 +110,8 @@ def test_a_recording_of_several_sources_needs_their_names() -> None:
         load_config(values=values)
     values["record"] = {"path": "out-{source}.mp4"}
     assert load_config(values=values).record.path == "out-{source}.mp4"
+
+
+def test_holding_frames_and_finals_only_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match=r"cadence\.hold.*emission: first or both"):
+        load_config(overrides=["cadence.hold=true", "emission=final"])

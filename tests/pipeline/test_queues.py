@@ -23,9 +23,9 @@ def test_items_of_a_lane_keep_their_order_and_lanes_take_turns() -> None:
 def test_a_full_live_lane_gives_back_its_oldest_frame_but_never_a_gap() -> None:
     queue: LaneQueue[str] = LaneQueue(["cam"])
     queue.put("cam", "gap")
-    assert queue.put("cam", "frame 0", capacity=2, block=False) is None
-    assert queue.put("cam", "frame 1", capacity=2, block=False) is None
-    assert queue.put("cam", "frame 2", capacity=2, block=False) == "frame 0"
+    assert queue.put("cam", "frame 0", capacity=2, when_full="drop_oldest") is None
+    assert queue.put("cam", "frame 1", capacity=2, when_full="drop_oldest") is None
+    assert queue.put("cam", "frame 2", capacity=2, when_full="drop_oldest") == "frame 0"
     assert [queue.get(0) for _ in range(3)] == [("cam", "gap"), ("cam", "frame 1"), ("cam", "frame 2")]
 
 
@@ -42,18 +42,20 @@ def test_a_full_file_lane_makes_its_writer_wait_and_loses_nothing() -> None:
     assert refused == [None] * 200
 
 
-def test_closing_wakes_a_waiting_writer_and_hands_back_what_was_queued() -> None:
+def test_closing_wakes_a_waiting_writer_and_takes_nothing_more() -> None:
     queue: LaneQueue[int] = LaneQueue(["file"])
     queue.put("file", 0, capacity=1)
     results: list[int | None] = []
     writer = threading.Thread(target=lambda: results.append(queue.put("file", 1, capacity=1)))
     writer.start()
-    assert queue.close() == [("file", 0)]
+    assert not queue.closed
+    queue.close()
     writer.join(10)
     assert not writer.is_alive()
     assert results == [1], "a closed queue returns the item itself: the writer knows that it was not taken"
+    assert queue.closed
     assert queue.get() is None
-    assert queue.close() == []
+    queue.close()
 
 
 def test_a_reader_waits_for_no_longer_than_asked() -> None:
@@ -61,3 +63,11 @@ def test_a_reader_waits_for_no_longer_than_asked() -> None:
     assert queue.get(0.01) is None
     with pytest.raises(KeyError):
         queue.put("unknown", 1)
+
+
+def test_a_full_lane_may_refuse_an_item_and_keeps_the_others() -> None:
+    queue: LaneQueue[str] = LaneQueue(["cam"])
+    assert queue.put("cam", "sampled", capacity=1, when_full="refuse") is None
+    assert queue.put("cam", "held", capacity=1, when_full="refuse") == "held"
+    assert queue.get(0) == ("cam", "sampled")
+    assert queue.get(0) is None

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from support.video import make_reading, numbered_picture, read, read_number, write_resized_video, write_video
 
@@ -247,3 +248,23 @@ def test_scheme_that_is_not_supported_names_those_that_are(url: str) -> None:
 def test_camera_that_is_not_there_is_named(device: str) -> None:
     with pytest.raises(SourceNotFound, match=rf"{device}: no such file, folder or device"):
         read(device)
+
+
+@pytest.mark.parametrize(("height", "space"), [(720, Colorspace.ITU709), (360, Colorspace.ITU601)])
+def test_untagged_colours_are_taken_as_players_take_them(
+    tmp_path: Path, height: int, space: Colorspace
+) -> None:
+    """HD without a tag is BT.709, smaller pictures are BT.601."""
+    colour = np.array([200, 40, 40], np.uint8)
+    path = tmp_path / "untagged.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = height * 16 // 9, height, "yuv420p"
+        image = np.broadcast_to(colour, (height, height * 16 // 9, 3)).copy()
+        picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+        yuv = picture.reformat(format="yuv420p", dst_colorspace=space)
+        yuv.colorspace = 2
+        container.mux(stream.encode(yuv))
+        container.mux(stream.encode(None))
+    (frame,) = read(path).frames
+    assert np.abs(frame.image.astype(int) - colour).max() <= 4
