@@ -15,23 +15,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
+from pipeline.arguments import Parser
 from pipeline.config import StreamConfig, dump_config, load_config
 from pipeline.errors import ConfigError, OutputError, StreamError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(1, f"{self.prog}: {message}\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; its flags are frozen by a test."""
-    parser = _Parser(prog="run_stream.py", description="Video in, instance masks with stable identities out.")
+    parser = Parser(prog="run_stream.py", description="Video in, instance masks with stable identities out.")
     parser.add_argument(
         "--source",
         action="append",

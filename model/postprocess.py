@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Candidates:
+class WindowCandidates:
     """What one window may contain, best score first if the output was asked for kept queries.
 
     scores: (k, K) probability per output, 0 for outputs without a category; boxes: (k, T, 4) cxcywh in 0..1;
@@ -43,7 +43,7 @@ class Candidates:
         return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
 
 
-def candidates(output: Output, config: ModelConfig) -> list[Candidates]:
+def candidates(output: Output, config: ModelConfig) -> list[WindowCandidates]:
     """The candidates of each of the output's B windows."""
     probabilities = output.logits.float().sigmoid()
     used = config.used_outputs
@@ -56,7 +56,7 @@ def candidates(output: Output, config: ModelConfig) -> list[Candidates]:
     boxes = _numpy(output.boxes.transpose(1, 2))
     mask_logits = _numpy(output.mask_logits)
     embeddings = _numpy(output.query_embeddings)
-    return [Candidates(*parts) for parts in zip(scores, boxes, mask_logits, embeddings, strict=True)]
+    return [WindowCandidates(*parts) for parts in zip(scores, boxes, mask_logits, embeddings, strict=True)]
 
 
 def _numpy(x: Tensor) -> FloatArray:

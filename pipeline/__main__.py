@@ -11,20 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
+from pipeline.arguments import Parser
 from pipeline.errors import MessageError, StreamError
 from pipeline.types import MaskMessage, check_source_id
 
 log = logging.getLogger("pipeline")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments end with exit code 1; argparse's own 2 is taken by lost sources."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(1, f"{self.prog}: error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 the end, `--count` reached, Ctrl-C or SIGTERM; 1 bad arguments, address or files; 2 nobody publishes, or
     in another version; 3 internal.
     """
-    parser = _Parser(prog="python -m pipeline", description="Readers of the mask stream.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    parser = Parser(prog="python -m pipeline", description="Readers of the mask stream.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for name, (add, run) in VERBS.items():
         verb = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
         verb.set_defaults(run=run)

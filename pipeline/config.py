@@ -251,7 +251,7 @@ class StreamConfig(Section):
             raise ValueError(stride_error(self.window.stride, self.network.num_frames))
         if self.cadence.hold and self.emission == "final":
             raise ValueError(
-                "cadence.hold publishes the frames between at once, emission: final the model's frames later: "
+                "cadence.hold publishes the frames between at once, emission: final the others later: "
                 "the order in time would be lost. Use emission: first or both with cadence.hold"
             )
         if (

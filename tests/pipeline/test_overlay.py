@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import combinations
 
 import cv2
@@ -209,18 +208,3 @@ def test_a_painter_draws_a_result_once_for_all_sinks() -> None:
     assert painter(result) is first
     assert painter(other) is not first
     assert (first == draw_result(result, note="untrained")).all()
-
-
-def test_drawing_ten_masks_at_720p_keeps_up_with_any_camera() -> None:
-    """About 6 ms on a quiet core; the bound leaves room for a busy one. Boolean indexing (150 ms) fails."""
-    image = noise(720, 1280)
-    instances = [
-        make_instance(ellipse(720, 1280, (120 + 115 * i, 200 + (i % 3) * 160), (80, 110)), track_id=i)
-        for i in range(10)
-    ]
-    times = []
-    for _ in range(7):
-        begun = time.perf_counter()
-        draw(image, instances)
-        times.append(time.perf_counter() - begun)
-    assert min(times) < 0.04
