@@ -21,6 +21,8 @@ from pipeline.config import AssociationConfig
 from pipeline.types import Window, WindowPrediction
 
 _TINY = np.float32(1e-6)
+_ALONE = 1 << 18
+"""Multiplications of a matrix product that OpenBLAS surely does in the calling thread (its interface/gemm.c)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def select_candidates(
 
     flat = probs.reshape(len(probs), probs.shape[1] * probs.shape[2])
     total = energy.sum(axis=1)
-    overlap = soft_iou(flat @ flat.T, total, total)
+    overlap = soft_iou(inner_products(flat, flat), total, total)
     usable = visible.any(axis=1) & np.isfinite(total)
     embeddings = None
     if prediction.embeddings is not None:
@@ -135,6 +137,21 @@ def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold:
         if alive[index]:
             alive[index + 1 :] &= overlap[index, index + 1 :] < threshold
     return np.flatnonzero(alive)
+
+
+def inner_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return Σp a[…, n, p] · b[…, m, p], (…, N, M), by the calling thread alone.
+
+    For larger products BLAS wakes threads of its own, which afterwards spin for milliseconds on the cores that
+    decoder and network need: with two cores a frame's tracks then took three to five times as long.
+    """
+    num, width = a.shape[-2:]
+    step = max(1, _ALONE // max(1, num * b.shape[-2]))
+    transposed = np.swapaxes(b, -1, -2)
+    total: NDArray[np.float32] = a[..., :step] @ transposed[..., :step, :]
+    for begin in range(step, width, step):
+        total += a[..., begin : begin + step] @ transposed[..., begin : begin + step, :]
+    return total
 
 
 def soft_iou(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.candidates import Candidates, soft_iou
+from pipeline.candidates import Candidates, inner_products, soft_iou
 from pipeline.config import AssociationConfig
 from pipeline.tracks import TrackTable
 
@@ -63,7 +63,7 @@ def measure(
     if candidates.embeddings is None or table.embedding_mean is None:
         similarity /= np.float32(max(total, 1e-6))
         return Affinity(similarity, near=in_place, far=in_place, shared=shared)
-    cosine = candidates.embeddings @ table.embedding_mean[:rows].T
+    cosine = inner_products(candidates.embeddings, table.embedding_mean[:rows])
     similarity += np.float32(config.weight_embedding) * np.maximum(cosine, 0)
     similarity /= np.float32(max(total + config.weight_embedding, 1e-6))
     step = candidates.centres[:, None] - table.centres[None, :rows]
@@ -113,13 +113,11 @@ def _shared_overlap(
         return (np.zeros((len(candidates), rows), np.float32), np.zeros((len(candidates), rows), np.bool_))
     weight = table.weight[:rows, places]  # (R, k)
     voted = weight > 0
-    scale = voted / np.maximum(weight, 1)
-    inner = np.zeros((len(candidates), rows), np.float32)
-    energy = np.zeros(rows, np.float32)
-    for frame, place in enumerate(places):
-        total = table.prob_sum[:rows, place]
-        inner += (candidates.probs[:, frame] @ total.T) * scale[:, frame]
-        energy += np.einsum("rp,rp->r", total, total) * scale[:, frame] ** 2
+    scale = (voted / np.maximum(weight, 1)).T  # (k, R)
+    total = table.prob_sum[:rows, places].swapaxes(0, 1)  # (k, R, Q)
+    per_frame = inner_products(candidates.probs[:, :num_shared].swapaxes(0, 1), total)  # (k, N, R)
+    inner = np.einsum("knr,kr->nr", per_frame, scale)
+    energy = (np.einsum("krq,krq->kr", total, total) * scale**2).sum(axis=0)
     energy_candidates = candidates.energy[:, :num_shared] @ voted.T.astype(np.float32)
     overlap = soft_iou(inner, energy_candidates, np.broadcast_to(energy, inner.shape))
     seen = (table.visible[:rows, places] & voted).astype(np.float32)
@@ -133,13 +131,15 @@ def _last_overlap(
     """Return soft IoU (N, R) of each candidate in the first new frame with each track's last shown mask."""
     last = table.last_probs[:rows]
     probs = candidates.probs[:, first_new]
-    return soft_iou(probs @ last.T, candidates.energy[:, first_new], np.einsum("rp,rp->r", last, last))
+    return soft_iou(
+        inner_products(probs, last), candidates.energy[:, first_new], np.einsum("rp,rp->r", last, last)
+    )
 
 
 def _class_agreement(scores: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine of class scores (N, K) and class means (R, K), 0..1."""
     norm_scores = np.sqrt(np.einsum("nk,nk->n", scores, scores))
     norm_means = np.sqrt(np.einsum("rk,rk->r", means, means))
-    agreement: NDArray[np.float32] = scores @ means.T
+    agreement = inner_products(scores, means)
     agreement /= np.maximum(norm_scores[:, None] * norm_means[None, :], _TINY)
     return agreement

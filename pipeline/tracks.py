@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +66,7 @@ class TrackTable:
     def drop_masks(self) -> None:
         """Forget shapes and arrays that depend on the model's output; `allocate` makes them again."""
         self.logit_sum = np.zeros((self.max_tracks, self.num_frames, 0), np.float32)
-        """(S, T, P) sum of the mask logits; counts where `weight` > 0."""
+        """(S, T, P) sum of the mask logits; of a track, 0 where `weight` is."""
         self.prob_sum = self.logit_sum
         """(S, T, Q) sum of the halved masks' probabilities."""
         self.last_probs = np.zeros((self.max_tracks, 0), np.float32)
@@ -103,6 +102,8 @@ class TrackTable:
         self._next_id += 1
         self.weight[track.slot] = 0
         self.visible[track.slot] = False
+        self.logit_sum[track.slot] = 0
+        self.prob_sum[track.slot] = 0
         self._embedding_weight[track.slot] = 0
         self.tracks.append(track)
         return track
@@ -117,6 +118,9 @@ class TrackTable:
         """Empty ring places for the frames that now take them."""
         self.weight[:, places] = 0
         self.visible[:, places] = False
+        used = slice(self.num_rows)
+        self.logit_sum[used, places] = 0
+        self.prob_sum[used, places] = 0
 
     def vote(
         self,
@@ -132,28 +136,12 @@ class TrackTable:
         Logits are summed from frame `sum_logits_from` of the window on: older frames are published already.
         """
         slots = np.array([track.slot for track in tracks], dtype=np.intp)
-        voted = self.weight[slots[:, None], places] > 0
-        runs: dict[bytes, list[tuple[int, int]]] = {}
-        for slot, index, seen in zip(slots.tolist(), chosen, voted, strict=True):
-            pattern = seen.tobytes()
-            if pattern not in runs:
-                runs[pattern] = _runs(places, seen)
-            for start, stop in runs[pattern]:
-                here = slice(int(places[start]), int(places[start]) + stop - start)
-                _accumulate(
-                    self.prob_sum[slot, here], candidates.probs[index, start:stop], add=bool(seen[start])
-                )
-                begin = max(start, sum_logits_from)
-                if begin < stop:
-                    later = slice(here.start + begin - start, here.stop)
-                    _accumulate(
-                        self.logit_sum[slot, later],
-                        candidates.logits[index, begin:stop],
-                        add=bool(seen[start]),
-                    )
-            self.last_probs[slot] = candidates.probs[index, candidates.newest[index]]
-        self.weight[slots[:, None], places] += 1
-        self.visible[slots[:, None], places] |= candidates.visible[chosen]
+        rows = slots[:, None]
+        self.prob_sum[rows, places] += candidates.probs[chosen]
+        self.logit_sum[rows, places[sum_logits_from:]] += candidates.logits[chosen, sum_logits_from:]
+        self.last_probs[slots] = candidates.probs[chosen, candidates.newest[chosen]]
+        self.weight[rows, places] += 1
+        self.visible[rows, places] |= candidates.visible[chosen]
         self.centres[slots] = candidates.centres[chosen]
 
     def learn(
@@ -185,17 +173,3 @@ class TrackTable:
             self._embedding_weight[slots, entry] = candidates.best[chosen]
             fused = np.einsum("se,sec->sc", self._embedding_weight[slots], self._embeddings[slots])
             self.embedding_mean[slots] = unit_length(fused)
-
-
-def _accumulate(total: NDArray[np.float32], values: NDArray[np.float32], *, add: bool) -> None:
-    if add:
-        total += values
-    else:
-        total[...] = values
-
-
-def _runs(places: NDArray[np.intp], seen: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Split 0..F into runs (start, stop) of neighbouring ring places that were all seen, or all not."""
-    breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(seen.view(np.int8)) != 0)) + 1
-    edges = [0, *breaks.tolist(), len(places)]
-    return list(pairwise(edges))
