@@ -194,6 +194,8 @@ class Associator:
     ) -> None:
         """Assign free candidates to those of `tracks` that are free, where `gate` (N, R) allows it."""
         tracks = [track for track in tracks if track not in matched]
+        if not tracks:
+            return
         slots = [track.slot for track in tracks]
         allowed = gate[:, slots]
         allowed[list(matched.values())] = False

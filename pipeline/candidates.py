@@ -22,7 +22,7 @@ from pipeline.types import Window, WindowPrediction
 
 _TINY = np.float32(1e-6)
 _ALONE = 1 << 18
-"""Multiplications of a matrix product that OpenBLAS surely does in the calling thread (its interface/gemm.c)."""
+"""Multiplications of a product that OpenBLAS still does in the calling thread (its interface/gemm.c)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +142,8 @@ def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold:
 def inner_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return Σp a[…, n, p] · b[…, m, p], (…, N, M), by the calling thread alone.
 
-    For larger products BLAS wakes threads of its own, which afterwards spin for milliseconds on the cores that
-    decoder and network need: with two cores a frame's tracks then took three to five times as long.
+    For larger products BLAS wakes threads of its own, which then spin for milliseconds on the cores that
+    decoder and network need: on two cores a frame's tracks took two to four times as long.
     """
     num, width = a.shape[-2:]
     step = max(1, _ALONE // max(1, num * b.shape[-2]))

@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 from support.truth import CLASSES, Corruption, Mover, Oracle, run, script
 
 from pipeline.associate import Associator
-from pipeline.candidates import halve, select_candidates, sigmoid, soft_iou, suppress, unit_length
+from pipeline.candidates import (
+    halve,
+    inner_products,
+    select_candidates,
+    sigmoid,
+    soft_iou,
+    suppress,
+    unit_length,
+)
 from pipeline.config import AssociationConfig
 from pipeline.emission import cell_boxes
 from pipeline.matching import assign
+from pipeline.tracks import TrackTable
 from pipeline.types import Window
 from pipeline.window import Windower
 
@@ -39,6 +48,33 @@ def test_soft_iou_of_hard_masks_is_their_iou_and_of_equal_soft_masks_one() -> No
     assert np.diag(soft_iou(blurred @ blurred.T, energy, energy)) == pytest.approx([1, 1], abs=1e-6)
     nothing = np.zeros((1, 8), np.float32)
     assert soft_iou(nothing @ nothing.T, nothing.sum(1), nothing.sum(1)) == 0
+
+
+@pytest.mark.parametrize(("num", "other", "width"), [(3, 4, 5), (30, 30, 4500), (0, 4, 900), (30, 64, 900)])
+def test_inner_products_do_not_depend_on_how_they_are_cut(num: int, other: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random((2, num, width), np.float32)
+    b = rng.random((2, other, width), np.float32)
+    expected = np.einsum("knp,kmp->knm", a.astype(np.float64), b.astype(np.float64))
+    np.testing.assert_allclose(inner_products(a, b), expected, rtol=1e-5)
+    np.testing.assert_allclose(inner_products(a[0], b[0]), expected[0], rtol=1e-5)
+
+
+def test_a_slot_that_is_used_again_and_a_ring_place_begin_without_votes() -> None:
+    table = TrackTable(max_tracks=2, num_frames=3, num_classes=1, embedding_memory=1)
+    table.allocate(num_cells=4, num_halved=1, embedding_width=None)
+    first, second = table.add(), table.add()
+    table.logit_sum[:], table.prob_sum[:], table.weight[:] = np.inf, 1, 1
+    table.clear_frames(np.array([2]))
+    assert not table.logit_sum[:, 2].any()
+    assert not table.prob_sum[:, 2].any()
+    assert table.prob_sum[:, :2].all()
+    table.remove(first)
+    again = table.add()
+    assert again.slot == first.slot
+    assert not table.logit_sum[again.slot].any()
+    assert not table.prob_sum[again.slot].any()
+    assert table.weight[second.slot].tolist() == [1, 1, 0]
 
 
 def test_sigmoid_is_exact_at_the_ends_and_silent() -> None:
