@@ -11,6 +11,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.config import StreamConfig, dump_config, load_config
 from pipeline.errors import ConfigError, OutputError, StreamError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
+_PATIENCE_SECONDS = 1.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,12 +87,19 @@ def parse_sources(texts: Sequence[str]) -> dict[str, str]:
     for position, text in enumerate(texts):
         name, equals, rest = text.partition("=")
         # "video=NAME" is how FFmpeg spells a camera on Windows.
-        named = bool(equals) and not set(name) & set("/:?\\") and name != "video" and not Path(text).exists()
+        named = bool(equals) and not set(name) & set("/:?\\") and name != "video" and not _is_file(text)
         name, source = (name, rest) if named else (f"source{position}", text)
         if name in inputs:
-            raise ConfigError(f"--source {text!r}: the name {name!r} is given twice; names must differ")
+            raise ConfigError(f"--source {name}=…: the name {name!r} is given twice; names must differ")
         inputs[name] = source
     return inputs
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # too long for a name
+        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,15 +134,21 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
     from pipeline.progress import Progress
     from pipeline.stream import Stream
 
-    target = _open_report(report_path)
+    target = _open_report(report_path, config)
     stream = Stream(config)
     files = {name: source for name, source in stream.sources.items() if not source.live}
     num_frames = {name: partial(getattr, source, "num_frames") for name, source in files.items()}
     stream.add_sink(Progress(num_frames, max_frames=config.max_frames))
 
+    asked_at: list[float] = []
+
     def stop(number: int, _: FrameType | None) -> None:
+        asked_at.append(time.monotonic())
         stream.stop()
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        # A second one, not the same one delivered to process and group, ends the process at once.
+        if asked_at[-1] - asked_at[0] > _PATIENCE_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -142,22 +157,36 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
             stream.run()
     finally:
         if target is not None:
-            target.write_text(json.dumps(stream.report(), indent=2) + "\n")
+            _write_report(target, stream.report())
     _print_summary(stream.report())
     return 0
 
 
-def _open_report(path: str | None) -> Path | None:
+def _open_report(path: str | None, config: StreamConfig) -> Path | None:
     """Find out before the run, not after it, that the report cannot be written."""
+    from pipeline.sinks import check_not_input
+
     if path is None:
         return None
+    check_not_input(path, "--report", config)
+    if config.record.path is not None and Path(path).absolute() == Path(config.record.path).absolute():
+        raise OutputError(f"--report {path} is the recording itself: choose another name")
     try:
-        Path(path).write_text("")
+        Path(path).open("ab").close()
     except OSError as error:
-        raise OutputError(
-            f"--report {path}: {error.strerror or error}; choose a path that can be written"
-        ) from None
+        raise _unwritable(path, error) from None
     return Path(path)
+
+
+def _write_report(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: str | Path, error: OSError) -> OutputError:
+    return OutputError(f"--report {path}: {error.strerror or error}; choose a path that can be written")
 
 
 def _print_summary(report: dict[str, Any]) -> None:

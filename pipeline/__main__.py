@@ -86,7 +86,8 @@ def subscribe(options: argparse.Namespace) -> int:
                 subscriber.malformed,
             )
             for end in subscriber.ended.values():
-                log.info("source %s ended: %s %s", end.source, end.reason, end.detail)
+                detail = f": {end.detail}" if end.detail else ""
+                log.info("source %s ended (%s)%s", end.source, end.reason, detail)
     return 0
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.config import ModelConfig
 from pipeline.errors import ConfigError
+from pipeline.redact import redact
 from pipeline.types import check_source_id
 
 
@@ -24,7 +25,12 @@ class Section(BaseModel):
     """Base of all sections: frozen, unknown keys are errors, no silent conversion of types."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+        allow_inf_nan=False,
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
@@ -33,9 +39,9 @@ class SourceConfig(Section):
 
     inputs: dict[str, str] = {"source0": "demo"}
     """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, or `demo`."""
-    connect_timeout_seconds: float = Field(10.0, gt=0)
+    connect_timeout_seconds: float = Field(10.0, gt=0, le=86_400)
     """How long a live source may take to deliver its first frame before it counts as unreachable."""
-    read_timeout_seconds: float = Field(5.0, gt=0)
+    read_timeout_seconds: float = Field(5.0, gt=0, le=3_600)
     """How long a live source may be silent before it counts as lost."""
     wait: bool = False
     """Keep trying a live source that cannot be reached at start, for ever."""
@@ -43,9 +49,9 @@ class SourceConfig(Section):
     """How RTSP carries the video; tcp loses nothing, udp is for networks that ask for it."""
     reconnect: bool = True
     """Whether a live source that was lost after its first frame is opened again."""
-    reconnect_seconds: float = Field(60.0, gt=0)
+    reconnect_seconds: float = Field(60.0, gt=0, le=31_536_000)
     """Give up (exit code 2) when a lost live source has not come back for so long."""
-    images_fps: float = Field(10.0, gt=0)
+    images_fps: float = Field(10.0, ge=0.001, le=1000)
     """Frames a second that a folder of images stands for."""
 
     @model_validator(mode="before")
@@ -92,7 +98,7 @@ class CadenceConfig(Section):
 class WindowConfig(Section):
     """Sliding windows; their length T is `model.network.num_frames`."""
 
-    stride: int = Field(1, ge=1)
+    stride: int = Field(1, ge=1, le=1000)
     """New frames per window, 1..T. Published latency grows by stride − 1 frames."""
 
 
@@ -102,7 +108,7 @@ class ModelSection(Section):
     weights: str | None = None
     """A .safetensors file made by `python -m model convert` or training; null: seeded at random,
     untrained."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random weights where `weights` is null."""
     class_bias: float = 0.0
     """Bias of the class logits where `weights` is null; 0 lets candidates pass the thresholds."""
@@ -112,7 +118,7 @@ class ModelSection(Section):
     """Queries per window whose masks are computed (best class score first)."""
     cache: bool = True
     """Keep the per-frame part of the network for the windows that overlap; results are the same without."""
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of the network; null leaves torch's choice."""
 
     @field_validator("network")
@@ -154,7 +160,7 @@ class AssociationConfig(Section):
     """Share of the class agreement."""
     weight_lost: float = Field(0.5, ge=0, le=1)
     """What the similarity of a lost track counts where it competes with live tracks for a candidate."""
-    max_speed: float = Field(1.0, gt=0)
+    max_speed: float = Field(1.0, gt=0, le=1000)
     """Reach of a centre per second, in frame diagonals."""
     matching: Literal["hungarian", "greedy"] = "hungarian"
     """How pairs are chosen from the similarities."""
@@ -164,7 +170,7 @@ class AssociationConfig(Section):
     """Candidates of a window looked at, best score first."""
     embedding_memory: int = Field(10, ge=1, le=100)
     """Embeddings remembered per track."""
-    lost_seconds: float = Field(2.0, ge=0)
+    lost_seconds: float = Field(2.0, ge=0, le=3_600)
     """Stream time after which a track that was not seen ends."""
     class_memory: int = Field(30, ge=1)
     """Windows that the running mean of a track's class scores goes back."""
@@ -175,12 +181,12 @@ class AssociationConfig(Section):
 
 
 class PublishConfig(Section):
-    """The mask stream over ZeroMQ (docs/wire.md)."""
+    """The mask stream over ZeroMQ (docs/wire.md). A plain string is accepted as the address."""
 
     address: str | None = None
     """Where to bind, e.g. tcp://127.0.0.1:5555. "none" publishes nothing; so does null, but for the command
     line, which then binds tcp://127.0.0.1:5555."""
-    wait_for_subscribers: int = Field(0, ge=0)
+    wait_for_subscribers: int = Field(0, ge=0, le=1_000_000)
     """Wait for so many subscribers before frame 0."""
     block: bool = False
     """A slow subscriber slows the stream down instead of losing messages; for files."""
@@ -191,16 +197,21 @@ class PublishConfig(Section):
     curve_allowed_clients: list[str] = []
     """Clients that may subscribe: public keys (40 characters) or key files; empty: all that know the server's
     key."""
-    high_water_mark: int = Field(1000, ge=1)
+    high_water_mark: int = Field(1000, ge=1, le=1_000_000)
     """Messages kept per slow subscriber before new ones are lost to it (not used with `block`)."""
-    heartbeat_seconds: float = Field(1.0, gt=0)
+    heartbeat_seconds: float = Field(1.0, ge=0.01, le=3_600)
     """Heartbeat of each source."""
-    producer: str = "mssts-stream"
+    producer: str = Field("mssts-stream", min_length=1, max_length=256)
     """Name of this producer in the headers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_address(cls, value: Any) -> Any:
+        return {"address": value} if isinstance(value, str) else value
 
 
 class RecordConfig(Section):
-    """Overlay video."""
+    """Overlay video. A plain string is accepted as the path."""
 
     path: str | None = None
     """An .mp4 file; with several sources `{source}` stands in the name. null records nothing."""
@@ -208,6 +219,11 @@ class RecordConfig(Section):
     """H.264 quality, lower is better."""
     preset: str = "veryfast"
     """x264 speed preset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_path(cls, value: Any) -> Any:
+        return {"path": str(value)} if isinstance(value, (str, Path)) else value
 
 
 class DisplayConfig(Section):
@@ -242,7 +258,7 @@ class StreamConfig(Section):
     record: RecordConfig = RecordConfig()
     display: DisplayConfig = DisplayConfig()
     queue: QueueConfig = QueueConfig()
-    max_frames: int | None = Field(None, ge=1)
+    max_frames: int | None = Field(None, ge=1, lt=2**63)
     """Stop each source after so many frames were read from it."""
 
     @model_validator(mode="after")
@@ -285,7 +301,7 @@ def load_config(
     Raises ConfigError naming file, dotted key and remedy.
     """
     tree: dict[str, Any] = {}
-    name = "the defaults" if path is None else str(path)
+    name = "command line" if path is None else str(path)
     if path is not None:
         tree = _read_yaml(find_config(path))
     for override in overrides:
@@ -323,7 +339,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path}: is no valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"config file {path}: is no valid YAML{_where(error)}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"config file {path}: holds a value that YAML cannot build") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -331,15 +349,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _where(error: yaml.YAMLError) -> str:
+    """Problem and place, without the snippet: it may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "damaged"
+    return f": {problem}" + (f" in line {mark.line + 1}, column {mark.column + 1}" if mark else "")
+
+
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {text!r}: write it as section.key=value, e.g. window.stride=2")
+        raise ConfigError(f"--set {redact(text)!r}: write it as section.key=value, e.g. window.stride=2")
     try:
         parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is no valid YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"--set {key.strip()}: the value is no valid YAML") from None
     for part in reversed(parts):
         parsed = {part: parsed}
     return dict(parsed)
@@ -372,7 +397,7 @@ def _explain(error: ValidationError, name: str) -> str:
             continue
         message = fault["msg"].removeprefix("Value error, ")
         got = fault.get("input")
-        shown = f", got {got!r}" if isinstance(got, (str, int, float, bool, type(None))) else ""
+        shown = f", got {redact(repr(got))}" if isinstance(got, (str, int, float, bool, type(None))) else ""
         lines.append(f"{key}: {message}{shown}" if key else message)
     return f"config ({name}): " + "; ".join(dict.fromkeys(lines))
 

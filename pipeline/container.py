@@ -95,8 +95,14 @@ def parse_address(url: str, *, source: str = "") -> Address:
         url = unquote(urlsplit(url).path)
     elif re.fullmatch(r"/dev/video\d+", url) or url.startswith("video=") or re.fullmatch(r"\d{1,3}", url):
         return _device(url, source=source)
-    path = Path(url).expanduser()
-    return Address("images" if path.is_dir() else "file", str(path), shown)
+    try:
+        path = Path(url).expanduser()
+        return Address("images" if path.is_dir() else "file", str(path), shown)
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        raise SourceNotFound(
+            f"source {source!r}: {shown[:200]} cannot be a path ({error.__class__.__name__}); check its spelling",
+            source=source,
+        ) from None
 
 
 def _device(url: str, *, source: str) -> Address:

@@ -9,10 +9,12 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import StreamConfig
 from pipeline.container import parse_address
+from pipeline.errors import OutputError
 from pipeline.message import SourceFacts, StreamFacts
 from pipeline.overlay import Painter
 from pipeline.predict import ModelFacts
@@ -145,6 +147,8 @@ def _record(context: SinkContext, painter: Painter) -> Sink | None:
     record = context.config.record
     if record.path is None:
         return None
+    for name in context.sources:
+        check_not_input(record.path.replace("{source}", name), "record.path", context.config)
     return Recorder(record.path, record, sources=list(context.sources), painter=painter)
 
 
@@ -161,6 +165,17 @@ _BUILDERS: dict[str, Callable[[SinkContext, Painter], Sink | None]] = {
     "record": _record,
     "display": _display,
 }
+
+
+def check_not_input(path: str, what: str, config: StreamConfig) -> None:
+    """Raise OutputError where an output would overwrite one of the stream's inputs."""
+    for name, source in config.source.inputs.items():
+        try:
+            same = Path(path).expanduser().samefile(Path(source).expanduser())
+        except (OSError, RuntimeError, ValueError):  # one of them is no file (yet)
+            continue
+        if same:
+            raise OutputError(f"{what} {path} is source {name!r} itself: choose another name")
 
 
 def build_sinks(context: SinkContext) -> list[Sink]:

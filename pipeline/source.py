@@ -181,7 +181,7 @@ class VideoSource:
             connected = self._connect_again(fault, good=time.monotonic() - opened > GOOD_CONNECTION_SECONDS)
             if connected is not None:
                 yield sampler.restart()
-        yield self._end("stopped", "stopped on request")
+        yield self._end("stopped", "on request")
 
     def _until_silent(self, video: VideoInput) -> Iterator[list[av.VideoFrame]]:
         """Pass on the pictures of each packet; SourceUnreachable once a live source was silent for too long.

@@ -87,8 +87,8 @@ class Stream:
 
     def __iter__(self) -> Iterator[FrameResult]:
         """Run the stream and yield each result after the sinks have it. Leaving the loop stops the stream."""
-        if self._started is not None:
-            raise RuntimeError("a Stream runs once: make a new one")
+        if self._started is not None or self._frames.closed:
+            raise RuntimeError("a Stream runs once, and not after its `with` block: make a new one")
         try:
             self._start()
             yield from self._consume()
@@ -287,16 +287,26 @@ class Stream:
                 if self._frames.closed:
                     return
                 if dropped is not None:
-                    line.ledger.count_dropped("stale")
+                    self._drop_stale(line)
         except SourceError as error:
             line.error = error
-            logger.error("%s", error)
+            # The caller raises it when the other sources have ended; until then only the log tells.
+            logger.log(logging.ERROR if len(self._lines) > 1 else logging.DEBUG, "%s", error)
             reason: EndReason = "lost" if line.ledger.read > 0 else "error"
             self._frames.put(line.name, End(line.name, epoch, reason, str(error)))
         except BaseException as error:
             self._fail(error)
         finally:
             line.source.close()
+
+    def _drop_stale(self, line: SourceLine) -> None:
+        if line.ledger.dropped["stale"] == 0:
+            logger.warning(
+                "%s: the model does not keep up, frames are dropped and counted (stale); "
+                "lower cadence.fps or raise window.stride",
+                line.name,
+            )
+        line.ledger.count_dropped("stale")
 
     # The inference thread.
 

@@ -344,14 +344,17 @@ def _check_encoder(config: RecordConfig) -> None:
 
 def _check_path(name: str) -> Path:
     """Return the path after trying that a file can be made there; OutputError names path and remedy."""
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise OutputError(f"record path {name}: {error}; write the path in full") from None
     partial = _partial(path)
     try:
         if path.is_dir():
             raise OutputError(f"record path {path} is a folder: give a file in it, e.g. {path / 'out.mp4'}")
         if path.suffix.lower() != ".mp4":
             raise OutputError(
-                f"record path {path} ends in {path.suffix or 'no suffix'!r}: recordings are .mp4 files, "
+                f"record path {path} ends in {path.suffix or 'no suffix'}: recordings are .mp4 files, "
                 f"e.g. {path.with_suffix('.mp4')}"
             )
         if path.exists() and not path.is_file():
@@ -361,7 +364,7 @@ def _check_path(name: str) -> Path:
             raise OutputError(
                 f"record path {path} is write-protected: change its mode or choose another name"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # one folder at most: more would hide a wrong path
         fresh = not partial.exists()
         partial.open("ab").close()
         if fresh:

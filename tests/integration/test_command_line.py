@@ -189,8 +189,16 @@ def test_source_names_are_told_from_urls_with_equal_signs() -> None:
         (["--publish", "tcp://0.0.0.0:5999"], 1, ["0.0.0.0", "publish.allow_plaintext: true"]),
         (["--record", "/proc/none/out.mp4"], 1, ["/proc/none"]),
         (["--record", "out.avi"], 1, ["out.avi", ".mp4"]),
+        (["--record", "absent/folders/out.mp4"], 1, ["absent/folders", "No such file"]),
         (["--report", "/proc/none/report.json"], 1, ["/proc/none/report.json"]),
         (["--source", "a=demo", "--source", "a=demo"], 1, ["'a'", "twice"]),
+        (["--report", "/dev/full", "--max-frames", "2"], 1, ["/dev/full", "No space"]),
+        (["--set", "source.read_timeout_seconds=.inf"], 1, ["source.read_timeout_seconds"]),
+        (["--set", "model.num_threads=1000000000"], 1, ["model.num_threads", "1024"]),
+        (["--set", "max_frames=2020-13-45"], 1, ["max_frames", "YAML"]),
+        (["--set", "source.inputs=rtsp://u:s3cr3t@h/x"], 1, ["source.inputs", "rtsp://"]),
+        (["--source", "a=rtsp://u:s3cr3t@h/x", "--source", "a=demo"], 1, ["'a'", "twice"]),
+        (["--source", "x=" + "y" * 300], 2, ["yyy"]),
         (["--source", "a b=demo"], 1, ["a b", "A-Z a-z 0-9"]),
         (["--source", "a=demo", "--source", "b=demo", "--record", "x.mp4"], 1, ["{source}"]),
     ],
@@ -202,6 +210,7 @@ def test_bad_input_ends_with_its_code_and_names_the_thing(
     done = run(*arguments, *publish)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+    assert "s3cr3t" not in done.stderr
     for word in words:
         assert any(option in done.stderr for option in word.split("|")), done.stderr
 
@@ -292,3 +301,17 @@ def test_wrong_password_and_wrong_path_end_at_once_with_2_and_no_password(
     assert "nothing at this path" in missing.stderr
     for secret in ("wr0ng", "right"):
         assert secret not in denied.stderr + missing.stderr
+
+
+def test_an_output_never_overwrites_a_source(run: Callable[..., Done], clip: Path, tmp_path: Path) -> None:
+    source = tmp_path / "only-copy.mp4"
+    source.write_bytes(clip.read_bytes())
+    link = tmp_path / "link.mp4"
+    link.symlink_to(source)
+    for flag, path in (("--record", source), ("--record", link), ("--report", source)):
+        done = run("--source", f"cam={source}", "--publish", "none", flag, path)
+        assert done.returncode == 1
+        assert "source 'cam' itself" in done.stderr
+    done = run("--source", source, "--publish", "none", "--record", "x.mp4", "--report", "x.mp4")
+    assert done.returncode == 1
+    assert source.read_bytes() == clip.read_bytes()

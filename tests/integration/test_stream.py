@@ -157,6 +157,21 @@ def test_leaving_the_loop_stops_all_threads_and_still_accounts_for_every_frame(c
     assert_ledger(report)
 
 
+def test_a_stream_that_was_closed_before_it_ran_says_so(clip: Path) -> None:
+    stream = Stream(tiny_config(clip))
+    with stream:
+        assert stream.report()["read"] == 0
+    with pytest.raises(RuntimeError, match="runs once"):
+        list(stream)
+
+
+def test_two_streams_run_in_one_process(clip: Path) -> None:
+    first, second = Stream(tiny_config(clip, max_frames=10)), Stream(tiny_config(clip, max_frames=20))
+    pairs = list(zip(first, second, strict=False))
+    assert [one.frame.index for one, _ in pairs] == [0, 2, 5, 7]
+    assert [other.frame.index for _, other in pairs] == [0, 2, 5, 7]
+
+
 def test_stop_drains_what_was_read_and_loses_nothing(clip: Path) -> None:
     stream = Stream(tiny_config(clip, cadence={"fps": "source"}))
     for number, _ in enumerate(stream):

@@ -100,6 +100,12 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"broken\.yaml") as caught:
             load_config(path)
         assert word in str(caught.value)
+    (tmp_path / "secret.yaml").write_text("source: {inputs: {a: rtsp://u:s3cr3t@h/x\nwindow: ][")
+    (tmp_path / "deep.yaml").write_text("[" * 3000)
+    for name in ("secret.yaml", "deep.yaml"):
+        with pytest.raises(ConfigError, match=name) as caught:
+            load_config(tmp_path / name)
+        assert "s3cr3t" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"absent\.yaml.*No such file"):
         load_config(tmp_path / "absent.yaml")
 
@@ -115,3 +121,9 @@ def test_a_recording_of_several_sources_needs_their_names() -> None:
 def test_holding_frames_and_finals_only_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"cadence\.hold.*emission: first or both"):
         load_config(overrides=["cadence.hold=true", "emission=final"])
+
+
+def test_an_address_and_a_path_may_stand_for_their_sections() -> None:
+    config = load_config(values={"publish": "tcp://127.0.0.1:5555", "record": "out.mp4"})
+    assert config.publish.address == "tcp://127.0.0.1:5555"
+    assert config.record.path == "out.mp4"

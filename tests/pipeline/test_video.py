@@ -76,7 +76,7 @@ def test_a_recording_decodes_to_the_same_frames_times_and_colours(tmp_path: Path
 
 
 def test_the_file_is_a_plain_tagged_mp4_and_nothing_else_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "out.mp4"
+    path = tmp_path / "new" / "out.mp4"
     record(path, [make_result(index) for index in range(30)])
     assert os.listdir(path.parent) == ["out.mp4"]
     with av.open(str(path)) as container:
@@ -309,10 +309,14 @@ def test_paths_that_cannot_be_recorded_to_are_refused_before_any_frame(tmp_path:
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
     cases = {
-        tmp_path / "out.avi": r"out\.avi ends in '\.avi': recordings are \.mp4",
-        tmp_path / "out": r"ends in 'no suffix': recordings are \.mp4",
+        tmp_path / "out.avi": r"out\.avi ends in \.avi: recordings are \.mp4",
+        tmp_path / "out": r"ends in no suffix: recordings are \.mp4",
         tmp_path / "folder.mp4": r"folder\.mp4 is a folder: give a file in it",
         tmp_path / "pipe.mp4": r"pipe\.mp4 is no ordinary file",
+        tmp_path
+        / "two"
+        / "folders"
+        / "out.mp4": r"two/folders/out\.mp4 cannot be written .*: choose a folder",
         tmp_path / "file" / "out.mp4": r"file/out\.mp4 cannot be written .*: choose a folder",
         Path("/proc/nowhere/out.mp4"): r"cannot be written .*: choose a folder",
     }
