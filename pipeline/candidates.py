@@ -143,7 +143,7 @@ def inner_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np
     """Return Σp a[…, n, p] · b[…, m, p], (…, N, M), by the calling thread alone.
 
     For larger products BLAS wakes threads of its own, which then spin for milliseconds on the cores that
-    decoder and network need: on two cores a frame's tracks took two to four times as long.
+    decoder and network need: on two cores a frame's tracks took up to four times as long.
     """
     num, width = a.shape[-2:]
     step = max(1, _ALONE // max(1, num * b.shape[-2]))
