@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from pipeline.address import bind_remedy, check_address, keep_alive
+from pipeline.address import bind_remedy, check_address, check_ipc_free, keep_alive
 from pipeline.announce import SourceRecord
 from pipeline.curve import Gate
 from pipeline.errors import AddressError, ConfigError
@@ -266,6 +266,7 @@ class Publisher:
         socket.setsockopt(zmq.XPUB_MANUAL, 1)
         socket.setsockopt(zmq.XPUB_NODROP, int(config.block))
         keep_alive(socket, self.address)
+        check_ipc_free(self.address)
         try:
             socket.bind(self.address)
         except zmq.ZMQError as error:

@@ -21,7 +21,7 @@ from types import TracebackType
 
 import zmq
 
-from pipeline.address import keep_alive
+from pipeline.address import check_remote, keep_alive
 from pipeline.curve import Handshakes, secure_client
 from pipeline.errors import AddressError, MessageError, WireVersionError
 from pipeline.message import decode
@@ -68,6 +68,7 @@ class Subscriber:
             raise ValueError("client_key_file needs server_key too, the publisher's public key")
         if max_waiting < 1:
             raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
+        check_remote(address)
         self.address = address
         self.source = source
         self.lost: dict[str, int] = {}
@@ -178,14 +179,16 @@ class Subscriber:
             self._condition.wait(min((each - now for each in limits if each is not None), default=None))
 
     def _silence(self, seconds: float) -> str:
-        if self.source is None:
-            return (
-                f"nothing was heard at {self.address} for {seconds:g} s, not even a heartbeat: "
-                f"{self._refused or 'is a publisher running there?'}"
-            )
+        whom = "" if self.source is None else f"of source {self.source!r} "
+        named = "" if self.source is None else ", with a source of that name"
+        remedy = f"is a publisher running there{named}?"
+        garbage = ""
+        if self.malformed:
+            garbage = f", only {self.malformed} malformed messages"
+            remedy = "is it another program that publishes there?"
         return (
-            f"nothing was heard of source {self.source!r} at {self.address} for {seconds:g} s, not even a "
-            f"heartbeat: {self._refused or 'is a publisher running there, with a source of that name?'}"
+            f"nothing was heard {whom}at {self.address} for {seconds:g} s, not even a heartbeat{garbage}: "
+            f"{self._refused or remedy}"
         )
 
     def _keep_newest(self) -> None:

@@ -6,11 +6,14 @@ import itertools
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
@@ -361,6 +364,49 @@ def test_an_address_that_cannot_be_bound_is_named_with_the_remedy(address: str, 
     assert address in str(raised.value)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose name leaves room for a socket in it: such paths have about 100 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="ipc") as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_at_an_ipc_path_is_refused_and_stays(short_folder: Path, linked: bool) -> None:
+    path = kept = short_folder / "precious.txt"
+    kept.write_text("precious")
+    if linked:
+        path = short_folder / "link"
+        path.symlink_to(kept)
+    with pytest.raises(AddressError, match=re.escape(str(path)) + ".*no socket.*another path"):
+        make_publisher(address=f"ipc://{path}")
+    assert path.is_symlink() == linked
+    assert kept.read_text() == "precious"
+
+
+def test_an_ipc_path_in_use_is_refused_and_its_stream_goes_on(short_folder: Path) -> None:
+    address = f"ipc://{short_folder / 'socket'}"
+    with make_publisher(address=address) as publisher:
+        with pytest.raises(AddressError, match=re.escape(address) + ".*in use.*another path"):
+            make_publisher(address=address)
+        with Subscriber(address, timeout_seconds=10) as subscriber:
+            publisher.wait_for_subscribers(1)
+            publisher.publish(small_result(0), NO_DROPS)
+            assert next(subscriber).seq == 0
+
+
+def test_a_socket_that_a_killed_process_left_is_taken_over(short_folder: Path) -> None:
+    path = short_folder / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+        left.listen()
+    assert path.is_socket()
+    with make_publisher(address=f"ipc://{path}") as publisher, Subscriber(f"ipc://{path}") as subscriber:
+        publisher.wait_for_subscribers(1)
+        publisher.publish(small_result(0), NO_DROPS)
+        assert next(subscriber).seq == 0
+
+
 def test_an_address_of_another_machine_is_named_with_the_remedy() -> None:
     with pytest.raises(AddressError, match=r"192\.0\.2\.1:5555.*no such address"):
         make_publisher(address="tcp://192.0.2.1:5555", allow_plaintext=True)
@@ -414,6 +460,12 @@ def test_a_wrong_call_is_a_value_error_and_uses_up_no_seq() -> None:
 def test_a_subscriber_address_that_is_none_is_named(address: str) -> None:
     with pytest.raises(AddressError, match=re.escape(repr(address)) + ".*tcp://HOST:PORT"):
         Subscriber(address)
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999, 4294972851])
+def test_a_port_that_none_can_have_is_refused_at_once(port: int) -> None:
+    with pytest.raises(AddressError, match=rf"{port} is not in 1\.\.65535"):
+        Subscriber(f"tcp://127.0.0.1:{port}")
 
 
 def test_wrong_arguments_of_a_subscriber_are_value_errors() -> None:
@@ -471,6 +523,16 @@ def test_garbage_is_counted_and_reported_and_does_not_hide_the_good(caplog: pyte
     warnings = [record for record in caplog.records if "malformed" in record.message]
     assert 5 <= len(warnings) <= 12  # a flood does not fill the log
     assert address in warnings[0].message
+
+
+def test_silence_tells_of_the_garbage_that_was_heard() -> None:
+    with raw_socket(zmq.XPUB) as (sender, address), Subscriber(address, timeout_seconds=1) as subscriber:
+        while receive(sender) != [b"\x01vis1/"]:
+            pass
+        for _ in range(3):
+            sender.send_multipart([b"vis1/masks/cam/", b"\xff", b"", b""])
+        with pytest.raises(TimeoutError, match=r"only 3 malformed messages.*another program"):
+            next(subscriber)
 
 
 def some_masks() -> list[bytes]:
