@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceDenied, SourceError, SourceNotFound, SourceUnreachable, SourceUnreadable
-from pipeline.redact import redact
+from pipeline.redact import redact_about, redact_url
 from pipeline.sampling import PictureError
 from pipeline.stats import Ledger
 
@@ -59,7 +59,7 @@ class Address:
     """Where a source is, understood."""
 
     kind: AddressKind
-    target: str
+    target: str = field(repr=False)
     """What is opened: path, URL or device name, with the password."""
     shown: str
     """What people may read: without the password."""
@@ -71,6 +71,10 @@ class Address:
         """Whether a network lies between."""
         return self.kind in ("rtsp", "http")
 
+    def redact(self, text: str) -> str:
+        """Return a text about this address without its password, however that is spelt."""
+        return redact_about(text, self.target)
+
 
 def parse_address(url: str, *, source: str = "") -> Address:
     """Understand `url`: `demo`, a path, file://, rtsp(s)://, http(s)://, /dev/videoN, video=NAME or a number.
@@ -78,7 +82,7 @@ def parse_address(url: str, *, source: str = "") -> Address:
     A file that is called demo, or a number, is reached as ./demo. Whether anything is there shows when it is
     opened. Raises SourceNotFound for a scheme or a platform's device that is not supported.
     """
-    shown = redact(url)
+    shown = redact_url(url)
     if url == "demo":
         return Address("demo", url, shown)
     scheme = _SCHEME.match(url)
@@ -100,7 +104,8 @@ def parse_address(url: str, *, source: str = "") -> Address:
         return Address("images" if path.is_dir() else "file", str(path), shown)
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
         raise SourceNotFound(
-            f"source {source!r}: {shown[:200]} cannot be a path ({error.__class__.__name__}); check its spelling",
+            f"source {source!r}: {shown[:200]} cannot be a path ({error.__class__.__name__}); "
+            "check its spelling",
             source=source,
         ) from None
 
@@ -179,7 +184,11 @@ class VideoInput:
                 pictures = packet.decode()
             except av.error.FFmpegError as error:
                 self._ledger.count_packet_error()
-                logger.debug("source %s: a packet cannot be decoded: %s", self._source, redact(str(error)))
+                logger.debug(
+                    "source %s: a packet cannot be decoded: %s",
+                    self._source,
+                    self._address.redact(str(error)),
+                )
                 continue
             yield pictures
 
@@ -294,7 +303,7 @@ def mapped_faults(address: Address, *, source: str) -> Iterator[None]:
         yield
     except av.error.FFmpegError as error:
         # The cause is shown in tracebacks, and its text holds what was opened and FFmpeg's last log line.
-        error.args = (error.errno, redact(error.strerror or ""))
+        error.args = (error.errno, address.redact(error.strerror or ""))
         raise _fault(error, address, source) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 import traceback
 from pathlib import Path
@@ -118,6 +119,32 @@ def test_server_without_video_is_given_up_in_time(scheme: str, script: Script) -
     said = "".join(traceback.format_exception(running.error))
     assert "127.0.0.1" in str(running.error)
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://user:my {}@127.0.0.1:9/x",
+        "rtsp://user:554/{}@127.0.0.1:9/x",
+        "http://user:1/{}@127.0.0.1:9/x?loginpas={}",
+        "rtsp:/user:my {}@127.0.0.1",
+        "user:my {}@127.0.0.1",
+        "ftp://user:my {}@127.0.0.1/x",
+    ],
+)
+def test_a_password_that_no_url_may_hold_is_in_no_text(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    password = "".join(reversed("gn0rw"))  # not in the source lines that a traceback quotes
+    url = url.replace("{}", password)
+    with caplog.at_level(logging.DEBUG):
+        try:
+            running = make_reading(url, connect_timeout_seconds=0.5)
+            running.run()
+            error = running.error
+        except SourceNotFound as refused:
+            error = refused
+    assert error is not None
+    assert "***@127.0.0.1" in str(error)
+    assert password not in "".join(traceback.format_exception(error)) + repr(error.__cause__) + caplog.text
 
 
 def test_stop_while_connecting_is_heard_between_attempts() -> None:
