@@ -33,6 +33,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.claim import Claim
 from pipeline.config import RecordConfig
 from pipeline.errors import OutputError
 from pipeline.overlay import Painter
@@ -74,11 +75,15 @@ class Recorder:
             )
         self._painter = painter or Painter(note=note)
         _check_encoder(config)
-        self._files = {
-            source: _Mp4(_check_path(template.replace("{source}", source)), config) for source in sources
-        }
         self._waiting: dict[str, dict[int, FrameResult]] = {source: {} for source in sources}
         self._last_index = dict.fromkeys(sources, -1)
+        self._files: dict[str, _Mp4] = {}
+        try:
+            for source in sources:
+                self._files[source] = _Mp4(template.replace("{source}", source), config)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -206,11 +211,11 @@ class Timeline:
 class _Mp4:
     """One file: opened at the first frame, because only then the size is known."""
 
-    def __init__(self, path: Path, config: RecordConfig) -> None:
-        self.path = path
+    def __init__(self, name: str, config: RecordConfig) -> None:
+        self.path, self._claim = _check_path(name)
         self.timeline = Timeline()
         self.failed = False
-        self._partial = _partial(path)
+        self._partial = _partial(self.path)
         self._config = config
         self._open: tuple[OutputContainer, VideoStream] | None = None
         self._last_pts = -1
@@ -236,6 +241,12 @@ class _Mp4:
         if self._closed:
             return
         self._closed = True
+        try:
+            self._finish()
+        finally:
+            self._claim.release()
+
+    def _finish(self) -> None:
         if self._open is None:
             logger.info("%s: no frame came, nothing was recorded", self.path)
             return
@@ -342,13 +353,12 @@ def _check_encoder(config: RecordConfig) -> None:
         ) from error
 
 
-def _check_path(name: str) -> Path:
-    """Return the path after trying that a file can be made there; OutputError names path and remedy."""
+def _check_path(name: str) -> tuple[Path, Claim]:
+    """Return the path, and its partial file claimed; OutputError names path and remedy."""
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:
         raise OutputError(f"record path {name}: {error}; write the path in full") from None
-    partial = _partial(path)
     try:
         if path.is_dir():
             raise OutputError(f"record path {path} is a folder: give a file in it, e.g. {path / 'out.mp4'}")
@@ -365,15 +375,11 @@ def _check_path(name: str) -> Path:
                 f"record path {path} is write-protected: change its mode or choose another name"
             )
         path.parent.mkdir(exist_ok=True)  # one folder at most: more would hide a wrong path
-        fresh = not partial.exists()
-        partial.open("ab").close()
-        if fresh:
-            partial.unlink()
+        return path, Claim(_partial(path), what=f"record path {path}")
     except OSError as error:
         raise OutputError(
             f"record path {path} cannot be written ({_reason(error)}): choose a folder that you may write to"
         ) from error
-    return path
 
 
 def _partial(path: Path) -> Path:

@@ -326,6 +326,56 @@ def test_paths_that_cannot_be_recorded_to_are_refused_before_any_frame(tmp_path:
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.mp4", "pipe.mp4"]
 
 
+RECORDING = """
+    import sys, time
+    sys.path[:0] = [{root!r}, {tests!r}]
+    from pipeline.config import RecordConfig
+    from pipeline.video import Recorder
+    from support.results import make_result
+    with Recorder({path!r}, RecordConfig(), sources=["source0"]) as recorder:
+        for index in range({num_frames}):
+            recorder.write(make_result(index))
+        print("recording", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("num_frames", [0, 5])
+def test_a_file_that_another_run_records_is_refused_and_stays(tmp_path: Path, num_frames: int) -> None:
+    path = tmp_path / "out.mp4"
+    script = RECORDING.format(
+        root=str(ROOT), tests=str(ROOT / "tests"), path=str(path), num_frames=num_frames
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"recording\n"
+        with pytest.raises(OutputError, match=rf"out\.mp4 is being recorded by another run.*{other.pid}"):
+            Recorder(path, RecordConfig(), sources=["source0"])
+        assert os.listdir(tmp_path) == ["out.partial.mp4"]
+        other.communicate(timeout=60)
+    assert other.returncode == 0
+    assert os.listdir(tmp_path) == (["out.mp4"] if num_frames else [])
+    record(path, [make_result(0)])
+    assert len(decode(path)[0]) == 1
+
+
+def test_a_file_is_free_again_when_its_source_ended_or_making_the_recorder_failed(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "out.mp4", RecordConfig(), sources=["source0"]) as recorder:
+        with pytest.raises(OutputError, match="being recorded by another run"):
+            Recorder(tmp_path / "out.mp4", RecordConfig(), sources=["source0"])
+        recorder.write(make_result(0))
+        recorder.end(End("source0", 0, "end_of_file"))
+        record(tmp_path / "out.mp4", [make_result(0), make_result(1)])
+    assert len(decode(tmp_path / "out.mp4")[0]) == 2
+    (tmp_path / "b.mp4").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        Recorder(tmp_path / "{source}.mp4", RecordConfig(), sources=["a", "b"])
+    record(tmp_path / "a.mp4", [make_result(0)])
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "b.mp4", "out.mp4"]
+
+
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     user = os.geteuid()
