@@ -17,6 +17,7 @@ from ops.rle import CropRLE
 from pipeline.errors import MessageError
 from pipeline.fields import Fields, unpack_map
 from pipeline.types import TRACK_STATES, Instance, MaskMessage
+from pipeline.wire import MAX_SIDE
 
 MAX_INSTANCES = 4096
 NO_TRACK = -1
@@ -38,6 +39,10 @@ COLUMNS: dict[str, np.dtype[Any]] = {
 def pack_instances(message: MaskMessage) -> tuple[bytes, bytes]:
     """Return the parts `instances` and `masks`."""
     instances = message.instances
+    if max(message.width, message.height) > MAX_SIDE:
+        raise ValueError(
+            f"a frame of {message.width}×{message.height}, at most {MAX_SIDE} a side are allowed"
+        )
     if len(instances) > MAX_INSTANCES:
         raise ValueError(f"{len(instances)} instances in one frame, at most {MAX_INSTANCES} are allowed")
     counts = [_counts(instance, message) for instance in instances]

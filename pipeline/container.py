@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceDenied, SourceError, SourceNotFound, SourceUnreachable, SourceUnreadable
 from pipeline.redact import redact_about, redact_url
-from pipeline.sampling import PictureError
+from pipeline.sampling import PictureError, size_fault
 from pipeline.stats import Ledger
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,8 @@ class VideoInput:
     ) -> None:
         if not container.streams.video:
             raise SourceUnreadable(f"source {source!r}: {address.shown} holds no video stream", source=source)
+        if fault := size_fault(container.streams.video[0].height, container.streams.video[0].width):
+            raise SourceUnreadable(f"source {source!r}: {address.shown}: {fault}", source=source)
         self._container = container
         self._address = address
         self._source = source

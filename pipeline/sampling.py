@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cadence import Cadence
+from pipeline.errors import SourceUnreadable
 from pipeline.stats import Ledger
 from pipeline.types import Frame, Gap
+from pipeline.wire import MAX_SIDE
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,13 @@ ASSUMED_FPS = 25.0
 
 class PictureError(ValueError):
     """A picture that the decoder gave out, but that cannot be converted to RGB; names the picture."""
+
+
+def size_fault(height: int, width: int) -> str:
+    """Say what is wrong with a picture's size, "" where nothing is."""
+    if max(height, width) <= MAX_SIDE:
+        return ""
+    return f"pictures of {width}x{height} are too large: at most {MAX_SIDE} pixels a side, scale them first"
 
 
 class Sampler:
@@ -88,7 +97,8 @@ class Sampler:
         """Count one decoded picture and return what follows from it: a Gap, a Frame, both or nothing.
 
         `convert` returns (H, W, 3) uint8 RGB, rotation applied, or raises PictureError; `size` is its (H, W)
-        where known before, so that a change is seen on frames that are not kept too.
+        where known before, so that a change is seen on frames that are not kept too. Pictures that are too
+        large for the mask stream are left out; SourceUnreadable where the source begins with one.
         """
         captured_ns, captured_monotonic_ns = time.time_ns(), time.monotonic_ns()
         index = self.num_read
@@ -105,10 +115,15 @@ class Sampler:
         if not sampled and not self._hold:
             self._ledger.count_dropped("cadence")
             return items
+        fault = ""
         try:
             image = convert()
+            if fault := size_fault(*image.shape[:2]):
+                raise PictureError(fault)
         except PictureError as error:
             self._ledger.count_dropped("decode")
+            if fault and not self.num_kept:
+                raise SourceUnreadable(f"source {self.source!r}: {fault}", source=self.source) from None
             self._num_unreadable += 1
             # The first says what is wrong; a stream of them must not fill the log.
             logger.log(

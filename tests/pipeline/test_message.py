@@ -232,6 +232,12 @@ def test_an_instance_that_breaks_the_rules_is_not_sent(change: dict[str, Any], r
         encode(dataclasses.replace(message, instances=(broken,)))
 
 
+@pytest.mark.parametrize("size", [{"width": 32768}, {"height": 40000}])
+def test_a_frame_that_no_box_can_tell_is_not_sent(size: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at most 32767 a side"):
+        encode(dataclasses.replace(example(), **size))
+
+
 HEADER_FAULTS = {
     "seq": [-1, "1", 1.0, True, None, 2**63, ...],
     "v": [[1], 1, [1, "0"], [1, 0, 0], ...],

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.cadence import Cadence
+from pipeline.errors import SourceUnreadable
 from pipeline.sampling import PictureError, Sampler
 from pipeline.stats import Ledger
 from pipeline.types import Frame, Gap
@@ -120,3 +121,19 @@ def test_ledger_identity_holds_over_a_mixture() -> None:
     assert ledger.read == 100 == kept + ledger.dropped["cadence"] + ledger.dropped["decode"]
     assert ledger.open_frames() == kept
     assert ledger.dropped["decode"] > 0
+
+
+def test_a_source_that_begins_with_a_picture_that_is_too_large_is_refused() -> None:
+    sampler, ledger = make()
+    with pytest.raises(SourceUnreadable, match=r"'camera': .*32768x8 .*at most 32767"):
+        sampler.add(lambda: np.zeros((8, 32768, 3), np.uint8), pts=0, time_base=MILLISECONDS)
+    assert ledger.open_frames() == 0
+
+
+def test_a_later_picture_that_is_too_large_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    sampler, ledger = make()
+    feed(sampler, [0])
+    assert sampler.add(lambda: np.zeros((32768, 8, 3), np.uint8), pts=40, time_base=MILLISECONDS) == []
+    assert "8x32768" in caplog.text
+    assert ledger.dropped["decode"] == 1
+    assert len(feed(sampler, [80])) == 1

@@ -223,6 +223,20 @@ def test_damaged_packets_are_counted_and_the_rest_is_read(tmp_path: Path) -> Non
     assert reading.end.detail == f"all {len(reading.frames)} frames were read"
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 32768), (32768, 16)])
+def test_pictures_larger_than_boxes_can_tell_are_refused_at_the_start(
+    tmp_path: Path, height: int, width: int
+) -> None:
+    clip = write_video(tmp_path / "wide.mkv", num_frames=1, height=height, width=width, codec="ffv1")
+    running = make_reading(clip)
+    running.run()
+    assert isinstance(running.error, SourceUnreadable)
+    assert running.error.exit_code == 2
+    assert f"{width}x{height}" in str(running.error)
+    assert "32767" in str(running.error)
+    assert "wide.mkv" in str(running.error)
+
+
 def test_sound_without_video_is_unreadable(tmp_path: Path) -> None:
     import wave
 
