@@ -121,16 +121,19 @@ class ModelConfig:
         self._check_structure()
 
     def _check_ranges(self) -> None:
-        for name in _POSITIVE:
+        for name, most in _AT_MOST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: {value} must be at least 1")
+            if value is not None and not 1 <= value <= most:
+                bound = "at least 1" if value < 1 else f"at most {most}"
+                raise ValueError(f"{name}: {value} must be {bound}")
         if not 0.0 < self.backbone_width <= 4.0:
             raise ValueError(f"backbone_width: {self.backbone_width} must be above 0 and at most 4")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: {self.dropout} must be in [0, 1)")
-        if self.mask_coordinate_scale <= 0.0:
-            raise ValueError(f"mask_coordinate_scale: {self.mask_coordinate_scale} must be above 0")
+        if not 0.0 < self.mask_coordinate_scale <= 16.0:
+            raise ValueError(
+                f"mask_coordinate_scale: {self.mask_coordinate_scale} must be above 0 and at most 16"
+            )
         for name in ("height", "width"):
             value = getattr(self, name)
             low, high = SIZE_RANGE
@@ -147,9 +150,10 @@ class ModelConfig:
             raise ValueError(
                 f"hidden_dim: {self.hidden_dim} must be a multiple of 32 and of num_heads ({self.num_heads})"
             )
-        if self.num_levels < 3:
+        if not 3 <= self.num_levels <= 8:
             raise ValueError(
-                f"num_levels: {self.num_levels} must be at least 3: the mask branch merges three levels"
+                f"num_levels: {self.num_levels} must be at least 3 (the mask branch merges three levels) "
+                "and at most 8"
             )
         if self.sts_dim % 4 or self.sts_dim % self.sts_heads:
             raise ValueError(
@@ -238,10 +242,23 @@ def contradictions(stored: ModelConfig, wanted: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_POSITIVE = (
-    *("hidden_dim", "num_heads", "num_points", "ffn_dim", "encoder_layers", "decoder_layers", "num_queries"),
-    *("sts_dim", "sts_heads", "sts_layers", "mask_dim", "mask_channels", "num_outputs", "num_frames"),
-)
+_AT_MOST: dict[str, int] = {
+    "hidden_dim": 1024,
+    "num_heads": 32,
+    "num_points": 32,
+    "ffn_dim": 8192,
+    "encoder_layers": 24,
+    "decoder_layers": 24,
+    "num_queries": 2048,
+    "sts_dim": 1024,
+    "sts_heads": 32,
+    "sts_layers": 24,
+    "mask_dim": 1024,
+    "mask_channels": 64,
+    "num_outputs": 16384,
+    "num_frames": 256,
+}
+"""Counts, from 1 on. Several times what published networks have, so that a slip does not eat all memory."""
 
 
 def _field_types() -> dict[str, Any]:

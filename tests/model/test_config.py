@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -64,6 +66,10 @@ def test_unknown_key_names_the_closest_and_all_allowed() -> None:
         ({"backbone_width": 0.0}, "backbone_width: 0.0"),
         ({"backbone_width": 0.3}, "backbone_width: 0.3"),
         ({"mask_coordinate_scale": 0.0}, "mask_coordinate_scale: 0.0"),
+        ({"mask_coordinate_scale": 17.0}, "mask_coordinate_scale: 17.0 .* at most 16"),
+        ({"mask_coordinate_scale": math.nan}, "mask_coordinate_scale: nan"),
+        ({"num_outputs": 1_000_000_000}, "num_outputs: 1000000000 must be at most 16384"),
+        ({"num_levels": 9}, "num_levels: 9 .* at most 8"),
         ({"cues": ["flow"]}, "cues: 'flow' is not one of 'background'"),
         ({"cues": ["background", "background"]}, "twice"),
         ({"class_list": "youtube_vis_2019", "num_outputs": 41 - 2}, "num_outputs=39 does not fit"),
@@ -72,6 +78,16 @@ def test_unknown_key_names_the_closest_and_all_allowed() -> None:
 def test_a_value_that_does_not_fit_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig.from_dict(values)
+
+
+NUMBERS = [entry.name for entry in fields(ModelConfig) if str(entry.type).startswith(("int", "float"))]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_an_upper_bound(name: str) -> None:
+    assert len(NUMBERS) == 20
+    with pytest.raises(ValueError, match=f"{name}: "):
+        ModelConfig.from_dict({name: 10**9})
 
 
 @pytest.mark.parametrize(
