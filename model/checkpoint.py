@@ -27,6 +27,7 @@ from model.config import ModelConfig, Variant
 from model.encoder import INSIDE
 from model.errors import CheckpointError, MissingPackageError
 from model.network import Network, build_model, empty_network
+from model.pickles import find_code, is_pickle
 from model.seqformer import read_config, rename
 
 FORMAT = "mssts-stream/1"
@@ -81,9 +82,13 @@ def load_weights(path: str | os.PathLike[str]) -> Network:
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, OSError) as exc:
-        hint = "; convert a .pth file with `python -m model convert`" if path.suffix != ".safetensors" else ""
+        if path.suffix in (".pth", ".pt") or is_pickle(path):
+            raise CheckpointError(
+                f"weights {str(path)!r}: a PyTorch checkpoint (.pth), no safetensors file: convert it with "
+                f"`python -m model convert {path} {path.with_suffix('.safetensors')}`"
+            ) from exc
         raise CheckpointError(
-            f"weights {str(path)!r}: not a complete safetensors file ({exc}); copy it again{hint}"
+            f"weights {str(path)!r}: not a complete safetensors file ({exc}); copy it again"
         ) from exc
     config = _stored_config(metadata, where=str(path))
     network = empty_network(config)
@@ -113,8 +118,10 @@ def load_seqformer(
             f"variant {variant!r} cannot start as the baseline: its extra layers end in a norm; "
             f"use one of {', '.join(('baseline', *INSIDE))}"
         )
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(_no_mapping("the checkpoint", state_dict))
     entries = state_dict["model"] if isinstance(state_dict.get("model"), Mapping) else state_dict
-    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in entries.items() if _is_entry(key, value)}
     config = read_config(
         tensors,
         variant=variant,
@@ -130,7 +137,7 @@ def load_seqformer(
     return network
 
 
-def read_pickle(path: str | os.PathLike[str]) -> Any:
+def read_pickle(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """The content of a .pth file, read without running any code in it.
 
     Raises CheckpointError for a missing or damaged file and for one that holds anything but weights.
@@ -141,18 +148,33 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(f"{where}: no such file")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         found = re.search(r"GLOBAL ([\w.]+)", str(exc))
-        if found:
+        code = found[1] if found else find_code(path)
+        if code:
             raise CheckpointError(
-                f"{where}: holds code ({found[1]}) besides weights; nothing of it was run. "
+                f"{where}: holds code ({code}) besides weights; nothing of it was run. "
                 "Save a plain state dict of tensors where the file came from"
             ) from exc
         raise CheckpointError(f"{where}: damaged or not a PyTorch file; copy it again") from exc
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as exc:
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
         raise CheckpointError(f"{where}: truncated or not a PyTorch file ({reason}); copy it again") from exc
+    if not isinstance(content, Mapping):
+        raise CheckpointError(_no_mapping(where, content))
+    return content
+
+
+def _no_mapping(where: str, content: object) -> str:
+    return (
+        f"{where}: holds a {type(content).__name__}, expected a state dict (names → tensors), alone or as "
+        "its entry 'model'; save that where the file came from"
+    )
+
+
+def _is_entry(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def _stored_config(metadata: Mapping[str, str], *, where: str) -> ModelConfig:

@@ -67,7 +67,8 @@ _DROPPED = re.compile(
 def read_config(tensors: Mapping[str, Tensor], **overrides: Any) -> ModelConfig:
     """The baseline's config that fits the checkpoint's shapes, with the given fields put over it.
 
-    Raises CheckpointError where a key that tells the layout is missing or tells nothing known.
+    Raises CheckpointError where a key that tells the layout is missing or tells nothing known, ValueError for
+    an override that does not fit.
     """
 
     def shape(key: str) -> torch.Size:
@@ -75,7 +76,13 @@ def read_config(tensors: Mapping[str, Tensor], **overrides: Any) -> ModelConfig:
             raise CheckpointError(
                 f"not a SeqFormer checkpoint: it lacks {key!r}, its first keys are {list(tensors)[:3]}"
             )
-        return tensors[key].shape
+        size = tensors[key].shape
+        dimensions = 4 if key.startswith((_BODY, "mask_head.")) else 2
+        if len(size) != dimensions or not all(size):
+            raise CheckpointError(
+                f"not a SeqFormer checkpoint: {key!r} is {tuple(size)}, expected {dimensions} dimensions"
+            )
+        return size
 
     def count(pattern: str) -> int:
         return len({found[1] for key in tensors if (found := re.match(pattern, key))})
@@ -119,7 +126,11 @@ def read_config(tensors: Mapping[str, Tensor], **overrides: Any) -> ModelConfig:
         "width": 640,
         "num_frames": 5,
     }
-    return ModelConfig.from_dict({**values, **overrides})
+    try:
+        published = ModelConfig.from_dict(values | {"class_list": "object"})
+    except ValueError as exc:
+        raise CheckpointError(f"not a SeqFormer checkpoint that can be read: {exc}") from exc
+    return ModelConfig.from_dict({"class_list": values["class_list"], **overrides}, base=published)
 
 
 def rename(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -138,15 +149,18 @@ def rename(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tens
     for key in [key for key in renamed if ".sampling_offsets." in key]:
         weights_key = key.replace("sampling_offsets", "attention_weights")
         if weights_key in renamed:
-            planar = _planar(renamed.pop(key), renamed.pop(weights_key), config)
+            planar = _planar(key, renamed.pop(key), renamed.pop(weights_key), config)
             renamed[key.replace("sampling_offsets", "sampling")] = planar
     return renamed
 
 
-def _planar(offsets: Tensor, weights: Tensor, config: ModelConfig) -> Tensor:
+def _planar(key: str, offsets: Tensor, weights: Tensor, config: ModelConfig) -> Tensor:
     """Rows (head, level, point, xy) and (head, level, point) → [x | y | logits]."""
     samples = config.num_heads * config.num_levels * config.num_points
-    if offsets.shape[0] != 2 * samples or weights.shape[0] != samples:
-        return torch.cat((offsets, weights))  # the shape check names the key
+    if offsets.shape[:1] != (2 * samples,) or weights.shape != (samples, *offsets.shape[1:]):
+        raise CheckpointError(
+            f"SeqFormer checkpoint: {key} {tuple(offsets.shape)} and its attention_weights "
+            f"{tuple(weights.shape)} do not fit {samples} samples"
+        )
     x, y = split_dim(offsets, 0, (samples, 2)).unbind(1)
     return torch.cat((x, y, weights))

@@ -157,8 +157,14 @@ class TestOurFormat:
 
     def test_a_pickle_is_told_where_to_go(self, tmp_path: Path) -> None:
         torch.save({}, tmp_path / "w.pth")
-        with pytest.raises(CheckpointError, match="python -m model convert"):
-            load_weights(tmp_path / "w.pth")
+        torch.save({}, tmp_path / "w.bin")
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": [1, 2, 3]}))
+        for name in ("w.pth", "w.bin", "w.pkl"):
+            with pytest.raises(
+                CheckpointError, match=r"': a PyTorch checkpoint .*python -m model convert"
+            ) as error:
+                load_weights(tmp_path / name)
+            assert "copy it again" not in str(error.value)
 
     def test_foreign_safetensors(self, tmp_path: Path) -> None:
         path = tmp_path / "w.safetensors"
@@ -276,12 +282,68 @@ class TestPickles:
         assert not trace.exists()
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-    def test_a_bare_pickle_with_code(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_a_bare_pickle_with_code(self, tmp_path: Path, protocol: int) -> None:
         trace, path = tmp_path / "trace", tmp_path / "evil.pth"
-        path.write_bytes(pickle.dumps(Evil(trace)))
-        with pytest.raises(CheckpointError):
+        # The second one takes its name from the pickle's memo.
+        content = {"model": collections.OrderedDict(), "mkdir": "posix", "args": [Evil(trace), Evil(trace)]}
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+        with pytest.raises(CheckpointError, match=r"holds code \(.*mkdir\).*nothing of it was run"):
             read_pickle(path)
         assert not trace.exists()
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_code_in_a_later_pickle_protocol(self, tmp_path: Path, zipped: bool) -> None:
+        trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+        content = {"model": {"x": torch.zeros(2)}, "args": Evil(trace)}
+        torch.save(content, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"holds code \(.*mkdir\).*nothing of it was run"):
+            read_pickle(path)
+        assert not trace.exists()
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_a_damaged_file_without_code_is_not_accused(self, tmp_path: Path) -> None:
+        path = tmp_path / "w.pth"
+        torch.save({"model": collections.OrderedDict(x=torch.zeros(2))}, path, pickle_protocol=4)
+        with pytest.raises(CheckpointError, match="damaged or not a PyTorch file"):
+            read_pickle(path)
+
+    @pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), 3, None, "text"])
+    def test_a_file_of_something_else(
+        self, tmp_path: Path, content: object, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "w.pth"
+        torch.save(content, path)
+        with pytest.raises(
+            CheckpointError, match=rf"w\.pth.*holds a {type(content).__name__}, expected a state"
+        ):
+            read_pickle(path)
+        assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
+        assert "expected a state dict" in capsys.readouterr().err
+        wrong: Any = content
+        with pytest.raises(CheckpointError, match="expected a state dict"):
+            load_seqformer(wrong)
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "detr.transformer.level_embed",
+            "detr.query_embed.weight",
+            "detr.backbone.0.body.conv1.weight",
+            "mask_head.lay2.weight",
+            "detr.transformer.encoder.layers.0.self_attn.sampling_offsets.weight",
+        ],
+    )
+    @pytest.mark.parametrize("shape", [(), (0, 32), (3,)])
+    def test_tensors_of_no_fitting_shape_are_named(self, key: str, shape: tuple[int, ...]) -> None:
+        with pytest.raises(CheckpointError, match=key.split(".")[-2]):
+            load_seqformer({**small_published(**{key: torch.zeros(shape)}), 7: torch.zeros(1)})
+
+    def test_a_network_of_absurd_size_is_a_checkpoint_error(self) -> None:
+        key = "detr.query_embed.weight"
+        with pytest.raises(CheckpointError, match="num_queries: 5000 must be at most"):
+            load_seqformer(small_published(**{key: torch.zeros(5000, 32)}))
 
     @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.999])
     def test_truncated(self, tmp_path: Path, kept: float) -> None:
