@@ -55,7 +55,7 @@ def test_json_lines_on_stdout_all_else_on_stderr_and_the_end_ends_it() -> None:
     assert process.returncode == 0
     assert "untrained" in err
     assert "3 messages, 0 lost, 0 skipped, 0 malformed" in err
-    assert "source cam ended: end_of_file" in err
+    assert "source cam ended (end_of_file)" in err
     messages = [json.loads(line) for line in out]
     assert [message["seq"] for message in messages] == [0, 1, 2]
     for message in messages:
