@@ -520,7 +520,7 @@ def test_whatever_a_model_says_the_results_keep_their_rules(emission: str, num_f
 class Churn(Sequence[Mapping[int, Any]]):
     """Frames without end in which object k lives in frames 4k to 4k + 6, each in a place of its own."""
 
-    num_frames = 2000
+    num_frames = 1000
 
     def __len__(self) -> int:
         return self.num_frames
@@ -536,7 +536,7 @@ class Churn(Sequence[Mapping[int, Any]]):
         return masks
 
 
-def test_memory_is_bounded_and_ids_are_never_reused_over_2000_windows() -> None:
+def test_memory_is_bounded_and_ids_are_never_reused_over_1000_windows() -> None:
     masks = Churn()
     scene = Scene(90, 160, masks, {name: 1 + name % 4 for name in range(len(masks))})
     associator = make("both", max_tracks=12)

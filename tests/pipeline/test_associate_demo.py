@@ -48,8 +48,7 @@ def track(
     return scene, run(oracle, associator, num_frames=5, stride=stride)
 
 
-@pytest.mark.parametrize("stride", [1, 3, 5])
-@pytest.mark.parametrize("matching", ["hungarian", "greedy"])
+@pytest.mark.parametrize(("matching", "stride"), [("hungarian", 1), ("hungarian", 5), ("greedy", 3)])
 def test_every_object_keeps_its_id_through_the_clip(matching: str, stride: int) -> None:
     scene, results = track(Corruption(), matching=matching, stride=stride)
     ids = ids_of(results, scene, least_iou=0.3)
