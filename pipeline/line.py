@@ -10,7 +10,7 @@ from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.predict import ModelFacts
-from pipeline.redact import redact
+from pipeline.redact import redact_url
 from pipeline.report import latency_report
 from pipeline.source import Source, open_source
 from pipeline.stats import Histogram, Ledger
@@ -32,7 +32,7 @@ class SourceLine:
         self, name: str, url: str, config: StreamConfig, facts: ModelFacts, stop: threading.Event
     ) -> None:
         self.name = name
-        self.url = redact(url)
+        self.url = redact_url(url)
         self.ledger = Ledger()
         self.source: Source = open_source(
             name,

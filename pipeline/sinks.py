@@ -18,7 +18,7 @@ from pipeline.errors import OutputError
 from pipeline.message import SourceFacts, StreamFacts
 from pipeline.overlay import Painter
 from pipeline.predict import ModelFacts
-from pipeline.redact import redact
+from pipeline.redact import redact_url
 from pipeline.source import Source
 from pipeline.stats import Ledger
 from pipeline.types import End, FrameResult, Gap, SourceState
@@ -77,7 +77,7 @@ class PublishSink:
         model, config = context.model, context.config
         inputs = config.source.inputs
         self._facts = {
-            name: SourceFacts(kind=parse_address(url, source=name).kind, url=redact(url))
+            name: SourceFacts(kind=parse_address(url, source=name).kind, url=redact_url(url))
             for name, url in inputs.items()
         }
         self._num_unsent = 0
