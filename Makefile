@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
-# Threads of torch that spin while they wait take the cores from decoding (docs/performance/cpu.md).
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads of torch that spin for long while they wait take the cores from decoding (docs/performance/cpu.md).
+export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: run test check bench soak format wheel clean
