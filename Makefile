@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
-# Threads of torch that spin for long while they wait take the cores from decoding (docs/performance/cpu.md).
+# Threads of torch that spin for long while they wait take the cores from decoding (docs/performance/threads.md).
 export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.config import ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.redact import redact
+from pipeline.redact import redact, redact_url
 from pipeline.types import check_source_id
 
 
@@ -397,9 +397,18 @@ def _explain(error: ValidationError, name: str) -> str:
             continue
         message = fault["msg"].removeprefix("Value error, ")
         got = fault.get("input")
-        shown = f", got {redact(repr(got))}" if isinstance(got, (str, int, float, bool, type(None))) else ""
+        shown = f", got {_shown(key, got)}" if isinstance(got, (str, int, float, bool, type(None))) else ""
         lines.append(f"{key}: {message}{shown}" if key else message)
     return f"config ({name}): " + "; ".join(dict.fromkeys(lines))
+
+
+def _shown(key: str, value: object) -> str:
+    # What stands where an input is expected may be a whole URL.
+    return (
+        repr(redact_url(value))
+        if isinstance(value, str) and key.startswith("source")
+        else redact(repr(value))
+    )
 
 
 def _suggest(path: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ which other work on the machine disturbs less; numpy on one thread.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -78,14 +79,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    rows = []
     print(f"{'candidates':>10} {'emission':>9} {'best ms':>8} {'median ms':>10} {'cpu ms':>7} {'masks':>6}")
     for num_objects in (10, 30):
         made = windows(num_objects)
         for emission in get_args(Emission):
-            best, median, processor, num_masks = measure(made, emission, repeats)
+            best, median, processor, num_masks = measure(made, emission, args.repeats)
+            rows.append(
+                {
+                    "candidates": num_objects,
+                    "emission": emission,
+                    "best_ms": best,
+                    "median_ms": median,
+                    "cpu_ms": processor,
+                }
+            )
             times = f"{best:>8.2f} {median:>10.2f} {processor:>7.2f}"
             print(f"{num_objects:>10} {emission:>9} {times} {num_masks:>6}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

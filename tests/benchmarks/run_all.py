@@ -22,7 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = ("operator", "frame", "pipeline", "associate", "memory")
 
 
-def run(name: str, output: Path) -> dict[str, Any]:
+def run(name: str, output: Path) -> Any:
     """Run one benchmark, its table going to the terminal; return its JSON."""
     target = output / f"{name}.json"
     print(f"== {name}", flush=True)
@@ -32,8 +32,7 @@ def run(name: str, output: Path) -> dict[str, Any]:
     )
     if not target.exists():
         raise RuntimeError(f"bench_{name}.py ended with {done.returncode} and wrote no figures")
-    figures: dict[str, Any] = json.loads(target.read_text())
-    return figures
+    return json.loads(target.read_text())
 
 
 def machine() -> str:
@@ -56,7 +55,7 @@ def machine() -> str:
     )
 
 
-def page(figures: dict[str, dict[str, Any]]) -> str:
+def page(figures: dict[str, Any]) -> str:
     """Return the figures as Markdown: ratios first, milliseconds as this machine's own."""
     operator, frame, pipeline = figures["operator"], figures["frame"], figures["pipeline"]
     associate, memory = figures["associate"], figures["memory"]
@@ -95,9 +94,14 @@ def page(figures: dict[str, dict[str, Any]]) -> str:
         "",
         "## Association, ms an update",
         "",
-        "```json",
-        json.dumps(associate, indent=1),
-        "```",
+        "Masks of the new frame at 720p included; best of many, on one thread.",
+        "",
+        "| candidates | emission | best | median |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {r['candidates']} | {r['emission']} | {r['best_ms']:.2f} | {r['median_ms']:.2f} |"
+            for r in associate
+        ),
     ]
     return "\n".join(lines) + "\n"
 
