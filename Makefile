@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 # Threads of torch that spin for long while they wait take the cores from decoding (docs/performance/threads.md).
 export GOMP_SPINCOUNT ?= 10000
@@ -16,7 +17,7 @@ run: $(VENV)/.run
 	@echo "out/demo.mp4 shows the masks; live: $(BIN)/python run_stream.py --source rtsp://..."
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
