@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,10 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from pipeline.process import tune_process
+
+tune_process()  # before numpy and torch are loaded
 
 from pipeline.arguments import Parser
 from pipeline.config import StreamConfig, dump_config, load_config
@@ -106,8 +109,6 @@ def _is_file(text: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
-    # Before torch is loaded: its threads would spin long while they wait, on cores that decoding needs.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the stream can be stopped cleanly
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

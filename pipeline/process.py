@@ -1,0 +1,34 @@
+"""Settings of the whole process that a stream on a CPU wants; applications call it (docs/performance).
+
+Library code leaves them alone: they belong to the program. Ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT_BYTES = 1 << 30
+_LARGEST_BLOCK = 1 << 25  # the most that glibc takes
+
+
+def tune_process() -> None:
+    """Let waiting threads sleep soon, and keep freed memory; call it before numpy and torch are imported.
+
+    torch's threads (libgomp) and numpy's (OpenBLAS) spin for long while they wait, on cores that decoding
+    needs: GOMP_SPINCOUNT, OPENBLAS_NUM_THREADS, and OMP_NUM_THREADS, which leaves decoding a core, unless they
+    are set. glibc hands each window's tensors
+    back to the system and takes them anew page by page, which in a thread costs as much as the arithmetic:
+    larger thresholds, on Linux with glibc, unless MALLOC_ variables say otherwise.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)
