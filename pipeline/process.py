@@ -18,10 +18,10 @@ def tune_process() -> None:
     """Let waiting threads sleep soon, and keep freed memory; call it before numpy and torch are imported.
 
     torch's threads (libgomp) and numpy's (OpenBLAS) spin for long while they wait, on cores that decoding
-    needs: GOMP_SPINCOUNT, OPENBLAS_NUM_THREADS, and OMP_NUM_THREADS, which leaves decoding a core, unless they
-    are set. glibc hands each window's tensors
-    back to the system and takes them anew page by page, which in a thread costs as much as the arithmetic:
-    larger thresholds, on Linux with glibc, unless MALLOC_ variables say otherwise.
+    needs: GOMP_SPINCOUNT, OPENBLAS_NUM_THREADS, and OMP_NUM_THREADS, which leaves decoding a core, unless
+    they are set. glibc hands each window's tensors back to the system and takes them anew page by page,
+    which in a thread costs as much as the arithmetic: larger thresholds, on Linux with glibc, unless MALLOC_
+    variables say otherwise.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -19,6 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pipeline.process import tune_process
+
+tune_process()
+
 import torch
 from torch import nn
 

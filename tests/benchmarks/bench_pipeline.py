@@ -19,6 +19,10 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
+from pipeline.process import tune_process
+
+tune_process()
+
 import av
 from support.predictors import FixedPredictor
 

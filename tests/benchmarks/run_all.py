@@ -57,7 +57,7 @@ def machine() -> str:
 
 def page(figures: dict[str, Any]) -> str:
     """Return the figures as Markdown: ratios first, milliseconds as this machine's own."""
-    operator, frame, pipeline = figures["operator"], figures["frame"], figures["pipeline"]
+    operator, frame, pipeline = figures["operator"]["forward"], figures["frame"], figures["pipeline"]
     associate, memory = figures["associate"], figures["memory"]
     ratio = operator["ratio"]
     lines = [
