@@ -88,6 +88,11 @@ def _counts(instance: Instance, message: MaskMessage) -> bytes:
 def unpack_instances(
     data: bytes, masks: bytes, width: int, height: int, names: Mapping[int, str], where: str
 ) -> tuple[Instance, ...]:
+    """Read the parts `instances` and `masks` of a frame of width × height pixels (docs/wire.md).
+
+    `names` is class id → name; an id that it lacks gets an empty name. `where` names the message in errors.
+    Raises MessageError for anything that is not as the format says.
+    """
     fields = Fields(unpack_map(data, "instances"), f"instances of the {where}")
     number = fields.integer("n", 0, MAX_INSTANCES)
     columns: dict[str, NDArray[Any]] = {}
