@@ -277,6 +277,10 @@ def test_inference_before_training_does_not_spoil_it(intra: str) -> None:
     with torch.inference_mode():
         network.decode_window(network.encode_frames(images))
     network.decode_window(network.encode_frames(images)).logits.sum().backward()
+    gradient = network.backbone.conv1.weight.grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
 
 
 @pytest.fixture(scope="module")

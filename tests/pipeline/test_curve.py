@@ -132,7 +132,8 @@ def test_key_files_that_are_none_are_config_errors_that_name_key_and_remedy(
 def test_an_encrypted_publisher_lets_many_in_and_out(keys: dict[str, str]) -> None:
     with make_publisher(curve_secret_key_file=keys["server.key_secret"]) as publisher:
         subscribers = [Subscriber(publisher.address, server_key=keys["server.key"]) for _ in range(8)]
-        publisher.wait_for_subscribers(8)
+        assert publisher.wait_for_subscribers(8)
+        assert publisher.num_subscribers == 8
         for subscriber in subscribers:
             subscriber.close()
         wait_until(lambda: publisher.num_subscribers == 0, what="all have left")
