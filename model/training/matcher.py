@@ -1,0 +1,143 @@
+"""Which query answers for which instance: one Hungarian assignment per window and decoder layer.
+
+Source: DETR's matching as SeqFormer has it for clips (model.md 5): a focal class cost, the L1 distance of the
+boxes flattened over T, the generalised IoU averaged over T. What differs: frames where an instance is absent
+count for neither box term (ours), and all layers are copied to the host at once.
+
+Dimensions: B windows, T frames, Q queries, K outputs, N instances of one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from model.decoder import LayerOutput
+from model.training.targets import Target
+from ops.boxes import box_cxcywh_to_xyxy, generalized_box_iou
+
+Matches = list[tuple[Tensor, Tensor]]
+"""Per window: (query indices, instance indices), both int64, sorted by instance."""
+
+
+@dataclass(frozen=True)
+class MatchWeights:
+    """Factors of the terms of the matching cost."""
+
+    class_weight: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+DEFAULT_WEIGHTS = MatchWeights()
+
+FOCAL_ALPHA = 0.25
+"""Share of the positive side in every focal term, of the cost and of the losses."""
+
+
+def match(
+    output: LayerOutput, targets: Sequence[Target], *, weights: MatchWeights = DEFAULT_WEIGHTS
+) -> Matches:
+    """The cheapest one-to-one assignment of queries to instances, per window; see `match_layers`."""
+    return match_layers([output], targets, weights=weights)[0]
+
+
+@torch.no_grad()
+def match_layers(
+    outputs: Sequence[LayerOutput], targets: Sequence[Target], *, weights: MatchWeights = DEFAULT_WEIGHTS
+) -> list[Matches]:
+    """`match` for several decoder layers with one copy to the host and one back.
+
+    A window with more instances than queries leaves the most expensive instances without a query. The
+    indices lie on the device of the outputs.
+    Raises ValueError if the number of targets, or their number of frames, is not that of the outputs, if a
+    label is no class output, or if a cost is not finite, naming the term, the layer and the window.
+    """
+    for output in outputs:
+        _check(output, targets)
+    costs = [
+        sum_terms(match_terms(output, index, target), weights)  # (Q, N)
+        for output in outputs
+        for index, target in enumerate(targets)
+    ]
+    # The assignment is the host's work: the only wait for the device in a training step's forward pass.
+    host = torch.cat([cost.flatten() for cost in costs]).cpu() if costs else torch.zeros(0)
+    if not bool(torch.isfinite(host).all()):
+        raise ValueError(_name_the_fault(outputs, targets))
+
+    pairs, counts = [], []
+    for cost, flat in zip(costs, torch.split(host, [cost.numel() for cost in costs]), strict=True):
+        queries, instances = linear_sum_assignment(flat.view(cost.shape).numpy())
+        rows = torch.stack((torch.from_numpy(queries), torch.from_numpy(instances)))  # (2, min(Q, N))
+        pairs.append(rows[:, rows[1].argsort()])
+        counts.append(rows.shape[1])
+    if not pairs:
+        return [[] for _ in outputs]
+    chosen = torch.split(torch.cat(pairs, dim=1).to(outputs[0].logits.device), counts, dim=1)
+    windows = [(pair[0], pair[1]) for pair in chosen]
+    B = len(targets)
+    return [windows[layer * B : (layer + 1) * B] for layer in range(len(outputs))]
+
+
+def match_terms(output: LayerOutput, window: int, target: Target) -> dict[str, Tensor]:
+    """The unweighted cost terms "class", "l1" and "giou" of one window, (Q, N) each, float32.
+
+    class: α(1−p)²·(−log p) − (1−α)p²·(−log(1−p)) with p the score of the instance's class;
+    l1: |box − box*| summed over the 4 coordinates and the frames where the instance is present;
+    giou: −GIoU, mean over those frames.
+    """
+    with torch.autocast(output.logits.device.type, enabled=False):
+        logits = output.logits[window].float()[:, target.labels]  # (Q, N)
+        score = logits.sigmoid()
+        found = FOCAL_ALPHA * (1 - score).square() * F.softplus(-logits)
+        missed = (1 - FOCAL_ALPHA) * score.square() * F.softplus(logits)
+
+        boxes = output.boxes[window].float()  # (T, Q, 4)
+        wanted = target.boxes.float().transpose(0, 1)  # (T, N, 4)
+        present = target.present.float().t()[:, None]  # (T, 1, N)
+        distance = (boxes[:, :, None] - wanted[:, None]).abs().sum(dim=-1)  # (T, Q, N)
+        overlap = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted))
+        num_present = present.sum(dim=0).clamp(min=1)
+        return {
+            "class": found - missed,
+            "l1": (distance * present).sum(dim=0),
+            "giou": -(overlap * present).sum(dim=0) / num_present,
+        }
+
+
+def sum_terms(terms: dict[str, Tensor], weights: MatchWeights) -> Tensor:
+    """The weighted sum of `match_terms`."""
+    return weights.class_weight * terms["class"] + weights.l1 * terms["l1"] + weights.giou * terms["giou"]
+
+
+def _check(output: LayerOutput, targets: Sequence[Target]) -> None:
+    B, T = output.boxes.shape[:2]
+    K = output.logits.shape[-1]
+    if len(targets) != B:
+        raise ValueError(f"{len(targets)} targets for {B} windows; give one per window")
+    for index, target in enumerate(targets):
+        if target.num_frames != T:
+            raise ValueError(f"target {index} has {target.num_frames} frames, the window has {T}")
+        # On another device the check would wait for it; there the indexing itself fails.
+        if target.num_instances and target.labels.device.type == "cpu":
+            low, high = int(target.labels.min()), int(target.labels.max())
+            if low < 0 or high >= K:
+                raise ValueError(f"labels of target {index} go from {low} to {high}, allowed: 0 to {K - 1}")
+
+
+def _name_the_fault(outputs: Sequence[LayerOutput], targets: Sequence[Target]) -> str:
+    for layer, output in enumerate(outputs):
+        for window, target in enumerate(targets):
+            for name, term in match_terms(output, window, target).items():
+                if not bool(torch.isfinite(term).all()):
+                    return (
+                        f"the {name} cost of decoder layer {layer}, window {window} is not finite: the "
+                        "network's outputs or the targets hold NaN or infinity; lower the learning rate or "
+                        "look at the batch"
+                    )
+    return "the weights of the matching cost make it overflow; lower them"

@@ -1,0 +1,125 @@
+"""What a window should come to: labels, boxes and masks of its instances, and where they are visible.
+
+Source: the target format is ours; boxes of the visible part and masks at stride 4 as in model.md 1.7 and 5.
+
+Dimensions: N instances, T frames, H × W pixels, h × w mask cells (stride 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ops.boxes import box_xyxy_to_cxcywh
+
+MASK_STRIDE = 4
+"""Pixels per mask cell, along both axes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The instances of one window, each visible in at least one of its frames.
+
+    labels: (N,) int64 index of the class output; boxes: (N, T, 4) cxcywh in 0..1 of the visible part, zeros
+    where absent; masks: (N, T, h, w) float 0 or 1 at stride 4; present: (N, T) bool, visible in the frame.
+    Raises ValueError if the shapes or types do not belong together.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+    present: Tensor
+
+    def __post_init__(self) -> None:
+        wanted: dict[str, tuple[int | None, ...]] = {
+            "labels": (self.num_instances,),
+            "present": (self.num_instances, None),
+            "boxes": (self.num_instances, self.num_frames, 4),
+            "masks": (self.num_instances, self.num_frames, None, None),
+        }
+        for name, shape in wanted.items():
+            have = tuple(getattr(self, name).shape)
+            if len(have) != len(shape) or any(w not in (None, g) for g, w in zip(have, shape, strict=True)):
+                spelled = ", ".join("any" if size is None else str(size) for size in shape)
+                raise ValueError(f"{name} of a target have shape {have}, expected ({spelled})")
+        if self.labels.dtype != torch.int64 or self.present.dtype != torch.bool:
+            raise ValueError(
+                f"labels and present of a target are {self.labels.dtype} and {self.present.dtype}, "
+                "expected torch.int64 and torch.bool"
+            )
+
+    @property
+    def num_instances(self) -> int:
+        return self.labels.shape[0] if self.labels.dim() else 0
+
+    @property
+    def num_frames(self) -> int:
+        return self.present.shape[-1] if self.present.dim() else 0
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Target:
+        """The same target on a device."""
+        moved = {
+            entry.name: getattr(self, entry.name).to(device, non_blocking=non_blocking)
+            for entry in fields(self)
+        }
+        return Target(**moved)
+
+    def select(self, chosen: Tensor) -> Target:
+        """The target of some of its instances, by int64 indices or a bool mask (N,)."""
+        return Target(self.labels[chosen], self.boxes[chosen], self.masks[chosen], self.present[chosen])
+
+    @classmethod
+    def from_clip(cls, masks: NDArray[Any] | Tensor, labels: NDArray[Any] | Tensor) -> Target:
+        """Target of a clip's visible pixels: masks (N, T, H, W) bool, labels (N,) integers.
+
+        An instance without a pixel in any frame is left out: there is nothing to find. A mask cell belongs to
+        an instance where at least half of its pixels do; where an instance is visible yet fills no cell by
+        half, it keeps the cell that it fills most, so that a present instance never has an empty mask.
+        Raises ValueError for other shapes or masks that are not bool.
+        """
+        masks, labels = torch.as_tensor(masks), torch.as_tensor(labels)
+        if masks.dim() != 4 or masks.dtype != torch.bool or tuple(labels.shape) != (masks.shape[0],):
+            raise ValueError(
+                f"masks are {masks.dtype} {tuple(masks.shape)} and labels {tuple(labels.shape)}, "
+                "expected bool (N, T, H, W) and (N,)"
+            )
+        seen = masks.flatten(1).any(dim=1)
+        masks, labels = masks[seen], labels[seen].to(torch.int64)
+        present = masks.flatten(2).any(dim=2)  # (N, T)
+        return cls(labels=labels, boxes=visible_boxes(masks), masks=coarse_masks(masks), present=present)
+
+
+def visible_boxes(masks: Tensor) -> Tensor:
+    """Boxes (N, T, 4), cxcywh in 0..1, around the pixels of masks (N, T, H, W) bool; zeros where none."""
+    (x0, x1), (y0, y1) = _extent(masks.any(dim=-2)), _extent(masks.any(dim=-1))
+    return box_xyxy_to_cxcywh(torch.stack((x0, y0, x1, y1), dim=-1))
+
+
+def coarse_masks(masks: Tensor) -> Tensor:
+    """Masks (N, T, H, W) bool at stride 4: (N, T, ⌈H/4⌉, ⌈W/4⌉) float 0 or 1, empty only where they are."""
+    N, T, H, W = masks.shape
+    if N == 0:
+        return torch.zeros(0, T, -(-H // MASK_STRIDE), -(-W // MASK_STRIDE), device=masks.device)
+    share = F.avg_pool2d(masks.float(), MASK_STRIDE, ceil_mode=True, count_include_pad=False)
+    coarse = (share >= 0.5).float()
+    fullest = share.amax(dim=(-2, -1))
+    lost = (fullest > 0) & (fullest < 0.5)
+    if bool(lost.any()):
+        rows = share[lost].flatten(1)
+        best = F.one_hot(rows.argmax(dim=1), rows.shape[1]).float()
+        coarse[lost] = best.view(-1, *share.shape[-2:])
+    return coarse
+
+
+def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
+    """First and one past the last True of (…, S) as shares of S; 0 and 0 where none."""
+    size = line.shape[-1]
+    index = torch.arange(size, device=line.device)
+    last = torch.where(line, index + 1, 0).amax(dim=-1)
+    first = torch.where(line, index, size).amin(dim=-1).clamp(max=last)
+    return first / size, last / size

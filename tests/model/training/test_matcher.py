@@ -1,0 +1,184 @@
+"""Which query is matched to which instance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from support.small_models import live_model, random_images, small_config
+from torch import Tensor
+
+from model.decoder import LayerOutput
+from model.training.matcher import MatchWeights, match, match_layers, match_terms, sum_terms
+from model.training.targets import Target
+
+
+def layer_output(*, B: int, T: int, Q: int, K: int, seed: int) -> LayerOutput:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(B, T, Q, 4, generator=generator) * 0.5 + 0.1
+    return LayerOutput(
+        queries=torch.randn(B, Q, 8, generator=generator),
+        logits=torch.randn(B, Q, K, generator=generator) * 2,
+        boxes=boxes,
+        centres=boxes[..., :2],
+    )
+
+
+def target(*, N: int, T: int, K: int, seed: int, hidden: float = 0.3) -> Target:
+    """N random instances, each absent in some frames but never in all."""
+    generator = torch.Generator().manual_seed(seed)
+    present = torch.rand(N, T, generator=generator) >= hidden
+    present[:, 0] |= ~present.any(dim=1)
+    boxes = (torch.rand(N, T, 4, generator=generator) * 0.5 + 0.1) * present[..., None]
+    return Target(
+        labels=torch.randint(K, (N,), generator=generator),
+        boxes=boxes,
+        masks=torch.zeros(N, T, 4, 6),
+        present=present,
+    )
+
+
+def cost_by_hand(output: LayerOutput, window: int, wanted: Target, query: int, instance: int) -> float:
+    """The cost of one pair in plain Python floats, from the formulas of the design."""
+    p = 1 / (1 + math.exp(-output.logits[window, query, wanted.labels[instance]].item()))
+    cost = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+    frames = [t for t in range(wanted.num_frames) if wanted.present[instance, t]]
+    for t in frames:
+        box, goal = output.boxes[window, t, query].tolist(), wanted.boxes[instance, t].tolist()
+        cost += 5 * sum(abs(a - b) for a, b in zip(box, goal, strict=True))
+        cost -= 2 * giou_by_hand(box, goal) / len(frames)
+    return cost
+
+
+def giou_by_hand(first: list[float], second: list[float]) -> float:
+    spans = []
+    for axis in range(2):
+        a0, a1 = first[axis] - first[axis + 2] / 2, first[axis] + first[axis + 2] / 2
+        b0, b1 = second[axis] - second[axis + 2] / 2, second[axis] + second[axis + 2] / 2
+        spans.append((max(0.0, min(a1, b1) - max(a0, b0)), max(a1, b1) - min(a0, b0)))
+    both, hull = spans[0][0] * spans[1][0], spans[0][1] * spans[1][1]
+    union = first[2] * first[3] + second[2] * second[3] - both
+    return both / union - (hull - union) / hull
+
+
+def test_the_cost_is_the_designs_formula() -> None:
+    output = layer_output(B=2, T=3, Q=4, K=3, seed=0)
+    wanted = target(N=3, T=3, K=3, seed=1)
+    assert not wanted.present.all()
+    cost = sum_terms(match_terms(output, 1, wanted), MatchWeights())
+    by_hand = [[cost_by_hand(output, 1, wanted, q, n) for n in range(3)] for q in range(4)]
+    torch.testing.assert_close(cost, torch.tensor(by_hand), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_assignment_is_the_cheapest_of_all(seed: int) -> None:
+    output = layer_output(B=2, T=2, Q=5, K=2, seed=seed)
+    targets = [target(N=3, T=2, K=2, seed=seed + 100), target(N=4, T=2, K=2, seed=seed + 200)]
+    for window, (wanted, (queries, instances)) in enumerate(
+        zip(targets, match(output, targets), strict=True)
+    ):
+        assert instances.tolist() == list(range(wanted.num_instances))
+        assert len(set(queries.tolist())) == wanted.num_instances
+        assert queries.dtype == instances.dtype == torch.int64
+
+        def price(order: tuple[int, ...], window: int = window, wanted: Target = wanted) -> float:
+            return sum(cost_by_hand(output, window, wanted, q, n) for n, q in enumerate(order))
+
+        best = min(itertools.permutations(range(5), wanted.num_instances), key=price)
+        assert queries.tolist() == list(best)
+
+
+def test_a_permutation_of_queries_and_instances_permutes_the_matches() -> None:
+    output = layer_output(B=1, T=3, Q=6, K=2, seed=3)
+    wanted = target(N=4, T=3, K=2, seed=4)
+    [(queries, _)] = match(output, [wanted])
+    of_query, of_instance = torch.randperm(6), torch.randperm(4)
+    shuffled = LayerOutput(
+        queries=output.queries[:, of_query],
+        logits=output.logits[:, of_query],
+        boxes=output.boxes[:, :, of_query],
+        centres=output.centres[:, :, of_query],
+    )
+    [(again, instances)] = match(shuffled, [wanted.select(of_instance)])
+    assert instances.tolist() == [0, 1, 2, 3]
+    assert of_query[again].tolist() == queries[of_instance].tolist()
+
+
+def test_boxes_of_absent_frames_do_not_count() -> None:
+    output = layer_output(B=1, T=2, Q=3, K=1, seed=5)
+    wanted = target(N=2, T=2, K=1, seed=6, hidden=0.0)
+    wanted = Target(wanted.labels, wanted.boxes, wanted.masks, torch.tensor([[True, False], [True, True]]))
+    boxes = wanted.boxes.clone()
+    boxes[0, 1] = torch.tensor([0.9, 0.9, 0.05, 0.05])
+    elsewhere = Target(wanted.labels, boxes, wanted.masks, wanted.present)
+    before, after = match_terms(output, 0, wanted), match_terms(output, 0, elsewhere)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    everywhere = Target(wanted.labels, boxes, wanted.masks, torch.ones(2, 2, dtype=torch.bool))
+    assert not torch.equal(before["l1"], match_terms(output, 0, everywhere)["l1"])
+
+
+def test_windows_without_an_instance_and_with_more_than_queries() -> None:
+    output = layer_output(B=3, T=2, Q=3, K=1, seed=7)
+    targets = [target(N=n, T=2, K=1, seed=8 + n) for n in (0, 5, 2)]
+    empty, crowded, plain = match(output, targets)
+    assert [len(part) for part in empty] == [0, 0]
+    assert empty[0].dtype == torch.int64
+    assert sorted(crowded[0].tolist()) == [0, 1, 2]
+    assert crowded[1].tolist() == sorted(set(crowded[1].tolist()))
+    assert plain[1].tolist() == [0, 1]
+
+
+def test_layers_together_match_as_each_alone() -> None:
+    layers = [layer_output(B=2, T=2, Q=4, K=1, seed=seed) for seed in (1, 2, 3)]
+    targets = [target(N=2, T=2, K=1, seed=4), target(N=0, T=2, K=1, seed=5)]
+    for layer, together in zip(layers, match_layers(layers, targets), strict=True):
+        for alone, shared in zip(match(layer, targets), together, strict=True):
+            assert torch.equal(alone[0], shared[0])
+            assert torch.equal(alone[1], shared[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [("class", "logits", math.nan), ("l1", "boxes", math.inf), ("l1", "boxes", math.nan)],
+)
+def test_what_is_not_finite_is_named(name: str, field: str, value: float) -> None:
+    good = layer_output(B=2, T=2, Q=4, K=1, seed=1)
+    bad = layer_output(B=2, T=2, Q=4, K=1, seed=1)
+    spoiled: Tensor = getattr(bad, field)
+    spoiled[1, 1] = value
+    targets = [target(N=2, T=2, K=1, seed=4, hidden=0.0)] * 2
+    with pytest.raises(ValueError, match=f"the {name} cost of decoder layer 1, window 1 is not finite"):
+        match_layers([good, bad], targets)
+
+
+def test_bad_targets_are_named() -> None:
+    output = layer_output(B=2, T=2, Q=4, K=2, seed=1)
+    good = target(N=2, T=2, K=2, seed=4)
+    with pytest.raises(ValueError, match="1 targets for 2 windows"):
+        match(output, [good])
+    with pytest.raises(ValueError, match="target 1 has 3 frames, the window has 2"):
+        match(output, [good, target(N=2, T=3, K=2, seed=4)])
+    stranger = Target(torch.tensor([0, 2]), good.boxes, good.masks, good.present)
+    with pytest.raises(ValueError, match="labels of target 1 go from 0 to 2, allowed: 0 to 1"):
+        match(output, [good, stranger])
+
+
+def test_matching_takes_no_gradient_and_is_float32_under_autocast() -> None:
+    config = small_config(class_list="object")
+    network = live_model(config)
+    features = network.encode_frames(random_images(4, 3, 64, 96))
+    wanted = [target(N=2, T=2, K=1, seed=9), target(N=1, T=2, K=1, seed=10)]
+    output = network.decode_layers(features, num_windows=2).layers[-1]
+    plain = match(output, wanted)
+    rounded = LayerOutput(
+        output.queries, output.logits.bfloat16(), output.boxes.bfloat16(), output.centres.bfloat16()
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = match_terms(rounded, 0, wanted[0])
+        again = match(output, wanted)
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    for (queries, _), (same, _) in zip(plain, again, strict=True):
+        assert torch.equal(queries, same)
+        assert not queries.requires_grad
