@@ -64,8 +64,11 @@ class SelfAttention(nn.Module):
         self.in_proj = nn.Linear(hidden_dim, 3 * hidden_dim)
         self.out_proj = nn.Linear(hidden_dim, hidden_dim)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """x (B, Q, C), position (Q, C) → (B, Q, C)."""
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, Q, C), position (Q, C) or (B, Q, C) → (B, Q, C).
+
+        mask (Q, Q): True where a query may attend to another; None: everywhere.
+        """
         width = x.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
         query, key = F.linear(x + position, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
@@ -73,7 +76,7 @@ class SelfAttention(nn.Module):
         query, key, value = (
             split_dim(part, -1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
         )  # (B, M, Q, D)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output
 

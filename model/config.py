@@ -26,9 +26,11 @@ Variant = Literal[
 ]
 Intra = Literal["none", "temporal", "spatiotemporal", "joint"]
 MaskSource = Literal["level1", "c2"]
+QuerySelectionName = Literal["learned", "encoder"]
 
-CUE_PLANES: dict[str, int] = {"background": 1}
-"""Planes that each cue adds to the stem. "background": the frame's difference to a running median."""
+CUE_PLANES: dict[str, int] = {"background": 1, "flow": 2}
+"""Planes that each cue adds to the stem: the frame's difference to a running median; optical flow less the
+camera's motion (x, y)."""
 
 SIZE_MULTIPLE = 8
 SIZE_RANGE = (64, 2048)
@@ -61,7 +63,7 @@ class ModelConfig:
     """L: feature levels; C3, C4, C5 and stride-2 convolutions for the rest."""
     num_points: int = 2
     """K: sampling points per head and level."""
-    ffn_dim: int = 128
+    ffn_dim: int = 96
     """Width of the feed-forward layers of encoder and decoder."""
     encoder_layers: int = 2
     """Deformable encoder layers."""
@@ -69,6 +71,8 @@ class ModelConfig:
     """Decoder layers."""
     num_queries: int = 50
     """Q: instance queries."""
+    query_selection: QuerySelectionName = "encoder"
+    """Where the first references come from: learned (the paper) or encoder (the best cells of the window)."""
     dropout: float = 0.1
     """Dropout in training, at every residual and inside every feed-forward layer."""
 
@@ -78,7 +82,7 @@ class ModelConfig:
     """Intra-scale block: over time, over cells and time, jointly over everything, or none."""
     inter: bool = True
     """Inter-scale block: cells of two successive scales over all frames."""
-    sts_dim: int = 24
+    sts_dim: int = 16
     """d: inner width of MS-STS and of the decoder's temporal attention."""
     sts_heads: int = 2
     """Heads inside MS-STS and the decoder's temporal attention."""

@@ -18,6 +18,7 @@ from model.config import ModelConfig
 from model.heads import MLP
 from model.modules import module_list
 from model.position import Sizes, temporal_sine
+from model.selection import QuerySelection
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,20 @@ class LayerOutput:
     logits: Tensor
     boxes: Tensor
     centres: Tensor
+
+
+@dataclass(frozen=True)
+class ExtraQueries:
+    """D more queries for the decoder of a network in training.
+
+    content: (B, D, C); position: (B, D, C); reference: (B, T, D, 4) cxcywh in 0..1; mask: (Q + D, Q + D) True
+    where a query may attend to another.
+    """
+
+    content: Tensor
+    position: Tensor
+    reference: Tensor
+    mask: Tensor
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -65,15 +80,27 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, tgt: Tensor, box: Tensor, *, position: Tensor, reference: Tensor, memory: Tensor, sizes: Sizes
+        self,
+        tgt: Tensor,
+        box: Tensor,
+        *,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        sizes: Sizes,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """tgt (B, Q, C); box (B, T, Q, C), in the first layer (B, 1, Q, C); reference (B, T, Q, 2 or 4)."""
+        """tgt (B, Q, C); box (B, T, Q, C), in the first layer (B, 1, Q, C); reference (B, T, Q, 2 or 4).
+
+        position (1 or B, 1, Q, C); mask (Q, Q) True where a query may attend to another, or None.
+        """
         B, T, Q, _ = reference.shape
         drop = self.dropout
 
-        tgt = self.norm2(tgt + drop(self.self_attention(tgt, position)))
+        tgt = self.norm2(tgt + drop(self.self_attention(tgt, position[:, 0], mask)))
         rows = box.flatten(0, 1)
-        box = self.norm2_box(rows + drop(self.self_attention_box(rows, position))).view_as(box)
+        of_rows = position.expand(B, box.shape[1], -1, -1).flatten(0, 1) if len(position) > 1 else position[0]
+        box = self.norm2_box(rows + drop(self.self_attention_box(rows, of_rows, mask))).view_as(box)
         box = box.expand(-1, T, -1, -1)  # (B, T, Q, C)
         if self.time_attention is not None:
             frame = temporal_sine(T, self.time_attention.inner, box.device, box.dtype)
@@ -98,8 +125,13 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, depth = config.hidden_dim, config.decoder_layers
-        self.query_embed = nn.Parameter(torch.zeros(config.num_queries, 2 * width))
-        self.reference_points = nn.Linear(width, 2)
+        self.num_queries = config.num_queries
+        if config.query_selection == "learned":
+            self.query_embed = nn.Parameter(torch.zeros(config.num_queries, 2 * width))
+            self.reference_points = nn.Linear(width, 2)
+        else:
+            self.query_embed = nn.Parameter(torch.zeros(config.num_queries, width))
+        self.selection = QuerySelection(config) if config.query_selection == "encoder" else None
         self.layers = module_list(
             DecoderLayer(config, over_time=config.decoder_temporal_attention and index > 0)
             for index in range(depth)
@@ -108,19 +140,34 @@ class Decoder(nn.Module):
         self.bbox_embed = module_list(MLP(width, width, 4, num_layers=3) for _ in range(depth))
 
     def forward(
-        self, memory: Tensor, sizes: Sizes, *, num_frames: int, all_layers: bool = False
+        self,
+        memory: Tensor,
+        sizes: Sizes,
+        *,
+        num_frames: int,
+        all_layers: bool = False,
+        extra: ExtraQueries | None = None,
     ) -> list[LayerOutput]:
-        """memory (B·T, P, C) → the last layer's output, or every layer's, first to last."""
+        """memory (B·T, P, C) → the last layer's output, or every layer's, first to last.
+
+        extra: queries that training adds (denoising); their answers stand after those of the Q.
+        """
         B = memory.shape[0] // num_frames
-        position, content = self.query_embed.chunk(2, dim=-1)  # (Q, C) each
-        tgt = content.expand(B, -1, -1)
-        box = content.expand(B, 1, -1, -1)
-        reference = self.reference_points(position).sigmoid().expand(B, num_frames, -1, -1)
+        content, position, reference = self._queries(memory, sizes, num_frames)
+        mask = None
+        if extra is not None:
+            content = torch.cat((content, extra.content), dim=1)
+            position = torch.cat((position.expand(B, -1, -1, -1), extra.position[:, None]), dim=2)
+            reference = torch.cat((reference, extra.reference), dim=2)
+            mask = extra.mask
+        tgt, box = content, content[:, None]
 
         outputs = []
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            tgt, box = layer(tgt, box, position=position, reference=reference, memory=memory, sizes=sizes)
+            tgt, box = layer(
+                tgt, box, position=position, reference=reference, memory=memory, sizes=sizes, mask=mask
+            )
             boxes = self._refine(self.bbox_embed[index], box, reference)
             if all_layers or index == last:
                 logits = self.class_embed[index](tgt)
@@ -129,6 +176,17 @@ class Decoder(nn.Module):
                 )
             reference = boxes.detach()
         return outputs
+
+    def _queries(self, memory: Tensor, sizes: Sizes, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Content (B, Q, C), position (1 or B, 1, Q, C) and first reference (B, T, Q, 2 or 4)."""
+        B = memory.shape[0] // num_frames
+        if self.selection is None:
+            position, content = self.query_embed.chunk(2, dim=-1)  # (Q, C) each
+            reference = self.reference_points(position).sigmoid().expand(B, num_frames, -1, -1)
+            return content.expand(B, -1, -1), position[None, None], reference
+        anchors = self.selection(memory, sizes, num_frames=num_frames)  # (B, Q, 4)
+        position = self.selection.embed(anchors)[:, None]
+        return self.query_embed.expand(B, -1, -1), position, anchors[:, None].expand(-1, num_frames, -1, -1)
 
     @staticmethod
     def _refine(bbox_embed: MLP, box: Tensor, reference: Tensor) -> Tensor:

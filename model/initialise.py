@@ -87,8 +87,11 @@ def _special(module: nn.Module, generator: torch.Generator, class_bias: float) -
 
 def _decoder(decoder: Decoder, generator: torch.Generator, class_bias: float) -> None:
     nn.init.normal_(decoder.query_embed, generator=generator)
-    width = decoder.query_embed.shape[1] // 2
-    _place_on_grid(decoder.reference_points, decoder.query_embed[:, :width])
+    if decoder.selection is None:
+        width = decoder.query_embed.shape[1] // 2
+        _place_on_grid(decoder.reference_points, decoder.query_embed[:, :width])
+    else:
+        decoder.selection.class_embed.bias.fill_(PRIOR_BIAS)
     for head in decoder.class_embed:
         assert isinstance(head, nn.Linear)
         head.bias.fill_(class_bias)
@@ -97,7 +100,7 @@ def _decoder(decoder: Decoder, generator: torch.Generator, class_bias: float) ->
         last = box_head.layers[-1]
         assert isinstance(last, nn.Linear)
         _zero(last)
-        if index == 0:
+        if index == 0 and decoder.selection is None:
             last.bias[2:] = -2.0
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.backbone import ResNet
 from model.config import ModelConfig
-from model.decoder import Decoder, LayerOutput
+from model.decoder import Decoder, ExtraQueries, LayerOutput
 from model.encoder import Encoder
 from model.heads import DynamicMaskHead, MaskBranch, upsample_aligned
 from model.initialise import PRIOR_BIAS, initialise
@@ -206,9 +206,16 @@ class Network(nn.Module):
         )
 
     def decode_layers(
-        self, features: FrameFeatures, *, num_windows: int = 1, all_layers: bool = True
+        self,
+        features: FrameFeatures,
+        *,
+        num_windows: int = 1,
+        all_layers: bool = True,
+        extra: ExtraQueries | None = None,
     ) -> Decoded:
         """`decode_window` before the choice of queries and the masks, for every decoder layer.
+
+        extra: queries that training adds; their answers stand after those of the Q.
 
         Raises ValueError if the frames do not divide into windows.
         """
@@ -218,7 +225,7 @@ class Network(nn.Module):
         sizes = level_sizes(*features.size, self.config.num_levels)
         position = self._position(sizes, features.tokens)
         memory = self.encoder.encode_window(features.tokens, features.narrow, position, sizes, num_frames=T)
-        layers = self.decoder(memory, sizes, num_frames=T, all_layers=all_layers)
+        layers = self.decoder(memory, sizes, num_frames=T, all_layers=all_layers, extra=extra)
         mask_features = self.mask_branch(memory, sizes, features.c2)
         return Decoded(tuple(layers), memory, sizes, mask_features, features.size)
 

@@ -109,6 +109,7 @@ def read_config(tensors: Mapping[str, Tensor], **overrides: Any) -> ModelConfig:
         "encoder_layers": count(r"detr\.transformer\.encoder\.layers\.(\d+)\."),
         "decoder_layers": count(r"detr\.transformer\.decoder\.layers\.(\d+)\."),
         "num_queries": shape("detr.query_embed.weight")[0],
+        "query_selection": "learned",
         "dropout": 0.1,
         "variant": "baseline",
         "intra": "temporal",

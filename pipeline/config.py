@@ -114,7 +114,7 @@ class ModelSection(Section):
     """Bias of the class logits where `weights` is null; 0 lets candidates pass the thresholds."""
     network: dict[str, Any] = {}
     """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
-    max_instances: int = Field(30, ge=1, le=300)
+    max_instances: int = Field(20, ge=1, le=300)
     """Queries per window whose masks are computed (best class score first)."""
     cache: bool = True
     """Keep the per-frame part of the network for the windows that overlap; results are the same without."""

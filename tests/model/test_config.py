@@ -70,7 +70,7 @@ def test_unknown_key_names_the_closest_and_all_allowed() -> None:
         ({"mask_coordinate_scale": math.nan}, "mask_coordinate_scale: nan"),
         ({"num_outputs": 1_000_000_000}, "num_outputs: 1000000000 must be at most 16384"),
         ({"num_levels": 9}, "num_levels: 9 .* at most 8"),
-        ({"cues": ["flow"]}, "cues: 'flow' is not one of 'background'"),
+        ({"cues": ["depth"]}, "cues: 'depth' is not one of 'background', 'flow'"),
         ({"cues": ["background", "background"]}, "twice"),
         ({"class_list": "youtube_vis_2019", "num_outputs": 41 - 2}, "num_outputs=39 does not fit"),
     ],

@@ -10,6 +10,7 @@ from support.small_models import live_model, random_images, small_config
 
 from model.config import Intra, ModelConfig, Variant
 from model.network import FrameFeatures, Network, build_model
+from model.position import level_sizes
 
 BLOCKS: list[dict[str, Any]] = [
     {"intra": "temporal", "inter": True},
@@ -83,7 +84,9 @@ def test_every_block_mixes_the_frames_of_a_window(variant: str, blocks: dict[str
 
 
 def test_baseline_keeps_the_frames_of_a_window_apart() -> None:
-    network = live_model(small_config(variant="baseline", decoder_temporal_attention=False))
+    network = live_model(
+        small_config(variant="baseline", decoder_temporal_attention=False, query_selection="learned")
+    )
     clip = random_images(1, 3, 3, 64, 96)
     other = clip.clone()
     other[:, 2] = random_images(1, 3, 64, 96, seed=9)
@@ -242,7 +245,7 @@ def test_seed_decides_the_weights_and_global_random_state_is_left_alone() -> Non
 
 
 def test_training_starts_at_scores_of_one_percent_and_references_on_a_grid() -> None:
-    network = build_model(small_config(), seed=0)
+    network = build_model(small_config(query_selection="learned"), seed=0)
     decoder = network.decoder
     with torch.inference_mode():
         output = network(random_images(1, 2, 3, 64, 96))
@@ -263,10 +266,41 @@ def test_every_parameter_can_learn(variant: str) -> None:
     for layer in decoded.layers:
         loss = loss + layer.logits.square().sum() + layer.boxes.square().sum()
         loss = loss + network.masks(layer.queries, layer.centres, decoded).square().mean()
+    selection = network.decoder.selection
+    assert selection is not None
+    cells = selection.dense(decoded.memory, decoded.sizes)
+    loss = loss + cells.logits.square().sum() + cells.boxes.square().sum()
     loss.backward()
     dead = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
     # A softmax over frames does not change with a bias common to all of them.
     assert [name for name in dead if "frame_weights.bias" not in name] == []
+
+
+def test_queries_start_at_the_best_cells_of_all_frames() -> None:
+    """One object that a single frame shows is an anchor of the window; its neighbours are not."""
+    config = small_config(num_queries=3, class_list="object")
+    network = live_model(config)
+    selection = network.decoder.selection
+    assert selection is not None
+    sizes = level_sizes(64, 96, 4)
+    memory = torch.zeros(2, sum(h * w for h, w in sizes), config.hidden_dim)
+    with torch.no_grad():
+        selection.class_embed.weight.fill_(1.0)
+        memory[1, 12 * 2 + 5] = 1.0  # row 2, column 5 of the finest level, in the second frame
+        memory[1, 12 * 2 + 6] = 0.9
+        memory[0, 12 * 6 + 9] = 0.5
+        anchors = selection(memory, sizes, num_frames=2)[0]
+        boxes = selection.dense(memory, sizes).boxes
+    assert torch.allclose(anchors[0], boxes[1, 12 * 2 + 5], atol=1e-5)
+    assert torch.allclose(anchors[1], boxes[0, 12 * 6 + 9], atol=1e-5)
+
+
+def test_more_queries_than_cells_share_the_best_one() -> None:
+    network = live_model(small_config(num_queries=300))
+    with torch.inference_mode():
+        output = network(random_images(1, 2, 3, 64, 64))
+    assert output.boxes.shape[2] == 300
+    assert output.mask_logits.isfinite().all()
 
 
 @pytest.mark.parametrize("intra", get_args(Intra))

@@ -120,6 +120,7 @@ def test_layout_is_read_from_the_shapes() -> None:
             "encoder_layers": 6,
             "decoder_layers": 6,
             "num_queries": 300,
+            "query_selection": "learned",
             "variant": "baseline",
             "decoder_temporal_attention": False,
             "sts_dim": 64,

@@ -1,0 +1,110 @@
+"""Queries from the encoder: the cells that look most like an object's centre become the decoder's anchors.
+
+Source: the two-stage form of Deformable DETR and the mixed selection of DINO (content learned, position from
+the anchor). Ours: one choice for all T frames of a window (a cell's score is its best over the frames), peaks
+only, and the position as a map of the anchor's sine.
+
+Dimensions: B windows, T frames, P positions of all levels, Q queries, C width, K outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.heads import MLP
+from model.modules import split_dim
+from model.position import Sizes, level_starts, pixel_centres
+
+_BESIDE_A_PEAK = 20.0
+"""Taken off the logit of a cell with a better neighbour, so that one object does not fill the queries."""
+
+CELLS_PER_BOX = 4.0
+"""Side, in cells of its level, of the box that a cell starts from."""
+
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """What every cell of N frames says: logits (N, P, K) and boxes (N, P, 4) cxcywh in 0..1."""
+
+    logits: Tensor
+    boxes: Tensor
+
+
+class QuerySelection(nn.Module):
+    """Class and box of every cell, and the choice of the Q best as anchors."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.hidden_dim
+        self.num_queries = config.num_queries
+        self.class_embed = nn.Linear(width, config.outputs)
+        self.bbox_embed = MLP(width, width, 4, num_layers=3)
+        self.num_features = width // 2
+        self.position = MLP(4 * self.num_features, width, width, num_layers=2)
+
+    def dense(self, memory: Tensor, sizes: Sizes) -> DenseOutput:
+        """memory (N, P, C) of N frames → the answer of every cell; training's dense losses read it."""
+        prior = _prior_boxes(sizes, memory)
+        return DenseOutput(self.class_embed(memory), (self.bbox_embed(memory) + prior).sigmoid())
+
+    def forward(self, memory: Tensor, sizes: Sizes, *, num_frames: int) -> Tensor:
+        """memory (B·T, P, C) → anchors (B, Q, 4) cxcywh in 0..1, best first; no gradient.
+
+        Of fewer than Q cells all are taken, and the best stands for the rest.
+        """
+        memory = memory.detach()
+        logits = split_dim(self.class_embed(memory).amax(dim=-1), 0, (-1, num_frames))  # (B, T, P)
+        best, frame = logits.max(dim=1)  # (B, P)
+        peaks = best - _BESIDE_A_PEAK * _beaten(best, sizes)
+        cells = peaks.topk(min(self.num_queries, peaks.shape[1]), dim=1).indices
+        if cells.shape[1] < self.num_queries:
+            cells = torch.cat((cells, cells[:, :1].expand(-1, self.num_queries - cells.shape[1])), dim=1)
+        row = frame.gather(1, cells)
+        window = torch.arange(cells.shape[0], device=cells.device)[:, None]
+        chosen = split_dim(memory, 0, (-1, num_frames))[window, row, cells]  # (B, Q, C)
+        change = self.bbox_embed(chosen)
+        anchors: Tensor = (change + _prior_boxes(sizes, memory)[cells]).sigmoid()
+        return anchors.detach()
+
+    def embed(self, anchors: Tensor) -> Tensor:
+        """The decoder's query position of anchors (…, 4) cxcywh in 0..1: (…, C)."""
+        embedded: Tensor = self.position(_sine_of_box(anchors, self.num_features))
+        return embedded
+
+
+def _prior_boxes(sizes: Sizes, like: Tensor) -> Tensor:
+    """Inverse sigmoid of the box that each cell starts from, (P, 4): its centre, a few cells wide."""
+    centres = pixel_centres(sizes, like.device, like.dtype)  # (P, 2)
+    extents = torch.cat(
+        [
+            centres.new_tensor([CELLS_PER_BOX / width, CELLS_PER_BOX / height]).expand(height * width, 2)
+            for height, width in sizes
+        ]
+    )
+    boxes = torch.cat((centres, extents), dim=-1).clamp(1e-3, 0.95)
+    return torch.log(boxes / (1.0 - boxes))
+
+
+def _beaten(scores: Tensor, sizes: Sizes) -> Tensor:
+    """1 where a neighbour on the same level has a better score, else 0: (B, P) → (B, P)."""
+    starts = level_starts(sizes)
+    parts = []
+    for level, size in enumerate(sizes):
+        part = scores[:, starts[level] : starts[level + 1]]
+        best = F.max_pool2d(split_dim(part, 1, size)[:, None], 3, stride=1, padding=1)
+        parts.append((best.flatten(1) > part).to(scores.dtype))
+    return torch.cat(parts, dim=1)
+
+
+def _sine_of_box(boxes: Tensor, num_features: int) -> Tensor:
+    """Sine of each of the four numbers, `num_features` each: (…, 4) → (…, 4·num_features)."""
+    index = torch.arange(num_features // 2, device=boxes.device, dtype=boxes.dtype)
+    rate = torch.pow(boxes.new_tensor(10000.0), -2.0 * index / num_features)
+    angle = boxes[..., None] * (2.0 * math.pi) * rate  # (…, 4, F/2)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1).flatten(-2)
