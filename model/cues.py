@@ -1,0 +1,391 @@
+"""Cues: planes computed from a stream beside its images, one implementation for training and live use.
+
+"background" is the difference to a running median of the last seconds, "flow" what moves against the camera's
+own motion. Every cue keeps bounded state of one source, is zero until it knows something, and starts over at
+a reset: after a gap, or at a cut, which is seen in the images. Ours; after BSUV-Net (background frames as
+input carry over to unseen videos) and OCLR (flow as the input of a network trained on rendered layers).
+
+Frames are the model-sized images of a stream in order, (H, W, 3) uint8 RGB, without padding; `seconds` is
+stream time (PTS), so that the same clip gives the same planes whatever its speed of arrival.
+
+H × W pixels, R cue planes, T frames of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import CUE_PLANES
+
+__all__ = [
+    "CUES",
+    "BackgroundDifference",
+    "Cue",
+    "CueState",
+    "CutDetector",
+    "FlowCue",
+    "clip_cues",
+    "clip_indices",
+    "median_image",
+    "sample_indices",
+]
+
+Image = NDArray[np.uint8]
+Planes = NDArray[np.float32]
+
+BACKGROUND_SAMPLES = 9
+BACKGROUND_SECONDS = 0.5
+BACKGROUND_WARM = 3
+"""Samples that the median needs at least."""
+BACKGROUND_SCALE = 64.0
+"""Grey levels of difference that make 1."""
+FLOW_SCALE = 4.0
+"""Pixels of motion in FLOW_SECONDS that make 1: about a walker 48 pixels high."""
+FLOW_SECONDS = 0.1
+FLOW_MAX_SECONDS = 0.4
+"""Frames further apart are not compared."""
+LIMIT = 2.0
+"""Planes are clipped to ±LIMIT."""
+
+# Times of containers that count milliseconds are rounded: a frame that is early by so little is in time.
+_ROUNDING_SECONDS = 0.002
+_CUT_LEVELS = 30
+_CUT_CELL = 8
+_GRID_STEP = 4
+_MIN_FLOW_SIDE = 16
+_RANSAC_PIXELS = 0.5
+_RANSAC_TRIES = 200
+
+
+class Cue(Protocol):
+    """One cue of one source."""
+
+    def update(self, rgb: Image, seconds: float) -> Planes:
+        """Take the next frame; return its planes, (R, H, W) float32."""
+
+    def reset(self, *, origin_seconds: float | None = None) -> None:
+        """Forget all frames: the next one does not continue them. Times are counted from `origin_seconds`,
+        None: from the next frame."""
+
+    @property
+    def warm(self) -> bool:
+        """Whether the next frame's planes will say something."""
+
+
+def median_image(images: Sequence[Image]) -> Image:
+    """The exact median, pixel by pixel, of an odd number of images of one shape, uint8.
+
+    Forgetful selection: among any n // 2 + 2 of n values neither the least nor the greatest is the median of
+    all, so both are dropped and the next value joins.
+    Raises ValueError for an even number.
+    """
+    if len(images) % 2 == 0:
+        raise ValueError(f"{len(images)} images have no middle one: give an odd number")
+    first = len(images) // 2 + 2
+    held, waiting = list(images[:first]), list(images[first:])
+    while len(held) > 1:
+        held = _without_extreme(_min, _max, held)
+        held = _without_extreme(_max, _min, held)
+        if waiting:
+            held.append(waiting.pop())
+    return held[0]
+
+
+def _without_extreme(
+    extreme: Callable[[Image, Image], Image], other: Callable[[Image, Image], Image], images: list[Image]
+) -> list[Image]:
+    """The images without, at each pixel, the extreme value; values change places between the images."""
+    worst, rest = images[0], []
+    for image in images[1:]:
+        rest.append(other(worst, image))
+        worst = extreme(worst, image)
+    return rest
+
+
+def _min(one: Image, other: Image) -> Image:
+    return _image(cv2.min(one, other))
+
+
+def _max(one: Image, other: Image) -> Image:
+    return _image(cv2.max(one, other))
+
+
+class BackgroundDifference:
+    """Cue "background", one plane: the frame's difference to the median of earlier samples.
+
+        plane = min(max over red, green, blue of |frame − median| / 64, 2)
+
+    A sample is the first frame of each slot of `every_seconds` of stream time, counted from the first frame
+    after a reset (frames 0, 5, 10, … at 10 frames/s); a frame is compared before it becomes a sample. The
+    median is that of the last 3, 5, … samples, at most `samples`, of which there is an odd number: what
+    stood still for more than half of `samples · every_seconds` is background. Zeros before 3 samples.
+    """
+
+    def __init__(
+        self, *, samples: int = BACKGROUND_SAMPLES, every_seconds: float = BACKGROUND_SECONDS
+    ) -> None:
+        if samples < BACKGROUND_WARM or samples % 2 == 0:
+            raise ValueError(f"samples={samples} must be an odd number from {BACKGROUND_WARM}")
+        if not every_seconds > 0:
+            raise ValueError(f"every_seconds={every_seconds} must be above 0")
+        self._every_seconds = every_seconds
+        self._samples: deque[Image] = deque(maxlen=samples)
+        self.reset()
+
+    def reset(self, *, origin_seconds: float | None = None) -> None:
+        """Forget all samples. Slots are counted from `origin_seconds`, None: from the next frame."""
+        self._samples.clear()
+        self._median: Image | None = None
+        self._origin = origin_seconds
+        self._seconds = 0.0 if origin_seconds is None else origin_seconds
+        self._slot = -1
+
+    @property
+    def warm(self) -> bool:
+        """Whether there are samples enough."""
+        return self._median is not None
+
+    def update(self, rgb: Image, seconds: float) -> Planes:
+        """Compare a frame (H, W, 3), then keep it if a sample is due; returns (1, H, W) in 0..2.
+
+        Raises ValueError if its size is not the samples' one.
+        """
+        if self._samples and self._samples[-1].shape != rgb.shape:
+            raise ValueError(_size_error(rgb.shape, self._samples[-1].shape))
+        plane = np.zeros((1, *rgb.shape[:2]), np.float32)
+        if self._median is not None:
+            red, green, blue = cv2.split(cv2.absdiff(rgb, self._median))
+            largest = cv2.max(cv2.max(red, green), blue)
+            _, levels = cv2.threshold(largest, BACKGROUND_SCALE * LIMIT, 0, cv2.THRESH_TRUNC)
+            np.multiply(levels, np.float32(1 / BACKGROUND_SCALE), out=plane[0])
+        if self._due(seconds):
+            self._samples.append(rgb.copy())
+            if len(self._samples) >= BACKGROUND_WARM:
+                even = 1 - len(self._samples) % 2
+                self._median = median_image(list(self._samples)[even:])
+        return plane
+
+    def _due(self, seconds: float) -> bool:
+        """Whether the frame is the first of a slot."""
+        if self._origin is None or seconds < self._seconds:
+            self._origin, self._slot = seconds, -1  # also for a clock that went back: slots begin here
+        self._seconds = seconds
+        slot = _slot(seconds - self._origin, self._every_seconds)
+        due, self._slot = slot > self._slot, slot
+        return due
+
+
+class FlowCue:
+    """Cue "flow", two planes: motion right and down against the camera's, from the previous frame to this.
+
+        plane = clip((motion − camera) · 0.1 s / interval / 4 pixels, −2, 2)
+
+    Motion is dense optical flow (`cv2.DISOpticalFlow`) at half resolution, taken at this frame's pixels; the
+    camera's is the affine map that most vectors of a grid agree with (RANSAC with OpenCV's fixed seed).
+    Zeros for the first frame, for frames that are more than 0.4 s apart, and where a side is below 32 pixels.
+    """
+
+    def __init__(self) -> None:
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self.reset()
+
+    def reset(self, *, origin_seconds: float | None = None) -> None:
+        """Forget the previous frame."""
+        self._previous: Image | None = None
+        self._size: tuple[int, ...] = ()
+        self._seconds = 0.0
+
+    @property
+    def warm(self) -> bool:
+        """Whether there is a previous frame."""
+        return self._previous is not None
+
+    def update(self, rgb: Image, seconds: float) -> Planes:
+        """Compare a frame (H, W, 3) with the one before; returns (2, H, W) in -2..2.
+
+        Raises ValueError if its size is another one.
+        """
+        if self._size and self._size != rgb.shape:
+            raise ValueError(_size_error(rgb.shape, self._size))
+        height, width = rgb.shape[:2]
+        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        half = _image(cv2.resize(grey, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
+        previous, interval = self._previous, seconds - self._seconds
+        self._previous, self._size, self._seconds = half, rgb.shape, seconds
+        if previous is None or not 0 < interval <= FLOW_MAX_SECONDS or min(half.shape) < _MIN_FLOW_SIDE:
+            return np.zeros((2, height, width), np.float32)
+        flow = np.asarray(self._flow.calc(half, previous, None), np.float32)  # (h, w, 2), back in time
+        moved = _camera_flow(flow) - flow
+        # Half resolution doubles what a full pixel is.
+        moved *= np.float32(2 * FLOW_SECONDS / interval / FLOW_SCALE)
+        moved = np.clip(cv2.resize(moved, (width, height), interpolation=cv2.INTER_LINEAR), -LIMIT, LIMIT)
+        return np.ascontiguousarray(moved.transpose(2, 0, 1), np.float32)
+
+
+def _camera_flow(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The flow (h, w, 2) of the affine map that most vectors of `flow` agree with; zero where none does."""
+    height, width = flow.shape[:2]
+    rows, columns = np.mgrid[_GRID_STEP // 2 : height : _GRID_STEP, _GRID_STEP // 2 : width : _GRID_STEP]
+    points = np.stack((columns, rows), axis=-1).reshape(-1, 2).astype(np.float32)
+    moved = points + flow[rows, columns].reshape(-1, 2)
+    fitted: Any = cv2.estimateAffine2D(
+        points, moved, method=cv2.RANSAC, ransacReprojThreshold=_RANSAC_PIXELS, maxIters=_RANSAC_TRIES
+    )
+    if fitted[0] is None:
+        return np.zeros_like(flow)
+    matrix = fitted[0] - np.eye(2, 3)
+    x, y = np.arange(width), np.arange(height)[:, None]
+    along = [row[0] * x + row[1] * y + row[2] for row in matrix]
+    return np.stack(along, axis=-1).astype(np.float32)
+
+
+class CutDetector:
+    """Tells whether a frame shows another scene than the one before: most of the picture differs at once.
+
+    Both are reduced to cells of 8×8 pixels; at a cut more than half of them differ by over 30 grey levels in
+    a colour. A sudden change of all light counts too: what was learnt of the background is worth nothing.
+    """
+
+    def __init__(self) -> None:
+        self._previous: Image | None = None
+
+    def update(self, rgb: Image) -> bool:
+        """Take the next frame, (H, W, 3); another size than before is a cut."""
+        height, width = rgb.shape[:2]
+        cells = max(1, width // _CUT_CELL), max(1, height // _CUT_CELL)
+        small = _image(cv2.resize(rgb, cells, interpolation=cv2.INTER_AREA))
+        previous, self._previous = self._previous, small
+        if previous is None:
+            return False
+        if previous.shape != small.shape:
+            return True
+        return bool(np.median(cv2.absdiff(small, previous).max(axis=2)) > _CUT_LEVELS)
+
+    def reset(self) -> None:
+        """Forget the previous frame."""
+        self._previous = None
+
+
+CUES: dict[str, Callable[[], Cue]] = {"background": BackgroundDifference, "flow": FlowCue}
+
+
+class CueState:
+    """All cues of a config over one source's frames.
+
+    `detect_cuts=False` is for frames that are known to belong together but are not all shown.
+    Raises ValueError for a cue that does not exist.
+    """
+
+    def __init__(self, cues: Sequence[str], *, detect_cuts: bool = True) -> None:
+        unknown = [cue for cue in cues if cue not in CUES]
+        if unknown:
+            raise ValueError(f"cue {unknown[0]!r} is not one of {', '.join(map(repr, CUES))}")
+        self.num_planes = sum(CUE_PLANES[cue] for cue in cues)
+        """R."""
+        self.num_cuts = 0
+        """Cuts seen so far."""
+        self.was_warm = False
+        """Whether all cues have ever said something, resets included."""
+        self._cues = [CUES[cue]() for cue in cues]
+        self._cuts = CutDetector() if detect_cuts else None
+        self._size: tuple[int, ...] = ()
+
+    def update(self, rgb: Image, seconds: float) -> Planes:
+        """Take the next frame, (H, W, 3) uint8 RGB at stream time `seconds`; return its planes, (R, H, W).
+
+        Raises ValueError for another shape or dtype, and for another size than the frames since the last
+        reset.
+        """
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"rgb must be (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
+        if self._size and self._size != rgb.shape:
+            raise ValueError(_size_error(rgb.shape, self._size))
+        if self._cuts is not None and self._cuts.update(rgb):
+            self.num_cuts += 1
+            self._reset_cues()
+        self._size = rgb.shape
+        self.was_warm = self.was_warm or all(cue.warm for cue in self._cues)
+        if not self._cues:
+            return np.zeros((0, *rgb.shape[:2]), np.float32)
+        return np.concatenate([cue.update(rgb, seconds) for cue in self._cues])
+
+    def reset(self, *, origin_seconds: float | None = None) -> None:
+        """Forget all frames: the next one does not continue them. See `BackgroundDifference.reset`."""
+        self._size = ()
+        if self._cuts is not None:
+            self._cuts.reset()
+        self._reset_cues(origin_seconds)
+
+    def _reset_cues(self, origin_seconds: float | None = None) -> None:
+        for cue in self._cues:
+            cue.reset(origin_seconds=origin_seconds)
+
+
+def sample_indices(index: int, fps: float) -> list[int]:
+    """The frames, ascending, whose samples the background at frame `index` consists of.
+
+    For a stream of `fps` frames a second whose frame 0 is the first after a reset: at 10 frames/s the last
+    nine of 0, 5, 10, … below `index`. Raises ValueError for a negative index or fps not above 0.
+    """
+    if index < 0 or not fps > 0:
+        raise ValueError(f"index={index} must be at least 0 and fps={fps} above 0")
+
+    def slot(frame: int) -> int:
+        return _slot(frame / fps, BACKGROUND_SECONDS)
+
+    found: list[int] = []
+    for frame in range(index - 1, -1, -1):
+        if frame == 0 or slot(frame) > slot(frame - 1):
+            found.append(frame)
+            if len(found) == BACKGROUND_SAMPLES:
+                break
+    return found[::-1]
+
+
+def clip_indices(cues: Sequence[str], first: int, num_frames: int, fps: float) -> list[int]:
+    """The frames, ascending, that the cue planes of frames `first` to `first + num_frames − 1` depend on.
+
+    They end with the clip's own. Frame 0 is the first of the stream.
+    """
+    needed = set(range(first, first + num_frames))
+    if "background" in cues:
+        needed.update(sample_indices(first, fps))
+    if "flow" in cues and first > 0:
+        needed.add(first - 1)
+    return sorted(needed)
+
+
+def clip_cues(
+    cues: Sequence[str], frame: Callable[[int], Image], *, first: int, num_frames: int, fps: float
+) -> Planes:
+    """The planes (T, R, H, W) that a stream of `fps` frames a second gives at T frames from `first` on.
+
+    frame(i) gives frame i, (H, W, 3) uint8 RGB; it is asked for those of `clip_indices` alone, in order and
+    once each. The same bits as a `CueState` fed with all frames from 0 on gives, unless that sees a cut.
+    """
+    state = CueState(cues, detect_cuts=False)
+    state.reset(origin_seconds=0.0)
+    planes = {i: state.update(frame(i), i / fps) for i in clip_indices(cues, first, num_frames, fps)}
+    return np.stack([planes[i] for i in range(first, first + num_frames)])
+
+
+def _slot(seconds: float, every_seconds: float) -> int:
+    return math.floor((seconds + _ROUNDING_SECONDS) / every_seconds)
+
+
+def _size_error(shape: Sequence[int], before: Sequence[int]) -> str:
+    return (
+        f"a frame of {shape[0]}×{shape[1]} follows frames of {before[0]}×{before[1]}: "
+        "call reset() where frames do not continue"
+    )
+
+
+def _image(array: Any) -> Image:
+    return np.asarray(array, dtype=np.uint8)
