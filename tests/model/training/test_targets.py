@@ -1,0 +1,82 @@
+"""Targets from the visible pixels of a clip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.training.targets import Target, coarse_masks
+
+
+def clip_masks(N: int, T: int, H: int = 16, W: int = 24) -> np.ndarray:
+    return np.zeros((N, T, H, W), dtype=bool)
+
+
+def test_boxes_and_presence_are_those_of_the_visible_pixels() -> None:
+    masks = clip_masks(2, 2)
+    masks[0, 0, 4:8, 6:18] = True
+    masks[0, 0, 5, 10:12] = False  # something in front: the box stays
+    masks[1, 1, 15, 23] = True
+    target = Target.from_clip(masks, np.array([3, 1]))
+    assert target.labels.tolist() == [3, 1]
+    assert target.present.tolist() == [[True, False], [False, True]]
+    expected = torch.zeros(2, 2, 4)
+    expected[0, 0] = torch.tensor([12 / 24, 6 / 16, 12 / 24, 4 / 16])
+    expected[1, 1] = torch.tensor([23.5 / 24, 15.5 / 16, 1 / 24, 1 / 16])
+    torch.testing.assert_close(target.boxes, expected)
+
+
+def test_a_cell_belongs_to_an_instance_from_half_of_its_pixels_on() -> None:
+    masks = clip_masks(1, 1)
+    masks[0, 0, 4:6, 8:12] = True  # 8 of 16 pixels of cell (1, 2)
+    masks[0, 0, 4:6, 12:15] = True  # 6 of 16 of its neighbour
+    target = Target.from_clip(masks, np.zeros(1, dtype=np.int64))
+    assert target.masks.shape == (1, 1, 4, 6)
+    assert target.masks.nonzero().tolist() == [[0, 0, 1, 2]]
+    assert target.masks.dtype == torch.float32
+
+
+def test_a_visible_instance_keeps_its_fullest_cell_and_an_absent_one_stays_empty() -> None:
+    masks = clip_masks(1, 3)
+    masks[0, 0, 3, 3:9] = True  # one row: 1, 4 and 1 pixels of three cells
+    masks[0, 2, 0, 23] = True
+    target = Target.from_clip(masks, np.zeros(1, dtype=np.int64))
+    assert target.masks.nonzero().tolist() == [[0, 0, 0, 1], [0, 2, 0, 5]]
+    assert not target.masks[0, 1].any()
+
+
+def test_cells_that_the_border_cuts_count_their_own_pixels_alone() -> None:
+    masks = torch.zeros(1, 1, 10, 9, dtype=torch.bool)
+    masks[0, 0, 8:, 8] = True
+    assert coarse_masks(masks).nonzero().tolist() == [[0, 0, 2, 2]]
+    masks[0, 0, :4, :4] = True
+    masks[0, 0, 9, 8] = False  # 1 of the 2 pixels that the cell has
+    assert coarse_masks(masks).nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 2, 2]]
+
+
+def test_an_instance_without_a_pixel_is_left_out() -> None:
+    masks = clip_masks(3, 2)
+    masks[1, 0, :8, :8] = True
+    target = Target.from_clip(masks, np.array([5, 6, 7]))
+    assert target.labels.tolist() == [6]
+    nothing = Target.from_clip(clip_masks(0, 2), np.zeros(0, dtype=np.int64))
+    assert nothing.num_instances == 0
+    assert nothing.num_frames == 2
+    assert nothing.boxes.shape == (0, 2, 4)
+    assert nothing.masks.shape == (0, 2, 4, 6)
+    assert nothing.to("cpu").labels.dtype == torch.int64
+
+
+def test_shapes_and_types_that_do_not_fit_are_named() -> None:
+    masks = clip_masks(2, 2)
+    masks[:] = True
+    with pytest.raises(ValueError, match=r"masks are torch.bool \(2, 2, 16, 24\) and labels \(3,\)"):
+        Target.from_clip(masks, np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match=r"torch.uint8"):
+        Target.from_clip(masks.astype(np.uint8), np.zeros(2, dtype=np.int64))
+    good = Target.from_clip(masks, np.zeros(2, dtype=np.int64))
+    with pytest.raises(ValueError, match=r"boxes of a target have shape \(2, 1, 4\), expected \(2, 2, 4\)"):
+        Target(good.labels, good.boxes[:, :1], good.masks, good.present)
+    with pytest.raises(ValueError, match=r"torch.float32 and torch.bool"):
+        Target(good.labels.float(), good.boxes, good.masks, good.present)
