@@ -53,7 +53,7 @@ class ModelConfig:
     norm: Norm = "bn"
     """Backbone norm: frozen_bn for published weights, bn or gn to train from scratch."""
     cues: tuple[str, ...] = ("background",)
-    """Extra stem planes, zero-initialised; a stream leaves them out as long as nothing computes them."""
+    """Extra stem planes, zero-initialised: background, flow; computed from the stream (docs/model.md)."""
 
     hidden_dim: int = 96
     """C: width of the tokens; a multiple of 32 (GroupNorm) and of num_heads."""

@@ -13,7 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Fit", "fit_image", "fit_size"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Fit",
+    "fit_content",
+    "fit_image",
+    "fit_size",
+    "normalise_content",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green, blue, in 0..1."""
@@ -98,15 +106,29 @@ def fit_image(image: NDArray[np.uint8], *, height: int, width: int) -> tuple[Ten
 
     Raises ValueError for another shape or dtype.
     """
+    content, fit = fit_content(image, height=height, width=width)
+    return normalise_content(content, fit), fit
+
+
+def fit_content(image: NDArray[np.uint8], *, height: int, width: int) -> tuple[NDArray[np.uint8], Fit]:
+    """Resize an RGB image (H, W, 3) uint8 to its content in the input, (content_height, content_width, 3)
+    uint8, an array of its own; and its Fit.
+
+    Raises ValueError for another shape or dtype.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
     fit = fit_size(image.shape[0], image.shape[1], height=height, width=width)
-    resized = _resize(image, fit.content_height, fit.content_width)
-    output = torch.zeros(3, height, width)
-    content = output[:, : fit.content_height, : fit.content_width]
-    content.copy_(torch.from_numpy(resized).permute(2, 0, 1))
-    content.mul_(_SCALE).sub_(_SHIFT)
-    return output, fit
+    return _resize(image, fit.content_height, fit.content_width), fit
+
+
+def normalise_content(content: NDArray[np.uint8], fit: Fit) -> Tensor:
+    """Normalise and pad what `fit_content` gave to the model's input, (3, height, width) float32."""
+    output = torch.zeros(3, fit.height, fit.width)
+    inside = output[:, : fit.content_height, : fit.content_width]
+    inside.copy_(torch.from_numpy(content).permute(2, 0, 1))
+    inside.mul_(_SCALE).sub_(_SHIFT)
+    return output
 
 
 def _resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -118,6 +118,8 @@ class ModelSection(Section):
     """Queries per window whose masks are computed (best class score first)."""
     cache: bool = True
     """Keep the per-frame part of the network for the windows that overlap; results are the same without."""
+    cues: bool = True
+    """Compute the network's cues (`network.cues`) from the stream; false leaves their planes at zero."""
     num_threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of the network; null leaves torch's choice."""
 

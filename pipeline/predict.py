@@ -2,23 +2,28 @@
 
 Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept
 in a ring per source for the windows that overlap: bit-equal to doing it again, because every frame is encoded
-on its own either way.
+on its own either way. Cues (`model.cues`) need the stream's order: they are computed once per frame, when a
+window first holds it, and kept for the same windows.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from model.config import ModelConfig, contradictions
+from model.cues import CueState
 from model.errors import CheckpointError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import candidates
-from ops.preprocess import Fit, fit_image
+from ops.preprocess import Fit, fit_content, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
 from pipeline.types import Frame, Window, WindowPrediction
@@ -52,17 +57,40 @@ class Predictor(Protocol):
         """Drop what is kept of a source: it ended, or what follows does not continue it."""
 
 
+@dataclass
+class _Kept:
+    """What is kept of a source, by frame index, for the frames of its last window."""
+
+    cues: CueState | None
+    features: dict[int, tuple[FrameFeatures, Fit]] = field(default_factory=dict)
+    planes: dict[int, Tensor] = field(default_factory=dict)
+    """(R, H, W), zero in the padding."""
+    num_frames: int = 0
+    """Frames seen since the source began or was forgotten."""
+
+
 class NetworkPredictor:
-    """Runs a network on windows of T frames fitted into `height` × `width`; used by one thread."""
+    """Runs a network on windows of T frames fitted into `height` × `width`; used by one thread.
+
+    The network's cues are computed from the frames; with `cues=False` they stay zero.
+    """
 
     def __init__(
-        self, network: Network, config: ModelConfig, *, name: str, max_instances: int = 30, cache: bool = True
+        self,
+        network: Network,
+        config: ModelConfig,
+        *,
+        name: str,
+        max_instances: int = 30,
+        cache: bool = True,
+        cues: bool = True,
     ) -> None:
         self._network = network.eval()
         self._config = config
         self._max_instances = max_instances
         self._cache = cache
-        self._rings: dict[str, dict[int, tuple[FrameFeatures, Fit]]] = {}
+        self._cues = config.cues if cues else ()
+        self._sources: dict[str, _Kept] = {}
         classes = {
             index: (each.id, each.name)
             for index, each in enumerate(config.output_categories)
@@ -80,11 +108,13 @@ class NetworkPredictor:
     def predict(self, window: Window) -> WindowPrediction:
         """Return the candidates of the window, best first; only frames that no window has held are
         encoded."""
-        source = window.frames[-1].source
-        known = self._rings.get(source, {}) if self._cache else {}
-        ring = {frame.index: known.get(frame.index) or self._encode(frame) for frame in window.real}
-        self._rings[source] = ring
-        places = [ring[frame.index] for frame in window.frames]
+        kept = self._kept(window.frames[-1].source)
+        known = kept.features if self._cache else {}
+        kept.features = {
+            frame.index: known.get(frame.index) or self._encode(frame, kept) for frame in window.real
+        }
+        kept.planes = {index: kept.planes[index] for index in kept.features if index in kept.planes}
+        places = [kept.features[frame.index] for frame in window.frames]
         output = self._network.decode_window(
             FrameFeatures.stack([features for features, _ in places]), num_kept=self._max_instances
         )
@@ -99,12 +129,37 @@ class NetworkPredictor:
         )
 
     def forget(self, source: str) -> None:
-        """Drop the source's features."""
-        self._rings.pop(source, None)
+        """Drop the source's features and cues."""
+        kept = self._sources.pop(source, None)
+        if kept is not None and kept.cues is not None and not kept.cues.was_warm:
+            logger.info(
+                "%s: %d frames were too few or too short for the cues (%s) to warm up: they stayed zero",
+                source,
+                kept.num_frames,
+                ", ".join(self._cues),
+            )
 
-    def _encode(self, frame: Frame) -> tuple[FrameFeatures, Fit]:
-        image, fit = fit_image(frame.rgb(), height=self._config.height, width=self._config.width)
-        return self._network.encode_frames(image[None]), fit
+    def _kept(self, source: str) -> _Kept:
+        if source not in self._sources:
+            self._sources[source] = _Kept(CueState(self._cues) if self._cues else None)
+        return self._sources[source]
+
+    def _encode(self, frame: Frame, kept: _Kept) -> tuple[FrameFeatures, Fit]:
+        content, fit = fit_content(frame.rgb(), height=self._config.height, width=self._config.width)
+        cues = None
+        if kept.cues is not None:
+            if frame.index not in kept.planes:
+                kept.planes[frame.index] = _pad(kept.cues.update(content, frame.seconds), fit)
+                kept.num_frames += 1
+            cues = kept.planes[frame.index][None]
+        return self._network.encode_frames(normalise_content(content, fit)[None], cues), fit
+
+
+def _pad(planes: NDArray[np.float32], fit: Fit) -> Tensor:
+    """Cue planes (R, content_height, content_width) in the model's input, (R, H, W)."""
+    padded = torch.zeros(len(planes), fit.height, fit.width)
+    padded[:, : fit.content_height, : fit.content_width] = torch.from_numpy(planes)
+    return padded
 
 
 def load_predictor(config: StreamConfig) -> NetworkPredictor:
@@ -126,7 +181,12 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
     if config.window.stride > wanted.num_frames:
         raise ConfigError(stride_error(config.window.stride, wanted.num_frames))
     return NetworkPredictor(
-        network, wanted, name=name, max_instances=section.max_instances, cache=section.cache
+        network,
+        wanted,
+        name=name,
+        max_instances=section.max_instances,
+        cache=section.cache,
+        cues=section.cues,
     )
 
 
