@@ -259,8 +259,9 @@ class CutDetector:
     def update(self, rgb: Image) -> bool:
         """Take the next frame, (H, W, 3); another size than before is a cut."""
         height, width = rgb.shape[:2]
-        cells = max(1, width // _CUT_CELL), max(1, height // _CUT_CELL)
-        small = _image(cv2.resize(rgb, cells, interpolation=cv2.INTER_AREA))
+        rows, columns = max(1, height // _CUT_CELL), max(1, width // _CUT_CELL)
+        whole = rgb[: rows * _CUT_CELL, : columns * _CUT_CELL]  # a whole ratio is several times as fast
+        small = _image(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA))
         previous, self._previous = self._previous, small
         if previous is None:
             return False
