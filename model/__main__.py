@@ -1,4 +1,4 @@
-"""`python -m model <verb>`: work on files of weights.
+"""`python -m model <verb>`: work on files of weights and of results.
 
 Exit code 0 when done, 1 for bad arguments or files.
 """
@@ -6,10 +6,11 @@ Exit code 0 when done, 1 for bad arguments or files.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from model.class_lists import CLASS_LISTS
 from model.config import Variant
@@ -71,14 +72,39 @@ def show(arguments: Sequence[str]) -> None:
     print(f"  all: {parts.total()}")
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"convert": convert, "show": show}
+def evaluate(arguments: Sequence[str]) -> None:
+    """Compare results with ground truth, both in the YouTube-VIS JSON formats."""
+    parser = argparse.ArgumentParser(prog="python -m model evaluate", description=evaluate.__doc__)
+    parser.add_argument("--gt", required=True, metavar="FILE", help="ground truth: videos, annotations, …")
+    parser.add_argument(
+        "--results", required=True, metavar="FILE", help="a list of {video_id, category_id, score, …}"
+    )
+    parser.add_argument(
+        "--frames", action="store_true", help="also figures of single frames and of identities"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    from model.evaluation.dataset import read_ground_truth, read_results
+    from model.evaluation.frame_metrics import frame_metrics
+    from model.evaluation.report import format_figures
+    from model.evaluation.ytvis_ap import evaluate as evaluate_tracks
+
+    truth = read_ground_truth(options.gt)
+    results = read_results(options.results, truth)
+    figures: dict[str, Any] = {**evaluate_tracks(truth, results)}
+    if options.frames:
+        figures["frames"] = frame_metrics(truth, results)
+    print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"convert": convert, "show": show, "evaluate": evaluate}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m model",
-        description="Work on files of weights.",
+        description="Work on files of weights and of results.",
         epilog="\n".join(f"{name:<10}{verb.__doc__}" for name, verb in VERBS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,8 +2,9 @@
 
     ModelError
     ├── CheckpointError         a file of weights is missing, damaged, holds code or belongs to another
-    architecture └── MissingPackageError     an optional package is not installed; the text names it and
-    how to get it
+    │                           architecture
+    ├── DatasetError            annotations, results or images are missing, damaged or contradict each other
+    └── MissingPackageError     an optional package is not installed; the text names it and how to get it
 
 A caller's own mistake (a wrong config value, a tensor of a wrong shape) is a ValueError or TypeError.
 """
@@ -15,6 +16,10 @@ class ModelError(Exception):
 
 class CheckpointError(ModelError):
     """A file or mapping of weights cannot be used; the text names the file or keys and the remedy."""
+
+
+class DatasetError(ModelError):
+    """Annotations, results or images cannot be used; the text names file, entry and remedy."""
 
 
 class MissingPackageError(ModelError):
