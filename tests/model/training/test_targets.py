@@ -55,6 +55,45 @@ def test_cells_that_the_border_cuts_count_their_own_pixels_alone() -> None:
     assert coarse_masks(masks).nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 2, 2]]
 
 
+def test_flipped_and_read_only_arrays_are_taken(recwarn: pytest.WarningsRecorder) -> None:
+    masks = clip_masks(1, 1)
+    masks[0, 0, :4, :4] = True
+    flipped = masks[..., ::-1]
+    masks.flags.writeable = False
+    labels = np.zeros(1, dtype=np.int64)
+    assert Target.from_clip(flipped, labels).masks.nonzero().tolist() == [[0, 0, 0, 5]]
+    assert Target.from_clip(masks, labels).masks.nonzero().tolist() == [[0, 0, 0, 0]]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 18)])
+def test_many_random_masks_agree_with_their_definition(size: tuple[int, int]) -> None:
+    masks = np.random.default_rng(0).random((6, 3, *size)) < np.linspace(0, 0.8, 6)[:, None, None, None]
+    target = Target.from_clip(masks, np.arange(6))
+    kept = masks[masks.any(axis=(1, 2, 3))]
+    assert target.labels.tolist() == [1, 2, 3, 4, 5]
+    for n, t in np.ndindex(kept.shape[:2]):
+        rows, columns = np.nonzero(kept[n, t])
+        if len(rows) == 0:
+            assert not target.present[n, t]
+            continue
+        x0, x1, y0, y1 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+        box = [(x0 + x1) / 2 / size[1], (y0 + y1) / 2 / size[0], (x1 - x0) / size[1], (y1 - y0) / size[0]]
+        np.testing.assert_allclose(target.boxes[n, t], box, rtol=1e-6)
+        share = np.array(
+            [
+                [kept[n, t, y : y + 4, x : x + 4].mean() for x in range(0, size[1], 4)]
+                for y in range(0, size[0], 4)
+            ]
+        )
+        cells = share >= 0.5 if share.max() >= 0.5 else share == share.max()
+        if cells.sum() > 1 and share.max() < 0.5:  # a tie: any one of the fullest cells
+            assert target.masks[n, t].sum() == 1
+            assert cells[target.masks[n, t].numpy() > 0].all()
+        else:
+            np.testing.assert_array_equal(target.masks[n, t].numpy(), cells)
+
+
 def test_an_instance_without_a_pixel_is_left_out() -> None:
     masks = clip_masks(3, 2)
     masks[1, 0, :8, :8] = True
