@@ -219,15 +219,24 @@ class Network(nn.Module):
 
         Raises ValueError if the frames do not divide into windows.
         """
+        encoded = self.encode_window(features, num_windows=num_windows)
+        T = len(features) // num_windows
+        layers = self.decoder(encoded.memory, encoded.sizes, num_frames=T, all_layers=all_layers, extra=extra)
+        return replace(encoded, layers=tuple(layers))
+
+    def encode_window(self, features: FrameFeatures, *, num_windows: int = 1) -> Decoded:
+        """The rest of the encoder and the mask branch; `layers` is empty.
+
+        Raises ValueError if the frames do not divide into windows.
+        """
         if num_windows < 1 or len(features) == 0 or len(features) % num_windows:
             raise ValueError(f"{len(features)} frames do not divide into {num_windows} windows")
         T = len(features) // num_windows
         sizes = level_sizes(*features.size, self.config.num_levels)
         position = self._position(sizes, features.tokens)
         memory = self.encoder.encode_window(features.tokens, features.narrow, position, sizes, num_frames=T)
-        layers = self.decoder(memory, sizes, num_frames=T, all_layers=all_layers, extra=extra)
         mask_features = self.mask_branch(memory, sizes, features.c2)
-        return Decoded(tuple(layers), memory, sizes, mask_features, features.size)
+        return Decoded((), memory, sizes, mask_features, features.size)
 
     def masks(self, queries: Tensor, centres: Tensor, decoded: Decoded) -> Tensor:
         """Mask logits (B, Q, T, h, w) at stride 4 of the given queries.

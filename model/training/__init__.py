@@ -1,0 +1,1 @@
+"""Training: losses, stages, data. Imports nothing beyond torch, numpy, scipy and cv2."""

@@ -1,0 +1,131 @@
+"""`python -m model train`: read a run's options, make its clips, train, and write the weights.
+
+Exit codes are `python -m model`'s. The weights are written where safetensors is installed; elsewhere (a bare
+GPU machine) the checkpoint folder is what comes back, and `python -m model convert FOLDER OUT` makes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from model.errors import CheckpointError, MissingPackageError
+from model.network import Network, build_model
+from model.training.data.clip import ClipSource
+from model.training.options import Stage, TrainingOptions
+from model.training.state import read_state
+from model.training.trainer import CHECKPOINT, Trainer
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a network from a TOML file of options, or go on with a run."""
+    parser = argparse.ArgumentParser(prog="python -m model train", description=train.__doc__)
+    parser.add_argument("--config", required=True, help="TOML file of the run (configs/train/*.toml)")
+    parser.add_argument("--output", required=True, help="folder of the run; a checkpoint in it is resumed")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--max-minutes", type=float, help="save and stop after so long; run again to go on")
+    parser.add_argument("--workers", type=int, help="processes that make clips (default: the file's)")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the file's")
+    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: torch's choice)")
+    options = parser.parse_args(arguments)
+    run = TrainingOptions.read(options.config)
+    changes = {"num_workers": options.workers, "precision": options.precision}
+    run = TrainingOptions.from_dict(
+        run.to_dict() | {name: value for name, value in changes.items() if value is not None}
+    )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = _device(options.device)
+    grouped = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if grouped:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        sources = {stage.name: clip_source(run, stage) for stage in run.stages}
+        trainer = Trainer(run, sources, Path(options.output), device=device)
+        if trainer.resume() and trainer.rank == 0:
+            print(f"resumed at step {trainer.step} of stage {trainer.stage.name}")
+        seconds = None if options.max_minutes is None else options.max_minutes * 60
+        finished = trainer.run(max_seconds=seconds)
+        if trainer.rank == 0:
+            _report(trainer, finished=finished)
+    finally:
+        if grouped:
+            torch.distributed.destroy_process_group()
+
+
+def clip_source(run: TrainingOptions, stage: Stage) -> ClipSource:
+    """The clips of a stage: each stage draws its own.
+
+    Raises DatasetError for a data set that cannot be used.
+    """
+    seed = run.seed * 1000 + [other.name for other in run.stages].index(stage.name)
+    return SOURCES.get(run.data, _from_file)(run, stage, seed)
+
+
+def _street(run: TrainingOptions, stage: Stage, seed: int) -> ClipSource:
+    from model.training.data.street import StreetClips
+
+    config = run.model_config
+    return StreetClips(seed=seed, height=config.height, width=config.width, cues=config.cues, crop=stage.crop)
+
+
+SOURCES: dict[str, Callable[[TrainingOptions, Stage, int], ClipSource]] = {"street": _street}
+
+
+def trained_network(folder: Path) -> tuple[Network, dict[str, str]]:
+    """The averaged weights of a run's folder or checkpoint folder, in eval mode, and notes about the run.
+
+    Raises CheckpointError for a folder without a usable checkpoint.
+    """
+    where = folder / CHECKPOINT if (folder / CHECKPOINT).is_dir() else folder
+    state = read_state(where)
+    run = TrainingOptions.from_dict(state["options"])
+    network = build_model(run.model_config, seed=run.seed)
+    try:
+        network.load_state_dict(state["average"])
+    except RuntimeError as exc:
+        raise CheckpointError(f"checkpoint {str(where)!r}: not of this version's network ({exc})") from exc
+    stage = run.stages[int(state["stage_index"])]
+    notes = {
+        "data": run.data,
+        "seed": str(run.seed),
+        "steps": " ".join(f"{other.name}:{other.steps}" for other in run.stages[: int(state["stage_index"])])
+        + f" {stage.name}:{int(state['step'])}/{stage.steps}",
+    }
+    return network, notes
+
+
+def _device(name: str) -> str:
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {name}: no CUDA device is available; use --device cpu")
+        if name == "cuda" and "LOCAL_RANK" in os.environ:
+            name = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(name)
+    elif name != "cpu":
+        raise ValueError(f"--device {name!r} is not one of cpu, cuda, cuda:N")
+    return name
+
+
+def _report(trainer: Trainer, *, finished: bool) -> None:
+    from model.checkpoint import save_weights
+
+    if not finished:
+        print(f"stopped at step {trainer.step} of stage {trainer.stage.name}; run again to go on")
+        return
+    path = trainer.folder / "weights.safetensors"
+    network, notes = trained_network(trainer.folder)
+    try:
+        save_weights(network, path, name=trainer.folder.name, trained=True, notes=notes, dtype=torch.float16)
+    except MissingPackageError:
+        print(
+            f"trained; safetensors is not installed here: bring {trainer.folder / CHECKPOINT} back and run "
+            "`python -m model convert FOLDER OUT.safetensors`"
+        )
+        return
+    print(f"{path}: the averaged weights, half precision")

@@ -1,0 +1,114 @@
+"""Denoising queries: noised true boxes that the decoder must bring back, without any matching.
+
+Source: DN-DETR (Li et al., arXiv 2203.01305) and the negative queries of DINO. What differs (ours): a query
+stands for an instance in all T frames, its noise is the same in each, and it sees only itself and the
+network's own queries.
+
+Dimensions: B windows, T frames, D denoising queries, Q queries, N instances, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.decoder import Decoder, ExtraQueries
+from model.training.matcher import Matches
+from model.training.targets import Target
+
+NOISE = 0.4
+"""Largest shift of a positive query's box and change of its sides, in sides of the box."""
+
+NEGATIVE_SHARE = 3
+"""Every third query is a negative: its box lies beside its instance, and it must score as background."""
+
+
+class DenoisingContent(nn.Module):
+    """Content of a denoising query, by the class that it claims; only training has it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(config.outputs, config.hidden_dim)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Queries for the decoder and which instances their answers are to be compared with."""
+
+    extra: ExtraQueries
+    matches: Matches
+
+
+def denoising_queries(
+    content: DenoisingContent,
+    decoder: Decoder,
+    targets: Sequence[Target],
+    *,
+    num_queries: int,
+    generator: torch.Generator,
+) -> Denoising:
+    """D queries for every window, two thirds of them noised boxes of its instances, the rest negatives.
+
+    generator: on the CPU, so that every device draws the same noise.
+    """
+    assert decoder.selection is not None
+    D, T = num_queries, targets[0].num_frames
+    device = targets[0].boxes.device
+    num_labels = content.embed.num_embeddings
+    references, labels, matches = [], [], []
+    for target in targets:
+        noise = (torch.rand(D, 4, generator=generator) * 2 - 1).to(device)
+        sign = torch.where(noise >= 0, 1.0, -1.0)
+        flip = torch.rand(D, generator=generator).to(device)
+        other = torch.randint(num_labels, (D,), generator=generator).to(device)
+        negative = torch.arange(D, device=device) % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
+        N = target.num_instances
+        if N == 0:
+            references.append(torch.rand(D, 4, generator=generator).to(device).expand(T, D, 4) * 0.5 + 0.25)
+            labels.append(other)
+            nobody = torch.zeros(0, dtype=torch.int64, device=device)
+            matches.append((nobody, nobody))
+            continue
+        order = torch.randperm(N, generator=generator).to(device)
+        chosen = order[torch.arange(D, device=device) % N]
+        boxes = _known_boxes(target)[chosen]  # (D, T, 4)
+        far = noise * NOISE + sign * 0.6
+        change = torch.where(negative[:, None], far, noise * NOISE)
+        moved = torch.cat(
+            (
+                boxes[..., :2] + change[:, None, :2] * boxes[..., 2:],
+                boxes[..., 2:] * (1 + noise[:, None, 2:] * NOISE),
+            ),
+            dim=-1,
+        ).clamp(1e-3, 1 - 1e-3)
+        references.append(moved.transpose(0, 1))
+        labels.append(torch.where(flip < 0.2, other, target.labels[chosen]))
+        positive = (~negative).nonzero()[:, 0]
+        by_instance = chosen[positive].argsort(stable=True)
+        matches.append((positive[by_instance], chosen[positive][by_instance]))
+    reference = torch.stack(references)  # (B, T, D, 4)
+    middle = reference[:, T // 2]
+    Q = decoder.num_queries
+    mask = torch.zeros(Q + D, Q + D, dtype=torch.bool, device=device)
+    mask[:, :Q] = True
+    mask[Q:, Q:] = torch.eye(D, dtype=torch.bool, device=device)
+    extra = ExtraQueries(
+        content=content.embed(torch.stack(labels)),
+        position=decoder.selection.embed(middle),
+        reference=reference,
+        mask=mask,
+    )
+    return Denoising(extra, matches)
+
+
+def _known_boxes(target: Target) -> Tensor:
+    """Boxes (N, T, 4) where absent frames take the box of the nearest frame that shows the instance."""
+    frames = torch.arange(target.num_frames, device=target.boxes.device)
+    distance = (frames[:, None] - frames[None]).abs()[None].expand(target.num_instances, -1, -1)
+    distance = distance.masked_fill(~target.present[:, None], target.num_frames)
+    nearest = distance.argmin(dim=-1)  # (N, T)
+    return target.boxes.gather(1, nearest[..., None].expand(-1, -1, 4))

@@ -1,0 +1,133 @@
+"""Dense losses: every cell of the encoder says whether an object's centre lies there and how large it is.
+
+Source: CenterNet's penalty-reduced focal loss on Gaussian peaks (Zhou et al., arXiv 1904.07850); that dense
+pre-training makes a small network learn is training.md's finding. Ours: the level follows from the object's
+size, the box loss counts near a peak, and a foreground map of the mask branch is trained along.
+
+Dimensions: N frames, P positions of all levels, K outputs, n visible (instance, frame) pairs, h × w mask cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.position import Sizes, level_starts, pixel_centres
+from model.selection import DenseOutput, QuerySelection
+from model.training.losses import giou
+from model.training.targets import Target
+
+LEVEL_SIZES = (48.0, 96.0, 192.0)
+"""Longer side, in pixels, up to which an object belongs to the first, second, third level."""
+
+SPREAD = 0.15
+"""Standard deviation of a peak, in sides of the object's box; at least half a cell."""
+
+NEAR = 0.5
+"""Height of a peak from which on a cell's box counts."""
+
+
+class DenseHeads(nn.Module):
+    """What only training needs beside the network: a foreground map and, without query selection, cell heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.foreground = nn.Conv2d(config.mask_channels, 1, 1)
+        self.selection = QuerySelection(config) if config.query_selection != "encoder" else None
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """heat: (N, P, K) 0..1, exactly 1 at one cell per visible instance; boxes: (N, P, 4) of the nearest
+    instance; near: (N, P) weight of a cell's box."""
+
+    heat: Tensor
+    boxes: Tensor
+    near: Tensor
+    num_peaks: int
+
+
+def dense_targets(
+    targets: Sequence[Target], sizes: Sizes, *, image_size: tuple[int, int], num_outputs: int
+) -> DenseTargets:
+    """Targets of all frames of all windows, window by window (N = Σ T)."""
+    height, width = image_size
+    device = targets[0].boxes.device
+    centres = pixel_centres(sizes, device, torch.float32)  # (P, 2)
+    starts = level_starts(sizes)
+    level = torch.cat([torch.full((starts[i + 1] - starts[i],), i, device=device) for i in range(len(sizes))])
+    pixels = centres.new_tensor([width, height])
+    num_frames = sum(target.num_frames for target in targets)
+    P = centres.shape[0]
+    heat = torch.zeros(num_frames, P, num_outputs, device=device)
+    boxes = torch.zeros(num_frames, P, 4, device=device)
+    near = torch.zeros(num_frames, P, device=device)
+    bounds = centres.new_tensor(LEVEL_SIZES[: len(sizes) - 1])
+    frame = 0
+    num_peaks = 0
+    for target in targets:
+        for t in range(target.num_frames):
+            seen = target.present[:, t]
+            wanted, labels = target.boxes[seen, t], target.labels[seen]  # (n, 4), (n,)
+            if len(labels):
+                num_peaks += len(labels)
+                sides = wanted[:, 2:] * pixels
+                own = torch.bucketize(sides.amax(dim=1), bounds)  # (n,)
+                stride = 8.0 * 2.0 ** own.float()
+                spread = torch.maximum(SPREAD * sides, 0.5 * stride[:, None])  # (n, 2)
+                distance = (centres[None] - wanted[:, None, :2]) * pixels  # (n, P, 2)
+                height_of_peak = torch.exp(-0.5 * (distance / spread[:, None]).square().sum(-1))
+                height_of_peak = height_of_peak * (level[None] == own[:, None])
+                best = height_of_peak.argmax(dim=1)
+                height_of_peak[torch.arange(len(best), device=device), best] = 1.0
+                value, owner = height_of_peak.max(dim=0)  # (P,)
+                boxes[frame] = wanted[owner]
+                near[frame] = value * (value >= NEAR)
+                for label in labels.unique():
+                    heat[frame, :, label] = height_of_peak[labels == label].amax(dim=0)
+            frame += 1
+    return DenseTargets(heat, boxes, near, num_peaks)
+
+
+def dense_losses(output: DenseOutput, wanted: DenseTargets) -> dict[str, Tensor]:
+    """The unweighted terms "centre", "cell_l1" and "cell_giou"."""
+    with torch.autocast(output.logits.device.type, enabled=False):
+        logits = output.logits.float()
+        score = logits.sigmoid()
+        peak = wanted.heat >= 1.0
+        found = (1 - score).square() * F.softplus(-logits)
+        empty = (1 - wanted.heat).pow(4) * score.square() * F.softplus(logits)
+        centre = torch.where(peak, found, empty).sum() / max(1, wanted.num_peaks)
+        chosen = wanted.near > 0
+        weight = wanted.near[chosen]
+        total = weight.sum().clamp(min=1e-6)
+        boxes, truth = output.boxes.float()[chosen], wanted.boxes[chosen]
+        distance = (boxes - truth).abs().sum(dim=-1)
+        apart = 1 - giou(boxes, truth)
+        return {
+            "centre": centre,
+            "cell_l1": (weight * distance).sum() / total,
+            "cell_giou": (weight * apart).sum() / total,
+        }
+
+
+def foreground_loss(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Binary cross-entropy plus dice of the foreground map (N, 1, h, w) against the union of the masks."""
+    with torch.autocast(logits.device.type, enabled=False):
+        union = torch.cat(
+            [
+                target.masks.amax(dim=0) if target.num_instances else target.masks.sum(dim=0)
+                for target in targets
+            ]
+        )
+        logits = logits.float()[:, 0]
+        if logits.shape[-2:] != union.shape[-2:]:
+            union = F.interpolate(union[:, None], size=logits.shape[-2:])[:, 0]
+        score = logits.sigmoid()
+        overlap = 1 - (2 * (score * union).sum() + 1) / (score.sum() + union.sum() + 1)
+        return F.binary_cross_entropy_with_logits(logits, union) + overlap

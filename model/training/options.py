@@ -1,0 +1,186 @@
+"""The configuration of a training run: what is trained, on which clips, in which stages.
+
+A run is a TOML file (`configs/train/*.toml`): fields of `TrainingOptions`, one `[[stages]]` table per stage and
+`[network]` for what differs from `model.ModelConfig`'s defaults. Nothing but the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from model.config import ModelConfig
+from model.errors import DatasetError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["cosine", "steps", "constant"]
+
+DROPS = (0.7, 0.9)
+"""Shares of a stage at which the schedule `steps` divides the rate by ten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage: a length, a clip shape and the losses that count.
+
+    Raises ValueError, naming the field, for a value that does not fit.
+    """
+
+    name: str
+    """What logs call the stage."""
+    steps: int
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Windows a step, of all processes together."""
+    num_frames: int = 1
+    """T: frames of a window."""
+    crop: tuple[int, int] | None = None
+    """Height and width of the crop that is trained on, in pixels of the model's size; None: the whole."""
+    learning_rate: float = 4e-4
+    """Peak of AdamW's rate."""
+    backbone_factor: float = 1.0
+    """Factor on the backbone's rate (0.1 for a pre-trained one)."""
+    sampling_factor: float = 1.0
+    """Factor on the rate of sampling offsets and reference points (0.1 in the paper)."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises from zero."""
+    schedule: Schedule = "cosine"
+    """How the rate falls: cosine to 2 %, steps (a tenth at 70 % and 90 %), constant."""
+    dense_only: bool = False
+    """Train the trunk and the encoder on the dense losses alone; the decoder is not run."""
+    dense_weight: float = 1.0
+    """Factor on the dense losses (centre, box, foreground)."""
+    num_denoising: int = 0
+    """Denoising queries (noised true boxes) a window."""
+    separability_weight: float = 0.0
+    """Factor on the fg-bg separability loss; 0: no discriminator."""
+    masks_on_all_layers: bool = False
+    """Mask losses on every decoder layer (the paper's) or on the last."""
+    clip_norm: float = 0.1
+    """Largest norm of the gradients."""
+    weight_decay: float = 1e-4
+    """AdamW's decay of matrices."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("num_frames", 1), ("num_denoising", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"stages.{name}: {value!r} must be a whole number of at least {least}")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"stages.{name}: {getattr(self, name)!r} must be above 0")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"stages.schedule: {self.schedule!r} is not one of {get_args(Schedule)}")
+        if self.crop is not None and (
+            len(self.crop) != 2 or any(side % 8 or side < 64 for side in self.crop)
+        ):
+            raise ValueError(
+                f"stages.crop: {list(self.crop)} must be [height, width], multiples of 8 from 64"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """A whole run. Raises ValueError, naming the field, for a value that does not fit."""
+
+    stages: tuple[Stage, ...]
+    """Stages in order."""
+    data: str = "street"
+    """Set of clips: street, sprites, or a YouTube-VIS JSON file (with `images` beside it)."""
+    seed: int = 0
+    """Seed of the weights, of the clips and of dropout."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `ModelConfig` that differ from its defaults."""
+    precision: Precision = "fp32"
+    """Arithmetic of the forward pass on a GPU that has it; a CPU trains in fp32 unless bf16 is asked."""
+    ema_decay: float = 0.998
+    """Decay of the average of the weights, which is what is shipped; it begins faster."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    piece_bytes: int | None = None
+    """Largest file of a checkpoint; None: one file."""
+    num_workers: int = 1
+    """Processes that make clips."""
+
+    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers")
+    """Fields that may change when a run is resumed."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages: at least one stage is needed ([[stages]] in the file)")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages.name: {names} must differ")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision: {self.precision!r} is not one of {get_args(Precision)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: {self.ema_decay} must be in [0, 1)")
+        if self.piece_bytes is not None and self.piece_bytes < 1 << 16:
+            raise ValueError(f"piece_bytes: {self.piece_bytes} must be at least {1 << 16}")
+        config = self.model_config
+        for stage in self.stages:
+            if stage.num_denoising and config.query_selection != "encoder":
+                raise ValueError("stages.num_denoising: needs network.query_selection = 'encoder'")
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The network's config."""
+        return ModelConfig.from_dict(dict(self.network))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (JSON)."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
+        """Options from plain values. Raises ValueError or TypeError naming the field."""
+        values = dict(values)
+        _check_keys(values, cls, where="")
+        stages = []
+        for index, entry in enumerate(values.get("stages", ())):
+            _check_keys(entry, Stage, where=f"stages[{index}].")
+            crop = entry.get("crop")
+            stages.append(Stage(**{**entry, "crop": None if crop is None else tuple(crop)}))
+        return cls(**{**values, "stages": tuple(stages)})
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainingOptions:
+        """Options from a TOML file. Raises DatasetError for a missing file, ValueError naming file and field."""
+        path = Path(path)
+        if not path.is_file():
+            raise DatasetError(f"training config {str(path)!r}: no such file")
+        try:
+            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as exc:  # tomllib's error is a ValueError
+            raise ValueError(f"training config {str(path)!r}: {exc}") from exc
+
+
+def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Fields in which a stored run and the wanted one contradict each other, as text."""
+    lines = []
+    for name in sorted(stored.keys() | wanted.keys()):
+        if name not in TrainingOptions.RESUMABLE and stored.get(name) != wanted.get(name):
+            lines.append(f"{name}: the checkpoint has {stored.get(name)!r}, asked for {wanted.get(name)!r}")
+    return lines
+
+
+def _check_keys(values: Mapping[str, Any], kind: type, *, where: str) -> None:
+    known = {entry.name: entry for entry in fields(kind)}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown field {where}{key}{hint}")
+    missing = [
+        name
+        for name, entry in known.items()
+        if name not in values and entry.default is MISSING and entry.default_factory is MISSING
+    ]
+    if missing:
+        raise ValueError(f"missing field {where}{missing[0]}")

@@ -1,0 +1,199 @@
+"""One training step's loss: a batch through the network, all loss terms, their weighted sum.
+
+Dimensions: B windows, T frames, Q queries, D denoising queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.decoder import LayerOutput
+from model.modules import split_dim
+from model.network import Decoded, Network
+from model.position import level_starts
+from model.training.batch import Batch
+from model.training.denoising import DenoisingContent, denoising_queries
+from model.training.dense import DenseHeads, dense_losses, dense_targets, foreground_loss
+from model.training.discriminator import Discriminator, generator_loss
+from model.training.losses import (
+    LossWeights,
+    MaskFunction,
+    count_instances,
+    detection_losses,
+    mask_losses,
+    matched_masks,
+    matched_targets,
+    weighted_sum,
+    window_losses_and_masks,
+)
+from model.training.matcher import Matches
+from model.training.options import Stage
+
+DENSE_WEIGHTS = {"centre": 1.0, "cell_l1": 5.0, "cell_giou": 2.0, "foreground": 1.0}
+
+
+class Auxiliary(nn.Module):
+    """Parameters that only training has; never part of an exported model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = DenseHeads(config)
+        self.denoising = DenoisingContent(config) if config.query_selection == "encoder" else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the discriminator looks at: frames (B·T, 3, H, W), real and fake union masks (B·T, 1, h, w), levels."""
+
+    frames: Tensor
+    real: Tensor
+    fake: Tensor
+    levels: list[Tensor]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """total: with gradients; terms: unweighted, detached; judged: None without the separability loss."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    judged: Judged | None = None
+
+
+def step_loss(
+    network: Network,
+    auxiliary: Auxiliary,
+    batch: Batch,
+    stage: Stage,
+    *,
+    generator: torch.Generator,
+    discriminator: Discriminator | None = None,
+) -> StepLoss:
+    """The loss of one batch in a stage. generator draws the denoising noise (on the CPU)."""
+    images = batch.normalised()
+    B = images.shape[0]
+    cues = None if batch.cues is None else batch.cues.flatten(0, 1)
+    features = network.encode_frames(images.flatten(0, 1), cues)
+    if stage.dense_only:
+        decoded = network.encode_window(features, num_windows=B)
+        total, terms = _dense(network, auxiliary, decoded, batch)
+        return StepLoss(total, {name: term.detach() for name, term in terms.items()})
+
+    denoising = None
+    if stage.num_denoising and auxiliary.denoising is not None:
+        denoising = denoising_queries(
+            auxiliary.denoising,
+            network.decoder,
+            batch.targets,
+            num_queries=stage.num_denoising,
+            generator=generator,
+        )
+    decoded = network.decode_layers(
+        features, num_windows=B, extra=None if denoising is None else denoising.extra
+    )
+    Q = network.config.num_queries
+    own = [_queries(layer, slice(0, Q)) for layer in decoded.layers]
+    weights = LossWeights(masks_on_all_layers=stage.masks_on_all_layers)
+
+    def masks(queries: Tensor, centres: Tensor) -> Tensor:
+        return network.masks(queries, centres, decoded)
+
+    losses = window_losses_and_masks(own, masks, batch.targets, weights=weights)
+    total, terms = losses.total, dict(losses.terms)
+    if denoising is not None:
+        noised = [_queries(layer, slice(Q, None)) for layer in decoded.layers]
+        repeated = stage.num_denoising * 2 / 3 * B / max(1.0, sum(t.num_instances for t in batch.targets))
+        extra, extra_terms = _denoising(noised, denoising.matches, batch, weights, masks, repeated)
+        total = total + extra
+        terms |= extra_terms
+    if stage.dense_weight:
+        dense, dense_terms = _dense(network, auxiliary, decoded, batch)
+        total = total + stage.dense_weight * dense
+        terms |= dense_terms
+    judged = None
+    if discriminator is not None:
+        judged = _judged(images, batch, losses.matches, losses.mask_logits, decoded)
+        deceived = generator_loss(discriminator, judged.frames, judged.fake, judged.levels)
+        total = total + stage.separability_weight * deceived
+        terms["separability"] = deceived
+    return StepLoss(total, {name: term.detach() for name, term in terms.items()}, judged)
+
+
+def _queries(layer: LayerOutput, chosen: slice) -> LayerOutput:
+    return LayerOutput(
+        queries=layer.queries[:, chosen],
+        logits=layer.logits[:, chosen],
+        boxes=layer.boxes[:, :, chosen],
+        centres=layer.centres[:, :, chosen],
+    )
+
+
+def _dense(
+    network: Network, auxiliary: Auxiliary, decoded: Decoded, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    heads = auxiliary.dense.selection or network.decoder.selection
+    assert heads is not None
+    wanted = dense_targets(
+        batch.targets, decoded.sizes, image_size=decoded.size, num_outputs=network.config.outputs
+    )
+    terms = dense_losses(heads.dense(decoded.memory, decoded.sizes), wanted)
+    terms["foreground"] = foreground_loss(auxiliary.dense.foreground(decoded.mask_features), batch.targets)
+    total = torch.stack([DENSE_WEIGHTS[name] * term for name, term in terms.items()]).sum()
+    return total, terms
+
+
+def _denoising(
+    layers: list[LayerOutput],
+    matches: Matches,
+    batch: Batch,
+    weights: LossWeights,
+    masks: MaskFunction,
+    repeated: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses of the denoising queries, as if each instance counted once however often it is repeated."""
+    num = count_instances(batch.targets, layers[0].logits.device) * max(repeated, 1e-6)
+    total = layers[0].logits.new_zeros((), dtype=torch.float32)
+    for layer in layers:
+        terms = detection_losses(layer, batch.targets, matches, num_instances=num)
+        total = total + weighted_sum(terms, weights)
+    first = [
+        _first_of_each(queries, instances) for queries, instances in matches
+    ]  # one query per instance is enough for the masks
+    logits = matched_masks(layers[-1], first, masks)
+    shapes = mask_losses(
+        logits, matched_targets(batch.targets, first).masks, num_instances=max(1.0, num / max(repeated, 1e-6))
+    )
+    total = total + weighted_sum(shapes, weights)
+    named = {f"{name}_noised": term for name, term in (terms | shapes).items()}
+    return total, named
+
+
+def _first_of_each(queries: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pairs sorted by instance the first of each instance."""
+    if not len(instances):
+        return queries, instances
+    new = torch.ones_like(instances, dtype=torch.bool)
+    new[1:] = instances[1:] != instances[:-1]
+    return queries[new], instances[new]
+
+
+def _judged(images: Tensor, batch: Batch, matches: Matches, mask_logits: Tensor, decoded: Decoded) -> Judged:
+    """Union masks of the frames: the true ones, and the matched queries' (soft)."""
+    real, fake = [], []
+    begin = 0
+    for target, (queries, _) in zip(batch.targets, matches, strict=True):
+        predicted = mask_logits[begin : begin + len(queries)].float().sigmoid()
+        begin += len(queries)
+        empty = target.masks.new_zeros(target.masks.shape[1:])
+        real.append(target.masks.amax(dim=0) if target.num_instances else empty)
+        fake.append(predicted.amax(dim=0) if len(queries) else empty)
+    starts = level_starts(decoded.sizes)
+    levels = [
+        split_dim(decoded.memory[:, starts[i] : starts[i + 1]], 1, size).permute(0, 3, 1, 2)
+        for i, size in enumerate(decoded.sizes)
+    ]
+    return Judged(images.flatten(0, 1), torch.cat(real)[:, None], torch.cat(fake)[:, None], levels)

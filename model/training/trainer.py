@@ -1,0 +1,392 @@
+"""The trainer: stages of steps, the average of the weights, checkpoints, resuming, several processes.
+
+The state after step n depends on the options and n alone (on the CPU to the bit): clips by their number, dropout
+and noise by the generators' stored states. Processes of one run (torchrun) share the windows of every batch and
+average their gradients.
+
+Source: AdamW, clipping, rates and steps of the paper and of Deformable DETR (model.md 5); the stages are
+training.md's; the averaged weights are the usual exponential average with a faster start.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from model.errors import CheckpointError, ModelError
+from model.network import Network, build_model
+from model.training.batch import Batch, batches
+from model.training.data.clip import ClipSource
+from model.training.discriminator import Discriminator, discriminator_loss
+from model.training.options import DROPS, Stage, TrainingOptions, differing_fields
+from model.training.progress import CourseLog, StatusLine, draw_curves
+from model.training.state import MANIFEST, read_state, write_state
+from model.training.step import Auxiliary, Judged, step_loss
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint"
+_LOG_EVERY = 20
+
+
+class TrainingError(ModelError):
+    """A run cannot go on: its loss is not finite; the text says where the batch was saved."""
+
+
+class Trainer:
+    """A run in a folder: `checkpoint/`, `log.csv`, `curves.png`.
+
+    source_of gives the clips of a stage. Raises CheckpointError where the folder holds the checkpoint of
+    another run.
+    """
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        source_of: Mapping[str, ClipSource],
+        folder: Path,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        self.options = options
+        self.folder = folder
+        self.device = torch.device(device)
+        self._sources = source_of
+        self.rank, self.world = _rank()
+        self.step = 0
+        self.stage_index = 0
+        self.network = build_model(options.model_config, seed=options.seed).to(self.device).train()
+        torch.manual_seed(options.seed + 1 + self.rank)
+        self.auxiliary = Auxiliary(options.model_config).to(self.device)
+        with_judge = any(stage.separability_weight for stage in options.stages)
+        self.discriminator = Discriminator(options.model_config).to(self.device) if with_judge else None
+        for module in (self.auxiliary, self.discriminator):
+            if module is not None:
+                _broadcast(module)
+        torch.manual_seed(options.seed + 101 + self.rank)
+        self.noise = torch.Generator().manual_seed(options.seed + 1001 + self.rank)
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self._optimizer = self._make_optimizer(self.stage)
+        self._judge_optimizer = self._make_judge_optimizer()
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=options.precision == "fp16" and self.device.type == "cuda"
+        )
+        self._course = CourseLog(folder)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage being trained."""
+        return self.options.stages[self.stage_index]
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage is."""
+        return self.stage_index == len(self.options.stages) - 1 and self.step >= self.stage.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Steps done, over all stages."""
+        return sum(stage.steps for stage in self.options.stages[: self.stage_index]) + self.step
+
+    def resume(self) -> bool:
+        """Go on where the folder's checkpoint stands; False where there is none.
+
+        Raises CheckpointError for a damaged one or one of other options, naming the fields.
+        """
+        where = self.folder / CHECKPOINT
+        if not (where / MANIFEST).is_file():
+            return False
+        state = read_state(where)
+        differing = differing_fields(state["options"], self.options.to_dict())
+        if differing:
+            raise CheckpointError(
+                f"checkpoint {str(where)!r} is of another run:\n  "
+                + "\n  ".join(differing)
+                + "\nuse its options, or another folder with --output"
+            )
+        self.stage_index, self.step = int(state["stage_index"]), int(state["step"])
+        self.network.load_state_dict(state["network"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
+        self._optimizer = self._make_optimizer(self.stage)
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self.discriminator is not None:
+            assert self._judge_optimizer is not None
+            self.discriminator.load_state_dict(state["discriminator"])
+            self._judge_optimizer.load_state_dict(state["judge_optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if len(state["random"]) == self.world:
+            torch.set_rng_state(state["random"][self.rank])
+            self.noise.set_state(state["noise"][self.rank])
+        if state.get("cuda_random") is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"])
+        if self.rank == 0:
+            self._course.cut(self.total_steps)
+        return True
+
+    def run(self, *, max_seconds: float | None = None) -> bool:
+        """Train to the end, or save and return False when the time is up.
+
+        Raises TrainingError for a loss that is not finite, CheckpointError where the state cannot be saved.
+        """
+        began = saved = time.monotonic()
+        status = StatusLine()
+        while not self.done:
+            if self.step >= self.stage.steps:
+                self._enter_stage(self.stage_index + 1)
+            sums: dict[str, float] = {}
+            since, windows = time.monotonic(), 0
+            for batch in self._batches():
+                terms = self._train(batch.to(self.device))
+                self.step += 1
+                windows += self.stage.batch_size
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if self.step % _LOG_EVERY == 0 or self.step == self.stage.steps:
+                    count = self.step % _LOG_EVERY or _LOG_EVERY
+                    means = {name: value / count for name, value in sums.items()}
+                    self._show(status, means, windows / (time.monotonic() - since))
+                    sums, since, windows = {}, time.monotonic(), 0
+                now = time.monotonic()
+                if self._agree(max_seconds is not None and now - began > max_seconds):
+                    self.save()
+                    return False
+                if self._agree(now - saved > self.options.checkpoint_seconds):
+                    self.save()
+                    saved = now
+            self.save()
+        return True
+
+    def averaged_network(self) -> Network:
+        """A network in eval mode with the averaged weights: what is evaluated and shipped."""
+        network = build_model(self.options.model_config, seed=self.options.seed)
+        network.load_state_dict({name: value.cpu() for name, value in self.average.items()})
+        return network
+
+    def save(self) -> None:
+        """Write the checkpoint and the curves (the first process alone). Raises CheckpointError."""
+        random = _gather(torch.get_rng_state())
+        noise = _gather(self.noise.get_state())
+        if self.rank:
+            return
+        state = {
+            "options": self.options.to_dict(),
+            "stage_index": self.stage_index,
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "average": self.average,
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "random": random,
+            "noise": noise,
+            "cuda_random": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+        }
+        if self.discriminator is not None:
+            assert self._judge_optimizer is not None
+            state["discriminator"] = self.discriminator.state_dict()
+            state["judge_optimizer"] = self._judge_optimizer.state_dict()
+        write_state(
+            state, self.folder / CHECKPOINT, step=self.total_steps, piece_bytes=self.options.piece_bytes
+        )
+        if self._course.path.is_file():
+            draw_curves(self._course.path, self.folder / "curves.png")
+
+    def _enter_stage(self, index: int) -> None:
+        self.stage_index, self.step = index, 0
+        self._optimizer = self._make_optimizer(self.stage)
+
+    def _batches(self) -> Iterator[Batch]:
+        stage = self.stage
+        return batches(
+            self._sources[stage.name],
+            start=self.step,
+            stop=stage.steps,
+            batch_size=stage.batch_size,
+            num_frames=stage.num_frames,
+            num_workers=self.options.num_workers,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def _train(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; the loss terms."""
+        stage = self.stage
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_factor(stage, self.step)
+        judging = stage.separability_weight > 0
+        with self._autocast():
+            loss = step_loss(
+                self.network,
+                self.auxiliary,
+                batch,
+                stage,
+                generator=self.noise,
+                discriminator=self.discriminator if judging else None,
+            )
+        terms = {name: float(value) for name, value in loss.terms.items()}  # waits for the device once a step
+        total = float(loss.total.detach())
+        if self._agree(not math.isfinite(total)):
+            raise TrainingError(self._save_batch(batch, terms))
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss.total).backward()
+        self._scaler.unscale_(self._optimizer)
+        parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
+        self._average_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        terms |= {"total": total, "gradient_norm": float(norm)}
+        if judging and loss.judged is not None:
+            terms["discriminator"] = self._train_judge(loss.judged)
+        self._update_average()
+        return terms
+
+    def _train_judge(self, judged: Judged) -> float:
+        assert self.discriminator is not None and self._judge_optimizer is not None
+        self._judge_optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = discriminator_loss(
+                self.discriminator, judged.frames, judged.real, judged.fake, judged.levels
+            )
+        loss.backward()
+        parameters = list(self.discriminator.parameters())
+        self._average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        self._judge_optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        count = self.total_steps + 1
+        decay = min(self.options.ema_decay, (1 + count) / (10 + count))
+        for name, value in self.network.state_dict().items():
+            kept = self.average[name]
+            if kept.is_floating_point():
+                kept.lerp_(value, 1 - decay)
+            else:
+                kept.copy_(value)
+
+    def _make_optimizer(self, stage: Stage) -> torch.optim.AdamW:
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        named = [*self.network.named_parameters(), *self.auxiliary.named_parameters()]
+        for name, parameter in named:
+            factor = 1.0
+            if name.startswith("backbone."):
+                factor = stage.backbone_factor
+            elif ".sampling." in name or "reference_points" in name:
+                factor = stage.sampling_factor
+            decay = stage.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+        return torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": 0.0, "peak": stage.learning_rate * factor, "weight_decay": decay}
+                for (factor, decay), parameters in groups.items()
+            ]
+        )
+
+    def _make_judge_optimizer(self) -> torch.optim.Adam | None:
+        if self.discriminator is None:
+            return None
+        return torch.optim.Adam(self.discriminator.parameters(), lr=1e-4, betas=(0.5, 0.999))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        kind = kinds.get(self.options.precision)
+        if kind is None or (kind == torch.float16 and self.device.type == "cpu"):
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=kind)
+
+    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        if self.world == 1:
+            return
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        begin = 0
+        for parameter in parameters:
+            part = flat[begin : begin + parameter.numel()].view_as(parameter)
+            parameter.grad = part.clone()
+            begin += parameter.numel()
+
+    def _agree(self, wish: bool) -> bool:
+        """Whether any process wishes it: all must stop or save at the same step."""
+        if self.world == 1:
+            return wish
+        wishes = torch.tensor(float(wish), device=self.device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        return bool(wishes.item())
+
+    def _show(self, status: StatusLine, means: dict[str, float], speed: float) -> None:
+        if self.rank:
+            return
+        stage = self.stage
+        rate = self._optimizer.param_groups[0]["lr"]
+        self._course.add(
+            step=self.total_steps, stage=stage.name, rate=rate, windows_per_second=speed, terms=means
+        )
+        shown = " ".join(f"{name} {value:.3g}" for name, value in means.items() if not name[-1].isdigit())
+        status.show(
+            f"{stage.name} {self.step}/{stage.steps} {speed:.1f} windows/s {shown}",
+            last=self.step == stage.steps,
+        )
+
+    def _save_batch(self, batch: Batch, terms: Mapping[str, float]) -> str:
+        path = self.folder / f"nan_batch_{self.rank}.pt"
+        fields = ("labels", "boxes", "masks", "present")
+        targets = [{name: getattr(target, name).cpu() for name in fields} for target in batch.targets]
+        cues = None if batch.cues is None else batch.cues.cpu()
+        content = {"images": batch.images.cpu(), "cues": cues, "targets": targets, "terms": dict(terms)}
+        torch.save(content, path)
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        return (
+            f"the loss is not finite at step {self.step} of stage {self.stage.name!r} "
+            f"({', '.join(bad) or 'in another process'}); the batch is in {str(path)!r}. Lower the "
+            "learning rate or the precision; the last checkpoint is from before"
+        )
+
+
+def rate_factor(stage: Stage, step: int) -> float:
+    """What the peak rate is multiplied by at a step of the stage."""
+    warm = min(1.0, (step + 1) / max(1, stage.warmup_steps))
+    share = step / stage.steps
+    if stage.schedule == "cosine":
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    if stage.schedule == "steps":
+        return warm * 0.1 ** sum(share >= drop for drop in DROPS)
+    return warm
+
+
+def _rank() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _gather(state: Tensor) -> list[Tensor]:
+    """The states of all processes."""
+    _, world = _rank()
+    if world == 1:
+        return [state]
+    states: list[Tensor | None] = [None] * world
+    torch.distributed.all_gather_object(states, state)
+    return [value for value in states if value is not None]
+
+
+def _broadcast(module: nn.Module) -> None:
+    """Start every process with the first one's parameters."""
+    if _rank()[1] > 1:
+        for parameter in module.parameters():
+            torch.distributed.broadcast(parameter.data, 0)
+
+
+__all__ = ["CHECKPOINT", "Trainer", "TrainingError", "rate_factor"]
