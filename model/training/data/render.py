@@ -1,0 +1,345 @@
+"""A scene and a frame index give the picture and whose each pixel is; no earlier frame is needed.
+
+What does not change over a scene (its background, clutter and light) is made once and kept for the last few
+scenes. Noise is drawn from (scene seed, frame index). Runs on numpy and OpenCV on the CPU; OpenCV's own threads
+change nothing in the result. H × W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model.training.data import canvas, sensor
+from model.training.data.backgrounds import cloud_noise, colour_noise, dead_leaves, photo_patch
+from model.training.data.canvas import Shape, Sprite
+from model.training.data.clutter import clutter_shapes
+from model.training.data.creatures import animal_shapes, blob_shapes
+from model.training.data.geometry import Pose, camera_matrix, is_still, pose, project, to_image
+from model.training.data.scenes import Actor, Scene
+from model.training.data.streetscape import street
+from model.training.data.vehicles import vehicle_shapes
+from model.training.data.walkers import Projector, cyclist_shapes, walker_shapes
+
+__all__ = ["SceneRenderer", "render"]
+
+Bytes = NDArray[np.uint8]
+Points = NDArray[np.float64]
+
+_EXPOSURE_SECONDS = 0.05
+_TEXTURE = 24
+
+
+def render(scene: Scene, index: int, *, photos: Path | None = None) -> tuple[Bytes, NDArray[np.uint16]]:
+    """Frame `index` as (H, W, 3) RGB, and (H, W) identities: 0 for nobody, i + 1 for scene.actors[i].
+
+    Raises IndexError for a frame that the scene does not have, ValueError where the scene shows a photograph
+    and no folder of `photos` is given.
+    """
+    return _renderer(scene, photos)(index)
+
+
+@lru_cache(maxsize=6)
+def _renderer(scene: Scene, photos: Path | None) -> SceneRenderer:
+    return SceneRenderer(scene, photos=photos)
+
+
+class SceneRenderer:
+    """Renders the frames of one scene, in any order."""
+
+    def __init__(self, scene: Scene, *, photos: Path | None = None) -> None:
+        self.scene = scene
+        self._still = is_still(scene.camera)
+        self._margin = _margin(scene)
+        self._canvas = self._background(photos)
+        self._clutter = self._draw_clutter()
+        self._textures = [_texture(actor) for actor in scene.actors]
+        self._dim = self._lamps()
+        self._frozen = self._under(camera_matrix(scene, 0.0)) if self._still else None
+
+    def __call__(self, index: int) -> tuple[Bytes, NDArray[np.uint16]]:
+        scene = self.scene
+        if not 0 <= index < scene.num_frames:
+            raise IndexError(f"frame {index} of a scene of {scene.num_frames} frames")
+        seconds = index / scene.fps
+        exposed = min(scene.look.shutter / scene.fps, _EXPOSURE_SECONDS)
+        matrix = camera_matrix(scene, seconds)
+        before = camera_matrix(scene, seconds - exposed) if not self._still else matrix
+        if self._frozen is not None:
+            frame, clutter = self._frozen[0].copy(), self._frozen[1]
+        else:
+            frame, clutter = self._under(matrix)
+            frame = self._camera_blur(frame, matrix, before)
+        ids = np.zeros(frame.shape[:2], np.uint16)
+        layers: list[tuple[float, int, Sprite]] = [(z, 0, sprite) for z, sprite in clutter]
+        for number, actor in enumerate(scene.actors):
+            now = pose(actor, seconds)
+            sprite = self._actor_sprite(number, now, seconds, exposed, matrix, before)
+            if sprite is not None:
+                self._ground_shadow(frame, sprite, actor, now, matrix)
+                layers.append((now.z, number + 1, sprite))
+        for _, identity, sprite in sorted(layers, key=lambda layer: -layer[0]):
+            canvas.lay(frame, ids, sprite, identity)
+        rng = np.random.default_rng((scene.seed, index))
+        gain = sensor.light_gain(scene.light, seconds)
+        dim = self._light_map(seconds)
+        return sensor.expose(frame, scene.look, gain=gain, rng=rng, seconds=seconds, dim=dim), ids
+
+    def _background(self, photos: Path | None) -> Bytes:
+        scene, (margin_x, margin_y) = self.scene, self._margin
+        height, width = scene.height + 2 * margin_y, scene.width + 2 * margin_x
+        backdrop = scene.backdrop
+        rng = np.random.default_rng(backdrop.seed)
+        if backdrop.kind == "street":
+            return street(backdrop, view=scene.view, width=scene.width, canvas_height=height,
+                          canvas_width=width, margin=self._margin)
+        if backdrop.kind == "leaves":
+            return dead_leaves(rng, height, width)
+        if backdrop.kind == "noise":
+            return colour_noise(rng, height, width)
+        if photos is None:
+            raise ValueError(f"scene {scene.seed} shows the photograph {backdrop.photo!r}: give the folder of photos")
+        return photo_patch(rng, height, width, path=photos / backdrop.photo)
+
+    def _draw_clutter(self) -> list[tuple[float, Sprite]]:
+        """Sprites in the canvas, with their distances; their shadows go onto the canvas."""
+        scene, (margin_x, margin_y) = self.scene, self._margin
+        height, width = self._canvas.shape[:2]
+        found = []
+        for thing in scene.clutter:
+            shapes = clutter_shapes(thing, view=scene.view, width=scene.width)
+            moved = [shape._replace(points=shape.points + [margin_x, margin_y]) for shape in shapes]
+            sprite = canvas.rasterise(moved, height=height, width=width)
+            if sprite is None:
+                continue
+            foot = project(np.array([[thing.x, 0.0, thing.z]]), view=scene.view, width=scene.width)[0]
+            scale = scene.view.focal / max(thing.z, 0.3)
+            self._shadow(self._canvas, sprite, foot + [margin_x, margin_y], scale, thing.z, 0.25 * scale)
+            found.append((thing.z, sprite))
+        return found
+
+    def _under(self, matrix: Points) -> tuple[Bytes, list[tuple[float, Sprite]]]:
+        """Background and clutter through the camera."""
+        scene, (margin_x, margin_y) = self.scene, self._margin
+        height, width = scene.height, scene.width
+        if np.array_equal(matrix, np.eye(2, 3)):
+            frame = self._canvas[margin_y : margin_y + height, margin_x : margin_x + width].copy()
+            return frame, [
+                (z, Sprite(sprite.x - margin_x, sprite.y - margin_y, sprite.rgba)) for z, sprite in self._clutter
+            ]
+        frame = cv2.warpAffine(
+            self._canvas, _centred(matrix, (-margin_x, -margin_y), (0, 0)), (width, height),
+            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT,
+        ).astype(np.uint8, copy=False)
+        clutter = []
+        for z, sprite in self._clutter:
+            tall, wide = sprite.rgba.shape[:2]
+            x, y = sprite.x - margin_x, sprite.y - margin_y
+            corners = to_image(np.array([[x, y], [x + wide, y], [x, y + tall], [x + wide, y + tall]], np.float64), matrix)
+            low = np.maximum(np.floor(corners.min(0)), -4).astype(int)
+            high = np.minimum(np.ceil(corners.max(0)), (width + 4, height + 4)).astype(int)
+            if (high <= low).any():
+                continue
+            laid = cv2.warpAffine(
+                sprite.rgba, _centred(matrix, (x, y), (int(low[0]), int(low[1]))), (int(high[0] - low[0]), int(high[1] - low[1])),
+                flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            )
+            clutter.append((z, Sprite(int(low[0]), int(low[1]), laid.astype(np.uint8, copy=False))))
+        return frame, clutter
+
+    def _camera_blur(self, frame: Bytes, matrix: Points, before: Points) -> Bytes:
+        centre = np.array([[self.scene.width / 2, self.scene.height / 2]])
+        moved = (to_image(centre, matrix) - to_image(centre, before))[0]
+        kernel = canvas.blur_kernel(float(moved[0]), float(moved[1]))
+        return frame if kernel is None else cv2.filter2D(frame, -1, kernel).astype(np.uint8, copy=False)
+
+    def _actor_sprite(
+        self, number: int, now: Pose, seconds: float, exposed: float, matrix: Points, before: Points
+    ) -> Sprite | None:
+        scene, actor = self.scene, self.scene.actors[number]
+        if now.z < 0.5:
+            return None
+
+        def to_pixels(points: Points) -> Points:
+            return to_image(project(points, view=scene.view, width=scene.width), matrix)
+
+        zoom = math.hypot(matrix[0, 0], matrix[0, 1])
+        scale = scene.view.focal / now.z * zoom
+        middle = np.array([[now.x, actor.height / 2, now.z]])
+        centre = to_pixels(middle)[0]
+        reach = actor.height * scale * (4.5 if actor.kind in ("car", "van", "bus", "truck") else 2.0)
+        if not (-reach < centre[0] < scene.width + reach and -reach < centre[1] < scene.height + reach):
+            return None
+        shapes = _shapes(actor, now, seconds, to_pixels, scale)
+        sprite = canvas.rasterise(shapes, height=scene.height, width=scene.width)
+        if sprite is None:
+            return None
+        size = actor.height * scale * (2.5 if actor.kind in ("car", "van", "bus", "truck") else 1.1)
+        canvas.shade(sprite, self._textures[number], centre=(float(centre[0]), float(centre[1])), size=size)
+        earlier = pose(actor, seconds - exposed)
+        then = to_image(
+            project(np.array([[earlier.x, actor.height / 2, earlier.z]]), view=scene.view, width=scene.width), before
+        )[0]
+        dx, dy = centre - then
+        # no longer than half its width, or a thin thing would fade away
+        limit = 0.25 * actor.height * scale / max(1e-6, math.hypot(dx, dy))
+        kernel = canvas.blur_kernel(float(dx * min(1.0, limit)), float(dy * min(1.0, limit)))
+        if kernel is not None:
+            canvas.motion_blur(sprite, kernel)
+        return sprite
+
+    def _ground_shadow(self, frame: Bytes, sprite: Sprite, actor: Actor, now: Pose, matrix: Points) -> None:
+        scene = self.scene
+        foot = to_image(project(np.array([[now.x, 0.0, now.z]]), view=scene.view, width=scene.width), matrix)[0]
+        scale = scene.view.focal / now.z * math.hypot(matrix[0, 0], matrix[0, 1])
+        spread = {"walker": 0.28, "animal": 0.6 * actor.height, "blob": 0.5 * actor.height}.get(actor.kind, 0.8 * actor.height)
+        self._shadow(frame, sprite, foot, scale, now.z, spread * scale)
+
+    def _shadow(self, frame: Bytes, sprite: Sprite, foot: Points, scale: float, z: float, spread: float) -> None:
+        """Darken the ground: a soft spot below, and where the sun throws it the outline laid flat."""
+        light, view = self.scene.light, self.scene.view
+        flat = view.camera_height / max(z, 0.3)
+        if light.contact > 0 and spread > 1:
+            _darken_spot(frame, foot, spread * 1.25, max(1.0, spread * min(1.0, flat) * 0.8), light.contact)
+        if light.shadow <= 0.02:
+            return
+        tall = light.sun[1] * flat
+        tall = math.copysign(max(abs(tall), 0.06), tall)
+        # (x, y) of the sprite → x + sun_x · (foot_y - y), foot_y - tall · (foot_y - y)
+        matrix = np.array([[1.0, -light.sun[0], light.sun[0] * foot[1]], [0.0, tall, foot[1] * (1 - tall)]])
+        height, width = sprite.rgba.shape[:2]
+        corners = to_image(
+            np.array([[sprite.x, sprite.y], [sprite.x + width, sprite.y], [sprite.x, sprite.y + height],
+                      [sprite.x + width, sprite.y + height]], np.float64), matrix)
+        sigma = max(0.4, light.softness * scale)
+        low = np.maximum(np.floor(corners.min(0) - 2 * sigma), 0).astype(int)
+        high = np.minimum(np.ceil(corners.max(0) + 2 * sigma), (frame.shape[1], frame.shape[0])).astype(int)
+        if (high <= low).any():
+            return
+        alpha = cv2.warpAffine(
+            np.ascontiguousarray(sprite.rgba[..., 3]), _centred(matrix, (sprite.x, sprite.y), (int(low[0]), int(low[1]))),
+            (int(high[0] - low[0]), int(high[1] - low[1])), flags=cv2.INTER_LINEAR,
+        )
+        alpha = cv2.GaussianBlur(alpha, (0, 0), sigma)
+        _multiply(frame[low[1] : high[1], low[0] : high[0]], alpha, light.shadow)
+
+    def _lamps(self) -> NDArray[np.float32] | None:
+        """(H, W, 3) 0..1 of vignette and night light; None where both are off."""
+        scene = self.scene
+        if scene.look.vignette <= 0 and scene.light.night <= 0:
+            return None
+        rows = (np.arange(scene.height, dtype=np.float32) - scene.height / 2)[:, None] / (scene.width / 2)
+        columns = (np.arange(scene.width, dtype=np.float32) - scene.width / 2)[None] / (scene.width / 2)
+        factor = 1 - scene.look.vignette * (rows**2 + columns**2) * 0.7
+        colour = np.ones(3, np.float32)
+        if scene.light.night > 0:
+            rng = np.random.default_rng(scene.light.cloud_seed + 1)
+            pools = np.full_like(factor, 1 - scene.light.night)
+            for _ in range(int(rng.integers(1, 5))):
+                x, y, radius = rng.uniform(-1, 1), rng.uniform(-0.3, 0.6), rng.uniform(0.2, 0.8)
+                pools += scene.light.night * np.exp(-(((columns - x) / radius) ** 2 + ((rows - y) / (radius * 0.6)) ** 2)).astype(np.float32)
+            factor = factor * np.minimum(pools, 1.1)
+            colour = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.1)], np.float32)
+        return np.clip(factor[..., None] * colour, 0, 1).astype(np.float32)
+
+    def _light_map(self, seconds: float) -> Bytes | None:
+        light, scene = self.scene.light, self.scene
+        if light.cloud <= 0:
+            return None if self._dim is None else _as_bytes(self._dim)
+        tile = _cloud(light.cloud_seed)
+        shift = np.array([[tile.shape[1] * 0.4 / scene.width, 0, 12.0 * seconds], [0, tile.shape[0] * 0.4 / scene.height, 3.0 * seconds]])
+        shadow = cv2.warpAffine(tile, shift, (scene.width, scene.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_WRAP)
+        factor = 1 - np.float32(light.cloud) * shadow[..., None]
+        return _as_bytes(np.broadcast_to(factor, (*factor.shape[:2], 3)) if self._dim is None else factor * self._dim)
+
+
+def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale: float) -> list[Shape]:
+    """The actor's shapes in the picture, the lowest first."""
+    seed, height = actor.seed, actor.height
+    if actor.kind in ("walker", "animal", "blob"):
+        draw = {"walker": walker_shapes, "animal": animal_shapes, "blob": blob_shapes}[actor.kind]
+        return draw(
+            seed, height=height, pose=now, seconds=seconds, to_pixels=to_pixels, pixels_per_metre=scale
+        )
+    if actor.kind in ("cyclist", "scooter"):
+        return cyclist_shapes(
+            seed, height=height, pose=now, to_pixels=to_pixels, pixels_per_metre=scale,
+            motor=actor.kind == "scooter",
+        )
+    return vehicle_shapes(
+        seed, kind=actor.kind, height=height, pose=now, to_pixels=to_pixels, pixels_per_metre=scale
+    )
+
+
+def _margin(scene: Scene) -> tuple[int, int]:
+    """Canvas beyond the picture on each side, enough for the camera's widest swing."""
+    camera = scene.camera
+    if np.array_equal(camera_matrix(scene, 0.0), np.eye(2, 3)) and is_still(camera):
+        return 0, 0
+    shrink = 1 / (camera.zoom * math.exp(-abs(camera.zoom_amplitude))) - 1
+    shake = 2 * camera.jitter + abs(camera.roll) * scene.width / 2
+    margins = [abs(pan) + shake + max(0.0, shrink) * size / 2 for pan, size in zip(camera.pan, (scene.width, scene.height), strict=True)]
+    return min(scene.width, math.ceil(margins[0])), min(scene.height, math.ceil(margins[1]))
+
+
+def _centred(matrix: Points, source: tuple[int, int], target: tuple[int, int]) -> Points:
+    """The same map between crops whose corners are given, from pixel centres to pixel centres."""
+    moved = matrix.copy()
+    moved[:, 2] += matrix[:, :2] @ (np.array(source) + 0.5) - 0.5 - np.array(target)
+    return moved
+
+
+def _texture(actor: Actor) -> NDArray[np.float32]:
+    """(k, k, 4) factors of the actor's colours: folds, dirt and the light from above."""
+    rng = np.random.default_rng((actor.seed, 1))
+    strength = float(rng.uniform(0.03, 0.22)) * (2.0 if actor.kind == "blob" else 1.0)
+    factors = 1 + strength * cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.3, fall=0.9)
+    rows = np.linspace(-1, 1, _TEXTURE, dtype=np.float32)
+    factors -= np.float32(rng.uniform(-0.02, 0.22)) * rows[:, None]
+    factors += np.float32(rng.uniform(-0.22, 0.22)) * rows[None]
+    texture = np.ones((_TEXTURE, _TEXTURE, 4), np.float32)
+    texture[..., :3] = np.clip(factors, 0.2, 1.8)[..., None]
+    if actor.kind == "blob" and rng.random() < 0.5:
+        texture[..., :3] *= 1 + 0.3 * np.stack([cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.2) for _ in range(3)], axis=2)
+    return np.clip(texture, 0.0, 3.0)
+
+
+@lru_cache(maxsize=1)
+def _soft_disc() -> NDArray[np.uint8]:
+    line = np.linspace(-1, 1, 33, dtype=np.float32)
+    far = np.minimum(1.0, np.hypot(line[:, None], line[None]))
+    return np.rint(255 * (1 - far) ** 1.2).astype(np.uint8)
+
+
+def _darken_spot(frame: Bytes, foot: Points, half_width: float, half_height: float, strength: float) -> None:
+    width, height = max(3, round(2 * half_width)), max(3, round(2 * half_height))
+    x, y = round(float(foot[0]) - width / 2), round(float(foot[1]) - height / 2)
+    top, left = max(0, y), max(0, x)
+    bottom, right = min(frame.shape[0], y + height), min(frame.shape[1], x + width)
+    if bottom <= top or right <= left or width > 4 * frame.shape[1] or height > 4 * frame.shape[0]:
+        return
+    disc = cv2.resize(_soft_disc(), (width, height), interpolation=cv2.INTER_LINEAR)
+    _multiply(frame[top:bottom, left:right], disc[top - y : bottom - y, left - x : right - x], strength)
+
+
+def _multiply(area: Bytes, alpha: NDArray[np.generic], strength: float) -> None:
+    """area · (1 - strength · alpha / 255), in place."""
+    factor = 256 - (alpha.astype(np.uint16) * round(256 * strength)) // 256
+    area[...] = (area * factor[..., None]) >> 8
+
+
+def _as_bytes(factor: NDArray[np.float32]) -> Bytes:
+    return np.rint(factor * 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _cloud(seed: int) -> NDArray[np.float32]:
+    """(64, 64) 0..1 that repeats without seams."""
+    quarter = cloud_noise(np.random.default_rng(seed), 32, 32, coarsest=0.5, fall=0.4)
+    across = np.concatenate((quarter, quarter[:, ::-1]), axis=1)
+    return np.clip(np.concatenate((across, across[::-1])) * 0.7 + 0.3, 0, 1)
