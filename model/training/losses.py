@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.decoder import LayerOutput
 from model.training.matcher import FOCAL_ALPHA, Matches, match_layers
-from model.training.targets import Target
+from model.training.targets import Target, ignored_shares
 from ops.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Target",
     "WindowLosses",
     "count_instances",
+    "counted_cells",
     "detection_losses",
     "dice_loss",
     "focal_loss",
@@ -105,9 +106,14 @@ def focal_loss(
     return loss.sum() if reduction == "sum" else loss.mean()
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1), (n,): each row of (n, …) logits and targets on its own."""
+def dice_loss(logits: Tensor, targets: Tensor, *, counted: Tensor | None = None) -> Tensor:
+    """1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1), (n,): each row of (n, …) logits and targets on its own.
+
+    counted: 1 where an element counts and 0 where it does not, of the same shape; None: all count.
+    """
     score, wanted = logits.flatten(1).sigmoid(), targets.flatten(1)
+    if counted is not None:
+        score, wanted = score * counted.flatten(1), wanted * counted.flatten(1)
     overlap = (score * wanted).sum(dim=1)
     return 1 - (2 * overlap + 1) / (score.sum(dim=1) + wanted.sum(dim=1) + 1)
 
@@ -137,8 +143,9 @@ def detection_losses(
 ) -> dict[str, Tensor]:
     """The unweighted terms "class", "l1" and "giou" of one layer, each summed and divided by num_instances.
 
-    class: focal over all (B, Q, K), one where a query is matched to an instance of that label; l1: summed
-    over the coordinates and the frames where the instance is present; giou: 1 − GIoU, mean over those frames.
+    class: focal over all (B, Q, K), one where a query is matched to an instance of that label, without the
+    unmatched queries that lie on ignored cells by at least half; l1: summed over the coordinates and the
+    frames where the instance is present; giou: 1 − GIoU, mean over those frames.
     """
     with torch.autocast(output.logits.device.type, enabled=False):
         logits = output.logits.float()
@@ -153,18 +160,23 @@ def detection_losses(
         distance = (boxes - chosen.boxes.float()).abs().sum(dim=-1)
         apart = 1 - giou(boxes, chosen.boxes.float())
         num_present = present.sum(dim=1).clamp(min=1)
+        of_class = focal_loss(logits, wanted)
+        if any(target.ignore is not None for target in targets):
+            of_class = of_class * _counted_queries(output, targets, matches)[..., None]
         return {
-            "class": focal_loss(logits, wanted, reduction="sum") / num_instances,
+            "class": of_class.sum() / num_instances,
             "l1": (distance * present).sum() / num_instances,
             "giou": ((apart * present).sum(dim=1) / num_present).sum() / num_instances,
         }
 
 
-def mask_losses(mask_logits: Tensor, target_masks: Tensor, *, num_instances: float) -> dict[str, Tensor]:
+def mask_losses(
+    mask_logits: Tensor, target_masks: Tensor, *, num_instances: float, counted: Tensor | None = None
+) -> dict[str, Tensor]:
     """The unweighted terms "mask" and "dice" of (n, T, h, w) logits and masks, each divided by num_instances.
 
     mask: focal, mean over the cells of all frames; dice: over the cells of all frames together. An instance
-    has an empty mask where it is absent.
+    has an empty mask where it is absent. counted: 1 for the cells that count, as `counted_cells` gives them.
     Raises ValueError if the shapes differ.
     """
     if mask_logits.shape != target_masks.shape:
@@ -174,15 +186,50 @@ def mask_losses(mask_logits: Tensor, target_masks: Tensor, *, num_instances: flo
         )
     with torch.autocast(mask_logits.device.type, enabled=False):
         logits, wanted = mask_logits.float(), target_masks.float()
-        per_instance = focal_loss(logits, wanted).flatten(1).mean(dim=1)
+        cells = focal_loss(logits, wanted)
+        if counted is None:
+            per_instance = cells.flatten(1).mean(dim=1)
+        else:
+            per_instance = (cells * counted).flatten(1).sum(dim=1) / counted.flatten(1).sum(dim=1).clamp(
+                min=1
+            )
         return {
             "mask": per_instance.sum() / num_instances,
-            "dice": dice_loss(logits, wanted).sum() / num_instances,
+            "dice": dice_loss(logits, wanted, counted=counted).sum() / num_instances,
         }
 
 
+def counted_cells(targets: Sequence[Target], matches: Matches) -> Tensor | None:
+    """1 for the cells that count and 0 for ignored ones, (n, T, h, w), in the order of the matches.
+
+    None if no target ignores anything. A cell of an instance counts for it even where it is ignored.
+    """
+    if all(target.ignore is None for target in targets):
+        return None
+    rows = []
+    for target, (_, instances) in zip(targets, matches, strict=True):
+        masks = target.masks[instances]
+        rows.append(
+            torch.ones_like(masks)
+            if target.ignore is None
+            else torch.maximum(masks, (~target.ignore).to(masks.dtype))
+        )
+    return torch.cat(rows)
+
+
+def _counted_queries(output: LayerOutput, targets: Sequence[Target], matches: Matches) -> Tensor:
+    """(B, Q): 0 for unmatched queries whose boxes lie on ignored cells by at least half, else 1."""
+    counted = torch.ones_like(output.logits[..., 0], dtype=torch.float32)
+    for window, (target, (queries, _)) in enumerate(zip(targets, matches, strict=True)):
+        if target.ignore is not None:
+            shares = ignored_shares(output.boxes[window].detach().float(), target.ignore)
+            counted[window] = (shares < 0.5).float()
+            counted[window, queries] = 1.0
+    return counted
+
+
 def matched_targets(targets: Sequence[Target], matches: Matches) -> Target:
-    """The matched instances of all windows in a row, window by window, in the order of the matches."""
+    """The matched instances of all windows in a row, in the order of the matches; `ignore` is left out."""
     chosen = [target.select(instances) for target, (_, instances) in zip(targets, matches, strict=True)]
     return Target(
         labels=torch.cat([target.labels for target in chosen]),
@@ -246,8 +293,12 @@ def window_losses_and_masks(
         terms = detection_losses(output, targets, matched, num_instances=num_instances)
         if index == last or weights.masks_on_all_layers:
             mask_logits = matched_masks(output, matched, mask_fn)
-            wanted = matched_targets(targets, matched).masks
-            terms |= mask_losses(mask_logits, wanted, num_instances=num_instances)
+            terms |= mask_losses(
+                mask_logits,
+                matched_targets(targets, matched).masks,
+                num_instances=num_instances,
+                counted=counted_cells(targets, matched),
+            )
         total = total + weighted_sum(terms, weights)
         suffix = "" if index == last else f"_{index}"
         named |= {f"{name}{suffix}": term.detach() for name, term in terms.items()}

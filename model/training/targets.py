@@ -7,7 +7,7 @@ Dimensions: N instances, T frames, H × W pixels, h × w mask cells (stride 4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ops.boxes import box_xyxy_to_cxcywh
+from ops.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 
 MASK_STRIDE = 4
 """Pixels per mask cell, along both axes."""
@@ -27,6 +27,7 @@ class Target:
 
     labels: (N,) int64 index of the class output; boxes: (N, T, 4) cxcywh in 0..1 of the visible part, zeros
     where absent; masks: (N, T, h, w) float 0 or 1 at stride 4; present: (N, T) bool, visible in the frame.
+    ignore: (T, h, w) bool, cells that count for nobody (crowds), or None.
     Raises ValueError if the shapes or types do not belong together.
     """
 
@@ -34,6 +35,7 @@ class Target:
     boxes: Tensor
     masks: Tensor
     present: Tensor
+    ignore: Tensor | None = None
 
     def __post_init__(self) -> None:
         wanted: dict[str, tuple[int | None, ...]] = {
@@ -42,6 +44,8 @@ class Target:
             "boxes": (self.num_instances, self.num_frames, 4),
             "masks": (self.num_instances, self.num_frames, None, None),
         }
+        if self.ignore is not None:
+            wanted["ignore"] = (self.num_frames, *self.masks.shape[2:])
         for name, shape in wanted.items():
             have = tuple(getattr(self, name).shape)
             if len(have) != len(shape) or any(w not in (None, g) for g, w in zip(have, shape, strict=True)):
@@ -63,23 +67,42 @@ class Target:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Target:
         """The same target on a device."""
-        moved = {
-            entry.name: getattr(self, entry.name).to(device, non_blocking=non_blocking)
-            for entry in fields(self)
-        }
-        return Target(**moved)
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return Target(
+            labels=move(self.labels),
+            boxes=move(self.boxes),
+            masks=move(self.masks),
+            present=move(self.present),
+            ignore=None if self.ignore is None else move(self.ignore),
+        )
 
     def select(self, chosen: Tensor) -> Target:
         """The target of some of its instances, by int64 indices or a bool mask (N,)."""
-        return Target(self.labels[chosen], self.boxes[chosen], self.masks[chosen], self.present[chosen])
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            boxes=self.boxes[chosen],
+            masks=self.masks[chosen],
+            present=self.present[chosen],
+        )
 
     @classmethod
-    def from_clip(cls, masks: NDArray[Any] | Tensor, labels: NDArray[Any] | Tensor) -> Target:
-        """Target of a clip's visible pixels: masks (N, T, H, W) bool, labels (N,) integers.
+    def from_clip(
+        cls,
+        masks: NDArray[Any] | Tensor,
+        labels: NDArray[Any] | Tensor,
+        *,
+        ignore: NDArray[Any] | Tensor | None = None,
+    ) -> Target:
+        """Target of a clip's visible pixels: masks (N, T, H, W) bool, labels (N,), ignore (T, H, W) bool.
 
         An instance without a pixel in any frame is left out: there is nothing to find. A mask cell belongs to
         an instance where at least half of its pixels do; where an instance is visible yet fills no cell by
-        half, it keeps the cell that it fills most, so that a present instance never has an empty mask.
+        half, it keeps the cell that it fills most, so that a present instance never has an empty mask. A cell
+        is ignored where at least half of its pixels are.
         Raises ValueError for other shapes or masks that are not bool.
         """
         masks, labels = _tensor(masks), _tensor(labels)
@@ -88,6 +111,14 @@ class Target:
                 f"masks are {masks.dtype} {tuple(masks.shape)} and labels {tuple(labels.shape)}, "
                 "expected bool (N, T, H, W) and (N,)"
             )
+        if ignore is not None:
+            ignore = _tensor(ignore)
+            if ignore.dtype != torch.bool or ignore.shape != masks.shape[1:]:
+                raise ValueError(
+                    f"ignored pixels are {ignore.dtype} {tuple(ignore.shape)}, expected bool "
+                    f"{tuple(masks.shape[1:])}"
+                )
+            ignore = cell_shares(ignore) >= 0.5
         present = _any(_any(masks))  # (N, T)
         seen = present.any(dim=1)
         if not bool(seen.all()):
@@ -97,6 +128,7 @@ class Target:
             boxes=visible_boxes(masks),
             masks=coarse_masks(masks),
             present=present,
+            ignore=ignore,
         )
 
 
@@ -108,14 +140,8 @@ def visible_boxes(masks: Tensor) -> Tensor:
 
 def coarse_masks(masks: Tensor) -> Tensor:
     """Masks (N, T, H, W) bool at stride 4: (N, T, ⌈H/4⌉, ⌈W/4⌉) float 0 or 1, empty only where they are."""
-    N, T, H, W = masks.shape
-    h, w = -(-H // MASK_STRIDE), -(-W // MASK_STRIDE)
-    pixels = F.pad(masks.view(torch.uint8), (0, w * MASK_STRIDE - W, 0, h * MASK_STRIDE - H))
-    # Whole planes of uint8 are added: pooling or summing over an axis takes five times as long.
-    rows = _add(pixels.view(N, T, h, MASK_STRIDE, w * MASK_STRIDE), dim=-2)
-    count = _add(rows.view(N, T, h, w, MASK_STRIDE), dim=-1)
-    share = count / (_cell_sizes(H, masks.device)[:, None] * _cell_sizes(W, masks.device))  # in 0..1
-    if N == 0:
+    share = cell_shares(masks)
+    if len(masks) == 0:
         return share
     coarse = (share >= 0.5).float()
     fullest = share.amax(dim=(-2, -1))
@@ -125,6 +151,40 @@ def coarse_masks(masks: Tensor) -> Tensor:
         best = F.one_hot(rows.argmax(dim=1), rows.shape[1]).float()
         coarse[lost] = best.view(-1, *share.shape[-2:])
     return coarse
+
+
+def cell_shares(masks: Tensor) -> Tensor:
+    """Share of each mask cell's pixels that are True: (…, H, W) bool to (…, ⌈H/4⌉, ⌈W/4⌉) in 0..1."""
+    *rest, H, W = masks.shape
+    h, w = -(-H // MASK_STRIDE), -(-W // MASK_STRIDE)
+    pixels = F.pad(masks.view(torch.uint8), (0, w * MASK_STRIDE - W, 0, h * MASK_STRIDE - H))
+    # Whole planes of uint8 are added: pooling or summing over an axis takes five times as long.
+    rows = _add(pixels.view(*rest, h, MASK_STRIDE, w * MASK_STRIDE), dim=-2)
+    count = _add(rows.view(*rest, h, w, MASK_STRIDE), dim=-1)
+    return count / (_cell_sizes(H, masks.device)[:, None] * _cell_sizes(W, masks.device))
+
+
+def ignored_shares(boxes: Tensor, ignore: Tensor) -> Tensor:
+    """Share of each box's area, all frames together, that lies on ignored cells.
+
+    boxes (T, Q, 4) cxcywh in 0..1, ignore (T, h, w) bool → (Q,) in 0..1.
+    """
+    x0, y0, x1, y1 = box_cxcywh_to_xyxy(boxes).unbind(-1)
+    h, w = ignore.shape[-2:]
+    # Area of box ∩ cell = (its overlap along y)·(its overlap along x).
+    inside = torch.einsum(
+        "tqh,thw,tqw->q", _overlaps(y0, y1, h), ignore.to(boxes.dtype), _overlaps(x0, x1, w)
+    )
+    area = (boxes[..., 2] * boxes[..., 3]).sum(dim=0)
+    return inside / area.clamp(min=torch.finfo(area.dtype).tiny)
+
+
+def _overlaps(low: Tensor, high: Tensor, count: int) -> Tensor:
+    """Length of [low, high] within each of `count` equal cells of 0..1: (…) to (…, count)."""
+    edges = torch.arange(count + 1, device=low.device, dtype=low.dtype) / count
+    return (torch.minimum(high[..., None], edges[1:]) - torch.maximum(low[..., None], edges[:-1])).clamp(
+        min=0
+    )
 
 
 def _tensor(values: NDArray[Any] | Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from model.network import Decoded, Network
 from model.training.losses import (
     LossWeights,
     count_instances,
+    counted_cells,
     detection_losses,
     dice_loss,
     focal_loss,
@@ -154,6 +155,38 @@ def test_absent_frames_count_in_masks_but_not_in_boxes() -> None:
     sum(mask_losses(logits, wanted.masks, num_instances=2.0).values()).backward()  # type: ignore[union-attr]
     assert logits.grad is not None
     assert (logits.grad[1, 0] > 0).all()  # instance 1 is absent from frame 0: all of it is pushed down
+
+
+def test_ignored_cells_count_neither_in_masks_nor_for_queries_that_lie_on_them() -> None:
+    clip = np.zeros((1, T, 16, 16), dtype=bool)
+    clip[0, :, 4:8, 4:8] = True
+    ignore = np.zeros((T, 16, 16), dtype=bool)
+    ignore[:, :, :8] = True  # the left half, the instance's cell included
+    plain = Target.from_clip(clip, np.zeros(1, dtype=np.int64))
+    wanted = Target.from_clip(clip, np.zeros(1, dtype=np.int64), ignore=ignore)
+    boxes = torch.tensor([[0.2, 0.5, 0.2, 0.2], [0.2, 0.5, 0.2, 0.2], [0.8, 0.5, 0.2, 0.2]])
+    logits = torch.zeros(1, 3, 1, requires_grad=True)
+    output = plain_output(logits, boxes.expand(1, T, 3, 4))
+    matches = [(torch.tensor([1]), torch.tensor([0]))]
+    detection_losses(output, [wanted], matches, num_instances=1.0)["class"].backward()
+    assert logits.grad is not None
+    assert logits.grad.flatten().sign().tolist() == [0.0, -1.0, 1.0]
+    everywhere = detection_losses(output, [plain], matches, num_instances=1.0)
+    assert everywhere["class"].item() == pytest.approx(math.log(2) / 16 * (1 + 3 + 3))
+
+    assert counted_cells([plain], matches) is None
+    counted = counted_cells([plain, wanted], [matches[0], matches[0]])
+    assert counted is not None
+    assert (counted[0] == 1).all()
+    assert counted[1, 0].tolist() == [[0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
+    mask_logits = torch.zeros(1, T, 4, 4, requires_grad=True)
+    terms = mask_losses(mask_logits, wanted.masks, num_instances=1.0, counted=counted[1:])
+    cell = 0.25 * math.log(2.0)
+    assert terms["mask"].item() == pytest.approx((0.25 * cell + 8 * 0.75 * cell) / 9)
+    assert terms["dice"].item() == pytest.approx(1 - (2 * 1 + 1) / (9 + 2 + 1))
+    (terms["mask"] + terms["dice"]).backward()
+    assert mask_logits.grad is not None
+    assert torch.equal(mask_logits.grad != 0, counted[1:] > 0)
 
 
 def test_every_parameter_learns_and_only_matched_queries_learn_masks(config: ModelConfig) -> None:

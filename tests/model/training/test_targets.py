@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.training.targets import Target, coarse_masks
+from model.training.targets import Target, coarse_masks, ignored_shares
 
 
 def clip_masks(N: int, T: int, H: int = 16, W: int = 24) -> np.ndarray:
@@ -119,3 +119,33 @@ def test_shapes_and_types_that_do_not_fit_are_named() -> None:
         Target(good.labels, good.boxes[:, :1], good.masks, good.present)
     with pytest.raises(ValueError, match=r"torch.float32 and torch.bool"):
         Target(good.labels.float(), good.boxes, good.masks, good.present)
+
+
+def test_ignored_pixels_become_cells() -> None:
+    masks = clip_masks(1, 2)
+    masks[0] = True
+    ignore = np.zeros((2, 16, 24), dtype=bool)
+    ignore[0, :4, :6] = True  # a cell and half of the next
+    ignore[1, :, 20:21] = True  # a quarter of each cell
+    target = Target.from_clip(masks, np.zeros(1, dtype=np.int64), ignore=ignore)
+    assert target.ignore is not None
+    assert target.ignore.nonzero().tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert target.select(torch.tensor([0])).ignore is target.ignore
+    moved = target.to("cpu").ignore
+    assert moved is not None
+    assert torch.equal(moved, target.ignore)
+    with pytest.raises(
+        ValueError, match=r"ignored pixels are torch.bool \(16, 24\), expected bool \(2, 16, 24\)"
+    ):
+        Target.from_clip(masks, np.zeros(1, dtype=np.int64), ignore=ignore[0])
+
+
+def test_the_share_of_a_box_on_ignored_cells() -> None:
+    ignore = torch.zeros(2, 4, 4, dtype=torch.bool)
+    ignore[0, :, :2] = True  # the left half of frame 0
+    left, middle, right = [0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.3, 0.3], [0.8, 0.5, 0.2, 0.2]
+    boxes = torch.tensor([[left, middle, right, [0.5, 0.5, 0.0, 0.0]]]).repeat(2, 1, 1, 1)[:, 0]
+    torch.testing.assert_close(ignored_shares(boxes, ignore), torch.tensor([0.5, 0.25, 0.0, 0.0]))
+    torch.testing.assert_close(ignored_shares(boxes[:1], ignore[:1]), torch.tensor([1.0, 0.5, 0.0, 0.0]))
+    outside = torch.tensor([[[0.0, 0.5, 0.5, 1.0]]])  # half of the box is beyond the image: not ignored
+    torch.testing.assert_close(ignored_shares(outside, ignore[:1]), torch.tensor([0.5]))
