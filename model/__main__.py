@@ -97,7 +97,52 @@ def evaluate(arguments: Sequence[str]) -> None:
     print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"convert": convert, "show": show, "evaluate": evaluate}
+def adapt(arguments: Sequence[str]) -> None:
+    """Re-estimate a network's normalisation statistics on a camera's own frames."""
+    parser = argparse.ArgumentParser(prog="python -m model adapt", description=adapt.__doc__)
+    parser.add_argument(
+        "--source",
+        required=True,
+        metavar="SRC",
+        help="file, folder of images, rtsp:// or http(s):// URL, camera",
+    )
+    parser.add_argument("--weights", required=True, metavar="IN", help="the .safetensors file to start from")
+    parser.add_argument("--output", required=True, metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument(
+        "--config-overlay", metavar="YAML", help="config that names OUT (default: OUT with the suffix .yaml)"
+    )
+    parser.add_argument("--frames", type=int, default=64, help="frames to learn from (default: 64)")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="stream time they are spread over (default: 30)"
+    )
+    parser.add_argument(
+        "--fps", type=float, default=10.0, help="the stream's cadence.fps, for the cues (default: 10)"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="share of the new statistics, 0..1 (default: 1)"
+    )
+    options = parser.parse_args(arguments)
+    from model.adapt import adapt as adapt_weights
+
+    report = adapt_weights(
+        options.source,
+        options.weights,
+        options.output,
+        overlay=options.config_overlay,
+        num_frames=options.frames,
+        seconds=options.seconds,
+        fps=options.fps,
+        strength=options.strength,
+    )
+    print(report)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "convert": convert,
+    "show": show,
+    "evaluate": evaluate,
+    "adapt": adapt,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

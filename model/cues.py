@@ -292,8 +292,10 @@ class CueState:
         """R."""
         self.num_cuts = 0
         """Cuts seen so far."""
+        self.spoke = False
+        """Whether all cues knew enough to say something about the last frame."""
         self.was_warm = False
-        """Whether all cues have ever said something, resets included."""
+        """Whether that was ever so, resets included."""
         self._cues = [CUES[cue]() for cue in cues]
         self._cuts = CutDetector() if detect_cuts else None
         self._size: tuple[int, ...] = ()
@@ -312,7 +314,8 @@ class CueState:
             self.num_cuts += 1
             self._reset_cues()
         self._size = rgb.shape
-        self.was_warm = self.was_warm or all(cue.warm for cue in self._cues)
+        self.spoke = all(cue.warm for cue in self._cues)
+        self.was_warm = self.was_warm or self.spoke
         if not self._cues:
             return np.zeros((0, *rgb.shape[:2]), np.float32)
         return np.concatenate([cue.update(rgb, seconds) for cue in self._cues])

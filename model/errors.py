@@ -4,7 +4,8 @@
     ├── CheckpointError         a file of weights is missing, damaged, holds code or belongs to another
     │                           architecture
     ├── DatasetError            annotations, results or images are missing, damaged or contradict each other
-    └── MissingPackageError     an optional package is not installed; the text names it and how to get it
+    ├── MissingPackageError     an optional package is not installed; the text names it and how to get it
+    └── VideoError              a video, folder of images or camera cannot be read
 
 A caller's own mistake (a wrong config value, a tensor of a wrong shape) is a ValueError or TypeError.
 """
@@ -24,3 +25,7 @@ class DatasetError(ModelError):
 
 class MissingPackageError(ModelError):
     """An optional package is needed for what was asked and is not installed."""
+
+
+class VideoError(ModelError):
+    """Frames cannot be read; the text names the source (of a URL only the host) and the remedy."""
