@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from model.errors import ModelError
 from pipeline.arguments import Parser
-from pipeline.errors import MessageError, StreamError
+from pipeline.errors import MessageError, OutputError, StreamError
 from pipeline.types import MaskMessage, check_source_id
 
 log = logging.getLogger("pipeline")
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 the end, `--count` reached, Ctrl-C or SIGTERM; 1 bad arguments, address or files; 2 nobody publishes, or
     in another version; 3 internal.
     """
-    parser = Parser(prog="python -m pipeline", description="Readers of the mask stream.")
+    parser = Parser(prog="python -m pipeline", description="Readers of the mask stream, and evaluation.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for name, (add, run) in VERBS.items():
         verb = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StreamError as error:
         log.error("%s", error)
         return error.exit_code
-    except (ValueError, OSError) as error:
+    except (ModelError, ValueError, OSError) as error:
         log.error("%s", error)
         return 1
 
@@ -131,6 +132,86 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="where the four files are written")
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    """Run windows, network and association over an annotated data set and print its figures."""
+    from pipeline.process import tune_process
+
+    # Nothing else runs meanwhile: no core is left to a decoder.
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads or os.cpu_count() or 1))
+    tune_process()
+    from tqdm import tqdm
+
+    from model.evaluation.clips import to_json
+    from model.evaluation.report import format_figures
+    from pipeline.annotated import open_annotated
+    from pipeline.config import load_config
+    from pipeline.evaluate import figures_of, predict_dataset
+    from pipeline.predict import load_predictor
+
+    section = {"weights": options.weights, "num_threads": options.threads}
+    values = {"model": {key: value for key, value in section.items() if value is not None}}
+    config = load_config(options.config, overrides=options.overrides, values=values)
+    dataset = open_annotated(options.data, images=options.images, limit=options.limit)
+    target, truth_target = _result_paths(options.results, Path(dataset.truth.name))
+    predictor = load_predictor(config)
+    total = sum(video.length for video in dataset.truth.videos.values())
+    with tqdm(total=total, desc=options.mode, unit=" frames", file=sys.stderr, disable=None) as bar:
+        predictions = predict_dataset(config, predictor, dataset, options.mode, progress=bar.update)
+    if target is not None and truth_target is not None:
+        # The ground truth too: it may be cut into clips, or have other categories than the file.
+        target.write_text(json.dumps(predictions.rows))
+        truth_target.write_text(json.dumps(to_json(predictions.truth)))
+    figures = figures_of(predictions, options.mode)
+    print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
+    return 0
+
+
+def _result_paths(target: Path | None, data: Path) -> tuple[Path, Path] | tuple[None, None]:
+    """Return where results and their ground truth go; found out before the run that they cannot."""
+    if target is None:
+        return None, None
+    paths = target, target.with_suffix(".gt.json")
+    for path in paths:
+        if path.exists() and path.samefile(data):
+            raise OutputError(f"--results {target} would overwrite {data}: choose another name")
+        try:
+            path.open("ab").close()
+        except OSError as error:
+            raise OutputError(
+                f"--results {path}: {error.strerror or error}; choose a path that can be written"
+            ) from None
+    return paths
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mode",
+        required=True,
+        choices=["whole", "window", "streaming"],
+        help="whole videos, windows each on its own, or what a live subscriber gets",
+    )
+    parser.add_argument("--data", required=True, metavar="FILE|DIR", help="annotations, YouTube-VIS JSON")
+    parser.add_argument(
+        "--images", metavar="DIR", help="where its file_names start from (default: beside the annotations)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML config, as of run_stream.py")
+    parser.add_argument("--weights", metavar="FILE", help="weights instead of the config's model.weights")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        dest="overrides",
+        help="override one config key, e.g. association.birth_score=0.4; repeatable",
+    )
+    parser.add_argument(
+        "--results", metavar="FILE", type=Path, help="write results, and beside them the .gt.json they fit"
+    )
+    parser.add_argument("--limit", metavar="N", type=_count, help="the first N videos only")
+    parser.add_argument("--threads", metavar="N", type=_count, help="CPU threads of the network")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _json_line(message: MaskMessage) -> str:
     from pipeline.message_json import to_json
 
@@ -183,6 +264,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "subscribe": (_subscribe_arguments, subscribe),
     "keys": (_keys_arguments, keys),
+    "evaluate": (_evaluate_arguments, evaluate),
 }
 """Verb → its arguments and its function."""
 

@@ -1,0 +1,308 @@
+"""The real windows, predictor and associator over an annotated data set, then model.evaluation.
+
+    streaming   what a live subscriber gets: windows of T frames at the config's stride, the associator, each
+                frame's masks as published first
+    window      no association: every T frames are a clip of its own, the ground truth is cut alike
+    whole       one window over all frames of a video, or of 36 frames where it is longer, then associated
+
+The stages are the stream's own, run in this thread one frame after the other, so that nothing is dropped; a
+test keeps `streaming` equal to what a Stream yields (docs/evaluation.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from model.evaluation.clips import Clip, as_one_category, coco_rle, cut_into_clips
+from model.evaluation.dataset import GroundTruth, Video, read_results
+from model.evaluation.frame_metrics import frame_metrics
+from model.evaluation.ytvis_ap import evaluate
+from pipeline.annotated import AnnotatedVideos
+from pipeline.associate import Associator
+from pipeline.candidates import content_cells, select_candidates
+from pipeline.config import StreamConfig
+from pipeline.emission import Emission, MaskLayout, encode_masks
+from pipeline.errors import ConfigError
+from pipeline.predict import ModelFacts, Predictor
+from pipeline.types import Frame, FrameResult, Instance, Window, WindowPrediction
+from pipeline.window import Windower
+
+Mode = Literal["whole", "window", "streaming"]
+WHOLE_FRAMES = 36
+"""The longest window of mode `whole`: no video of YouTube-VIS 2019 is longer."""
+
+Row = dict[str, Any]
+"""One result in the submission format."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says about a data set."""
+
+    rows: list[Row]
+    """video_id, score, category_id, segmentations (per frame RLE or None), as in a submission."""
+    truth: GroundTruth
+    """What they are to be compared with: of mode `window`, cut into clips."""
+    num_frames: int
+    seconds: float
+    """Wall time, images read included."""
+
+
+def evaluate_dataset(
+    config: StreamConfig,
+    predictor: Predictor,
+    dataset: AnnotatedVideos,
+    mode: Mode,
+    *,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """Run a predictor over a data set; return the twelve YouTube-VIS figures and more (see `figures_of`)."""
+    return figures_of(predict_dataset(config, predictor, dataset, mode, progress=progress), mode)
+
+
+def figures_of(predictions: Predictions, mode: Mode) -> dict[str, Any]:
+    """Return AP … AR_large, `frames` (figures of single frames and identities), mode and amounts."""
+    results = read_results(predictions.rows, predictions.truth)
+    return {
+        **evaluate(predictions.truth, results),
+        "frames": frame_metrics(predictions.truth, results),
+        "mode": mode,
+        "num_videos": len(predictions.truth.videos),
+        "num_frames": predictions.num_frames,
+        "num_results": len(results),
+        "frames_per_second": round(predictions.num_frames / max(predictions.seconds, 1e-9), 2),
+    }
+
+
+def predict_dataset(
+    config: StreamConfig,
+    predictor: Predictor,
+    dataset: AnnotatedVideos,
+    mode: Mode,
+    *,
+    progress: Callable[[int], object] | None = None,
+) -> Predictions:
+    """Run a predictor over all frames of a data set; `progress` is told after each video its frames.
+
+    Raises DatasetError for images that cannot be read, ConfigError where the data set's categories and the
+    model's classes contradict each other, ValueError for an unknown mode.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode {mode!r} must be one of {', '.join(_MODES)}")
+    begun = time.monotonic()
+    truth = comparable_truth(dataset.truth, predictor.facts)
+    clips: dict[int, Clip] = {}
+    if mode == "window":
+        truth, clips = cut_into_clips(truth, predictor.facts.num_frames)
+    clip_ids = {(clip.video_id, clip.first): number for number, clip in clips.items()}
+    rows: list[Row] = []
+    num_frames = 0
+    for video in dataset.truth.videos.values():
+        frames = dataset.frames(video, fps=config.source.images_fps)
+        try:
+            for row in _MODES[mode](config, predictor, video, frames):
+                first = row.pop("first", 0)
+                rows.append({**row, "video_id": clip_ids.get((video.id, first), video.id)})
+        finally:
+            predictor.forget(_source(video))
+        num_frames += video.length
+        if progress is not None:
+            progress(video.length)
+    return Predictions(rows, truth, num_frames, time.monotonic() - begun)
+
+
+def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
+    """Return the ground truth in the model's categories: all as one for a class-agnostic model.
+
+    Raises ConfigError where a category id means one thing here and another there.
+    """
+    names = dict(facts.classes.values())
+    if len(names) == 1:
+        ((number, name),) = names.items()
+        return truth if truth.categories == {number: name} else as_one_category(truth, number, name)
+    for number, name in truth.categories.items():
+        ours = names.get(number)
+        if ours is not None and name and _plain(name) != _plain(ours):
+            raise ConfigError(
+                f"{truth.name}: category {number} is {name!r} there and {ours!r} in the model's class list "
+                f"{facts.class_list}: evaluate on a data set of that list"
+            )
+    return truth
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace(" ", "_").replace("-", "_")
+
+
+def _source(video: Video) -> str:
+    return f"video{video.id}"
+
+
+# The modes: config, predictor, video, its frames → rows without video_id.
+
+
+def _streaming(
+    config: StreamConfig, predictor: Predictor, video: Video, frames: Iterable[Frame]
+) -> Iterator[Row]:
+    return _tracks(
+        config,
+        predictor,
+        video,
+        frames,
+        num_frames=predictor.facts.num_frames,
+        stride=config.window.stride,
+        emission=config.emission,
+    )
+
+
+def _windows(
+    config: StreamConfig, predictor: Predictor, video: Video, frames: Iterable[Frame]
+) -> Iterator[Row]:
+    num_frames = predictor.facts.num_frames
+    windower = Windower(num_frames=num_frames, stride=num_frames)
+    for window in _cut(windower, frames):
+        for row in _candidate_rows(config, predictor, window):
+            yield {**row, "first": window.new[0].index}
+
+
+def _whole(
+    config: StreamConfig, predictor: Predictor, video: Video, frames: Iterable[Frame]
+) -> Iterator[Row]:
+    if video.length <= WHOLE_FRAMES:
+        held = tuple(frames)
+        window = Window(frames=held, first=0, last=len(held) - 1, num_new=len(held))
+        yield from _candidate_rows(config, predictor, window)
+        return
+    # The last window reaches back over frames that an earlier one has seen; elsewhere none are shared.
+    yield from _tracks(
+        config,
+        predictor,
+        video,
+        frames,
+        num_frames=WHOLE_FRAMES,
+        stride=WHOLE_FRAMES,
+        emission="final",
+    )
+
+
+_MODES: dict[Mode, Callable[[StreamConfig, Predictor, Video, Iterable[Frame]], Iterator[Row]]] = {
+    "whole": _whole,
+    "window": _windows,
+    "streaming": _streaming,
+}
+
+
+def _cut(windower: Windower, frames: Iterable[Frame]) -> Iterator[Window]:
+    """Yield the windows of a video, the last one with what is left."""
+    for frame in frames:
+        window = windower.push(frame)
+        if window is not None:
+            yield window
+    window = windower.flush()
+    if window is not None:
+        yield window
+
+
+def _predict(predictor: Predictor, window: Window) -> WindowPrediction:
+    prediction = predictor.predict(window)
+    if prediction.boxes_xyxy.shape[1] != len(window.frames):
+        raise ValueError(
+            f"the predictor answers for {prediction.boxes_xyxy.shape[1]} frames, the window has "
+            f"{len(window.frames)}: use mode window or streaming"
+        )
+    return prediction
+
+
+def _tracks(
+    config: StreamConfig,
+    predictor: Predictor,
+    video: Video,
+    frames: Iterable[Frame],
+    *,
+    num_frames: int,
+    stride: int,
+    emission: Emission,
+) -> Iterator[Row]:
+    """Associate the windows of a video as the live path does; a track is a row."""
+    associator = Associator(
+        config.association,
+        emission=emission,
+        classes=predictor.facts.classes,
+        num_frames=num_frames,
+        stride=stride,
+    )
+    tracks: defaultdict[int, _Track] = defaultdict(_Track)
+    for window in _cut(Windower(num_frames=num_frames, stride=stride), frames):
+        _collect(tracks, associator.update(window, _predict(predictor, window)))
+    _collect(tracks, associator.flush())
+    for track in tracks.values():
+        yield track.row(video)
+
+
+@dataclass(eq=False)
+class _Track:
+    """What was published under one id."""
+
+    masks: dict[int, bytes] = field(default_factory=dict)
+    """Frame → full-frame COCO counts."""
+    scores: list[float] = field(default_factory=list)
+    votes: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    """Category id → sum of scores."""
+
+    def add(self, instance: Instance, frame: Frame) -> None:
+        assert instance.mask is not None
+        self.masks[frame.index] = instance.mask.to_coco(frame.height, frame.width)["counts"]
+        self.scores.append(instance.score)
+        self.votes[instance.class_id] += instance.score
+
+    def row(self, video: Video) -> Row:
+        """The track's score is the mean of its instances', its category the one with the most score."""
+        return {
+            "score": float(np.mean(self.scores)),
+            "category_id": max(self.votes, key=lambda each: self.votes[each]),
+            "segmentations": [
+                coco_rle(self.masks.get(number), video.height, video.width) for number in range(video.length)
+            ],
+        }
+
+
+def _collect(tracks: defaultdict[int, _Track], results: Sequence[FrameResult]) -> None:
+    """Take in what is published first of each frame: later revisions come too late for a live reader."""
+    for result in results:
+        if result.revision == 0:
+            for instance in result.instances:
+                if instance.mask is not None and not instance.mask.is_empty:
+                    tracks[instance.track_id].add(instance, result.frame)
+
+
+def _candidate_rows(config: StreamConfig, predictor: Predictor, window: Window) -> Iterator[Row]:
+    """The candidates of one window, as association would get them, as tracks over its new frames."""
+    prediction = _predict(predictor, window)
+    classes = predictor.facts.classes
+    outputs = sorted(classes)
+    found = select_candidates(window, prediction, config.association, outputs)
+    if not len(found):
+        return
+    layout = MaskLayout(prediction.fit, prediction.mask_stride, *content_cells(prediction))
+    logits = found.logits[:, -window.num_new :]  # (N, F, P)
+    masks = encode_masks(logits.reshape(-1, logits.shape[2]), layout)
+    height, width = window.frames[-1].height, window.frames[-1].width
+    for index in range(len(found)):
+        own = masks[index * window.num_new : (index + 1) * window.num_new]
+        if all(mask.is_empty for mask in own):
+            continue
+        output = outputs[int(found.scores[index].argmax())]
+        yield {
+            "score": float(found.best[index]),
+            "category_id": classes[output][0],
+            "segmentations": [
+                None if mask.is_empty else coco_rle(mask.to_coco(height, width)["counts"], height, width)
+                for mask in own
+            ],
+        }
