@@ -17,9 +17,13 @@ import torch.distributed
 from model.errors import CheckpointError, MissingPackageError
 from model.network import Network, build_model
 from model.training.data.clip import ClipSource
+from model.training.data.pool import PooledClips
 from model.training.options import Stage, TrainingOptions
 from model.training.state import read_state
 from model.training.trainer import CHECKPOINT, Trainer
+
+
+Crop = tuple[int, int] | None
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -45,7 +49,7 @@ def train(arguments: Sequence[str]) -> None:
     if grouped:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        sources = {stage.name: clip_source(run, stage) for stage in run.stages}
+        sources = {stage.name: clip_source(run, stage, Path(options.output)) for stage in run.stages}
         trainer = Trainer(run, sources, Path(options.output), device=device)
         if trainer.resume() and trainer.rank == 0:
             print(f"resumed at step {trainer.step} of stage {trainer.stage.name}")
@@ -58,23 +62,35 @@ def train(arguments: Sequence[str]) -> None:
             torch.distributed.destroy_process_group()
 
 
-def clip_source(run: TrainingOptions, stage: Stage) -> ClipSource:
-    """The clips of a stage: each stage draws its own.
+def clip_source(run: TrainingOptions, stage: Stage, folder: Path) -> ClipSource:
+    """The clips of a stage: new ones, each stage its own, or draws from the pool in the run's folder.
 
-    Raises DatasetError for a data set that cannot be used.
+    Raises ValueError for an unknown set, DatasetError for a data set that cannot be used.
     """
+    if run.data not in SOURCES:
+        raise ValueError(f"data: {run.data!r} is not one of {', '.join(SOURCES)}")
     seed = run.seed * 1000 + [other.name for other in run.stages].index(stage.name)
-    return SOURCES.get(run.data, _from_file)(run, stage, seed)
+    if not run.pool_clips:
+        return SOURCES[run.data](run, seed, stage.crop)
+    return PooledClips(
+        SOURCES[run.data](run, run.seed, None),
+        folder / "pool",
+        num_clips=run.pool_clips,
+        stored_frames=max(other.num_frames for other in run.stages),
+        seed=seed,
+        crop=stage.crop,
+        cues=run.model_config.cues,
+    )
 
 
-def _street(run: TrainingOptions, stage: Stage, seed: int) -> ClipSource:
+def _street(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
     from model.training.data.street import StreetClips
 
     config = run.model_config
-    return StreetClips(seed=seed, height=config.height, width=config.width, cues=config.cues, crop=stage.crop)
+    return StreetClips(seed=seed, height=config.height, width=config.width, cues=config.cues, crop=crop)
 
 
-SOURCES: dict[str, Callable[[TrainingOptions, Stage, int], ClipSource]] = {"street": _street}
+SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {"street": _street}
 
 
 def trained_network(folder: Path) -> tuple[Network, dict[str, str]]:

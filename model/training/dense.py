@@ -4,7 +4,8 @@ Source: CenterNet's penalty-reduced focal loss on Gaussian peaks (Zhou et al., a
 pre-training makes a small network learn is training.md's finding. Ours: the level follows from the object's
 size, the box loss counts near a peak, and a foreground map of the mask branch is trained along.
 
-Dimensions: N frames, P positions of all levels, K outputs, n visible (instance, frame) pairs, h × w mask cells.
+Dimensions: N frames, P positions of all levels, K outputs, n visible (instance, frame) pairs, h × w mask
+cells.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NEAR = 0.5
 
 
 class DenseHeads(nn.Module):
-    """What only training needs beside the network: a foreground map and, without query selection, cell heads."""
+    """What only training needs: a foreground map and, where the network selects no queries, cell heads."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ def dense_targets(
                 value, owner = height_of_peak.max(dim=0)  # (P,)
                 boxes[frame] = wanted[owner]
                 near[frame] = value * (value >= NEAR)
-                for label in labels.unique():
+                for label in torch.unique(labels).tolist():
                     heat[frame, :, label] = height_of_peak[labels == label].amax(dim=0)
             frame += 1
     return DenseTargets(heat, boxes, near, num_peaks)

@@ -1,7 +1,7 @@
 """The configuration of a training run: what is trained, on which clips, in which stages.
 
-A run is a TOML file (`configs/train/*.toml`): fields of `TrainingOptions`, one `[[stages]]` table per stage and
-`[network]` for what differs from `model.ModelConfig`'s defaults. Nothing but the standard library is imported.
+A run is a TOML file (`configs/train/*.toml`): fields of `TrainingOptions`, one `[[stages]]` table per stage
+and `[network]` for what differs from `model.ModelConfig`'s defaults.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ class TrainingOptions:
     """Largest file of a checkpoint; None: one file."""
     num_workers: int = 1
     """Processes that make clips."""
+    pool_clips: int = 0
+    """Rendered clips that are kept on disk and drawn again and again; 0: every clip is a new one."""
 
     RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers")
     """Fields that may change when a run is resumed."""
@@ -122,6 +124,8 @@ class TrainingOptions:
             raise ValueError(f"ema_decay: {self.ema_decay} must be in [0, 1)")
         if self.piece_bytes is not None and self.piece_bytes < 1 << 16:
             raise ValueError(f"piece_bytes: {self.piece_bytes} must be at least {1 << 16}")
+        if not isinstance(self.pool_clips, int) or self.pool_clips < 0:
+            raise ValueError(f"pool_clips: {self.pool_clips!r} must be a whole number of at least 0")
         config = self.model_config
         for stage in self.stages:
             if stage.num_denoising and config.query_selection != "encoder":
@@ -151,7 +155,10 @@ class TrainingOptions:
 
     @classmethod
     def read(cls, path: str | Path) -> TrainingOptions:
-        """Options from a TOML file. Raises DatasetError for a missing file, ValueError naming file and field."""
+        """Options from a TOML file.
+
+        Raises DatasetError for a missing file, ValueError naming file and field.
+        """
         path = Path(path)
         if not path.is_file():
             raise DatasetError(f"training config {str(path)!r}: no such file")
@@ -163,11 +170,11 @@ class TrainingOptions:
 
 def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Fields in which a stored run and the wanted one contradict each other, as text."""
-    lines = []
-    for name in sorted(stored.keys() | wanted.keys()):
-        if name not in TrainingOptions.RESUMABLE and stored.get(name) != wanted.get(name):
-            lines.append(f"{name}: the checkpoint has {stored.get(name)!r}, asked for {wanted.get(name)!r}")
-    return lines
+    return [
+        f"{name}: the checkpoint has {stored.get(name)!r}, asked for {wanted.get(name)!r}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if name not in TrainingOptions.RESUMABLE and stored.get(name) != wanted.get(name)
+    ]
 
 
 def _check_keys(values: Mapping[str, Any], kind: type, *, where: str) -> None:

@@ -1,7 +1,8 @@
 """The state of a run in files: written whole or not at all, in pieces if asked, checked when read.
 
-A checkpoint is a folder: `manifest.json` names its pieces with size and hash. A new one is written beside the old
-one and takes its place by one rename of the manifest, so that a full disk or a kill leaves the old one usable.
+A checkpoint is a folder: `manifest.json` names its pieces with size and hash. A new one is written beside the
+old one and takes its place by one rename of the manifest, so that a full disk or a kill leaves the old one
+usable.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def write_state(state: Mapping[str, Any], folder: Path, *, step: int, piece_byte
                 old.unlink()
     except OSError as exc:
         raise CheckpointError(
-            f"checkpoint {str(folder)!r} cannot be written: {exc.strerror or exc}; make room or choose another "
-            "folder with --output; the previous checkpoint is unharmed"
+            f"checkpoint {str(folder)!r} cannot be written: {exc.strerror or exc}; make room or choose "
+            "another folder with --output; the previous checkpoint is unharmed"
         ) from exc
 
 

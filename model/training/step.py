@@ -47,7 +47,7 @@ class Auxiliary(nn.Module):
 
 @dataclass(frozen=True)
 class Judged:
-    """What the discriminator looks at: frames (B·T, 3, H, W), real and fake union masks (B·T, 1, h, w), levels."""
+    """What the discriminator looks at: frames (B·T, 3, H, W), union masks (B·T, 1, h, w), encoder levels."""
 
     frames: Tensor
     real: Tensor

@@ -1,8 +1,8 @@
 """The trainer: stages of steps, the average of the weights, checkpoints, resuming, several processes.
 
-The state after step n depends on the options and n alone (on the CPU to the bit): clips by their number, dropout
-and noise by the generators' stored states. Processes of one run (torchrun) share the windows of every batch and
-average their gradients.
+The state after step n depends on the options and n alone (on the CPU to the bit): clips by their number,
+dropout and noise by the generators' stored states. Processes of one run (torchrun) share the windows of every
+batch and average their gradients.
 
 Source: AdamW, clipping, rates and steps of the paper and of Deformable DETR (model.md 5); the stages are
 training.md's; the averaged weights are the usual exponential average with a faster start.
@@ -238,7 +238,7 @@ class Trainer:
         if self._agree(not math.isfinite(total)):
             raise TrainingError(self._save_batch(batch, terms))
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss.total).backward()
+        torch.autograd.backward(self._scaler.scale(loss.total))
         self._scaler.unscale_(self._optimizer)
         parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
         self._average_gradients(parameters)
@@ -252,13 +252,14 @@ class Trainer:
         return terms
 
     def _train_judge(self, judged: Judged) -> float:
-        assert self.discriminator is not None and self._judge_optimizer is not None
+        assert self.discriminator is not None
+        assert self._judge_optimizer is not None
         self._judge_optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             loss = discriminator_loss(
                 self.discriminator, judged.frames, judged.real, judged.fake, judged.levels
             )
-        loss.backward()
+        torch.autograd.backward(loss)
         parameters = list(self.discriminator.parameters())
         self._average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
