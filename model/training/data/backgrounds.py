@@ -62,14 +62,25 @@ def dead_leaves(rng: Rng, height: int, width: int, *, palette: tuple[float, floa
     shape = int(rng.integers(0, 3))
     for radius in radii:
         if palette is not None:
-            colour = hsv(palette[0] + rng.normal(0, palette[1]), rng.uniform(0.15, 0.6), rng.uniform(0.1, 0.8))
+            colour = hsv(
+                palette[0] + rng.normal(0, palette[1]), rng.uniform(0.15, 0.6), rng.uniform(0.1, 0.8)
+            )
         else:
             colour = any_colour(rng) if rng.random() < 0.5 else grey(rng, 15, 240)
         x, y = int(rng.uniform(0, width) * 16), int(rng.uniform(0, height) * 16)
         if shape == 0 or (shape == 2 and rng.random() < 0.5):
             axes = (int(radius * 16), int(radius * 16 * rng.uniform(0.3, 1.0)))
-            cv2.ellipse(canvas, (x // 16, y // 16), (max(1, axes[0] // 16), max(1, axes[1] // 16)),
-                        float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                canvas,
+                (x // 16, y // 16),
+                (max(1, axes[0] // 16), max(1, axes[1] // 16)),
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                colour,
+                -1,
+                cv2.LINE_AA,
+            )
         else:
             corners = int(rng.integers(3, 7))
             angles = np.sort(rng.uniform(0, 2 * math.pi, corners))
@@ -119,4 +130,6 @@ def photo_patch(rng: Rng, height: int, width: int, *, path: Path) -> Bytes:
     if rng.random() < 0.5:
         patch = patch[:, ::-1]
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(patch), (width, height), interpolation=method).astype(np.uint8, copy=False)
+    return cv2.resize(np.ascontiguousarray(patch), (width, height), interpolation=method).astype(
+        np.uint8, copy=False
+    )

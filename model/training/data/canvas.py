@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Colour", "Shape", "Sprite", "capsule", "lay", "motion_blur", "polygon", "rasterise", "stroke", "tint"]
+__all__ = [
+    "Colour",
+    "Shape",
+    "Sprite",
+    "capsule",
+    "lay",
+    "motion_blur",
+    "polygon",
+    "rasterise",
+    "stroke",
+    "tint",
+]
 
 Colour = tuple[float, float, float]
 Points = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 _SHIFT = 4
+_ONE = 1 << _SHIFT
+"""OpenCV draws at fixed-point positions: this many steps a pixel."""
+_FAR = 8000 * _ONE
+_THICK = 255
 _PAD = 3
 
 
@@ -54,7 +69,7 @@ def stroke(points: Points, colour: Colour, radius: float, *, closed: bool = Fals
 
 
 def capsule(start: Points, end: Points, radius: float, end_radius: float, colour: Colour) -> Shape:
-    return Shape(np.stack((start, end)), colour, (radius, end_radius))
+    return Shape(np.array((start, end)), colour, (radius, end_radius))
 
 
 def tint(colour: Colour, factor: float) -> Colour:
@@ -71,55 +86,64 @@ def rasterise(shapes: list[Shape], *, height: int, width: int, pad: int = _PAD) 
 
     None where nothing falls into the frame (grown by `pad`).
     """
-    low = np.min([shape.points.min(0) - max(shape.radii, default=0.0) for shape in shapes], axis=0)
-    high = np.max([shape.points.max(0) + max(shape.radii, default=0.0) for shape in shapes], axis=0)
-    extent = float(max(high - low))
-    x0, y0 = max(-pad, math.floor(low[0]) - pad), max(-pad, math.floor(low[1]) - pad)
-    x1, y1 = min(width + pad, math.ceil(high[0]) + pad), min(height + pad, math.ceil(high[1]) + pad)
+    points = np.concatenate([shape.points for shape in shapes])
+    counts = [len(shape.points) for shape in shapes]
+    grown = np.repeat([max(shape.radii) if shape.radii else 0.0 for shape in shapes], counts)[:, None]
+    left, top = (points - grown).min(0).tolist()
+    right, bottom = (points + grown).max(0).tolist()
+    x0, y0 = max(-pad, math.floor(left) - pad), max(-pad, math.floor(top) - pad)
+    x1, y1 = min(width + pad, math.ceil(right) + pad), min(height + pad, math.ceil(bottom) + pad)
     if x1 <= x0 or y1 <= y0:
         return None
+    extent = max(right - left, bottom - top)
     factor = 4 if extent < 40 else 3 if extent < 90 else 2
     rgba = np.zeros(((y1 - y0) * factor, (x1 - x0) * factor, 4), np.uint8)
-    origin = np.array([x0, y0], np.float64)
-    for shape in shapes:
+    discs = np.zeros(rgba.shape[:2], np.uint8) if any(shape.mask_only for shape in shapes) else None
+    scaled = (points - (x0, y0)) * (factor * _ONE) - 0.5 * _ONE
+    fixed = np.rint(np.clip(scaled, -_FAR, _FAR)).astype(np.int32)
+    at = 0
+    for shape, count in zip(shapes, counts, strict=True):
         if not shape.mask_only:
-            _draw(rgba, shape, origin, factor, (*shape.colour, 255.0))
+            _draw(rgba, shape, fixed[at : at + count], factor, (*shape.colour, 255.0))
+        elif discs is not None:
+            cv2.fillPoly(discs, [fixed[at : at + count]], (255.0,), cv2.LINE_8, _SHIFT)
+        at += count
     size = (x1 - x0, y1 - y0)
     solid: Bytes | None = None
-    if any(shape.mask_only for shape in shapes):
-        large = np.ascontiguousarray(rgba[..., 3])
-        for shape in shapes:
-            if shape.mask_only:
-                _draw(large, shape, origin, factor, (255.0,))
-        solid = cv2.resize(large, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    small = cv2.resize(rgba, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    return Sprite(x0, y0, small, solid)
+    if discs is not None:
+        solid = _bytes(cv2.resize(cv2.max(discs, rgba[..., 3]), size, interpolation=cv2.INTER_AREA))
+    return Sprite(x0, y0, _bytes(cv2.resize(rgba, size, interpolation=cv2.INTER_AREA)), solid)
 
 
-def _draw(canvas: Bytes, shape: Shape, origin: Points, factor: int, value: tuple[float, ...]) -> None:
-    scaled = (shape.points - origin) * factor - 0.5
-    fixed = np.rint(np.clip(scaled, -8000, 8000) * (1 << _SHIFT)).astype(np.int32)
+def _draw(
+    canvas: Bytes, shape: Shape, fixed: NDArray[np.int32], factor: int, value: tuple[float, ...]
+) -> None:
+    """One shape at fixed-point positions of the enlarged crop."""
     if not shape.radii:
         cv2.fillPoly(canvas, [fixed], value, cv2.LINE_8, _SHIFT)
-    elif len(shape.radii) == 1:
-        thickness = max(1, round(2 * shape.radii[0] * factor))
+        return
+    if len(shape.radii) == 1:
+        thickness = min(_THICK, max(1, round(2 * shape.radii[0] * factor)))
         cv2.polylines(canvas, [fixed], shape.closed, value, thickness, cv2.LINE_8, _SHIFT)
-    else:
-        first, second = scaled
-        along = second - first
-        length = math.hypot(along[0], along[1])
-        radii = [radius * factor for radius in shape.radii]
-        for centre, radius in zip(fixed, radii, strict=True):
-            whole = max(1, round(radius * (1 << _SHIFT)))
-            cv2.circle(canvas, (int(centre[0]), int(centre[1])), whole, value, -1, cv2.LINE_8, _SHIFT)
-        if length > 0.5:
-            across = np.array([-along[1], along[0]]) / length
-            corners = np.stack(
-                (first + across * radii[0], second + across * radii[1],
-                 second - across * radii[1], first - across * radii[0])
-            )
-            corners = np.rint(np.clip(corners, -8000, 8000) * (1 << _SHIFT)).astype(np.int32)
-            cv2.fillConvexPoly(canvas, corners, value, cv2.LINE_8, _SHIFT)
+        return
+    (x0, y0), (x1, y1) = fixed.tolist()
+    first, second = (max(_ONE, round(radius * factor * _ONE)) for radius in shape.radii)
+    cv2.circle(canvas, (x0, y0), first, value, -1, cv2.LINE_8, _SHIFT)
+    cv2.circle(canvas, (x1, y1), second, value, -1, cv2.LINE_8, _SHIFT)
+    length = math.hypot(x1 - x0, y1 - y0)
+    if length > _ONE:
+        across_x, across_y = (y0 - y1) / length, (x1 - x0) / length
+        corners = [
+            [round(x0 + across_x * first), round(y0 + across_y * first)],
+            [round(x1 + across_x * second), round(y1 + across_y * second)],
+            [round(x1 - across_x * second), round(y1 - across_y * second)],
+            [round(x0 - across_x * first), round(y0 - across_y * first)],
+        ]
+        cv2.fillConvexPoly(canvas, np.array(corners, np.int32), value, cv2.LINE_8, _SHIFT)
+
+
+def _bytes(array: NDArray[Any] | cv2.Mat) -> Bytes:
+    return np.asarray(array, np.uint8)
 
 
 def shade(sprite: Sprite, texture: NDArray[np.float32], *, centre: tuple[float, float], size: float) -> None:
@@ -133,10 +157,13 @@ def shade(sprite: Sprite, texture: NDArray[np.float32], *, centre: tuple[float, 
     )
     height, width = sprite.rgba.shape[:2]
     laid = cv2.warpAffine(
-        texture, matrix, (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT,
+        texture,
+        matrix,
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
     )
-    sprite.rgba = cv2.multiply(sprite.rgba, laid, dtype=cv2.CV_8U).astype(np.uint8, copy=False)
+    sprite.rgba = _bytes(cv2.multiply(sprite.rgba, laid, dtype=cv2.CV_8U))
 
 
 def blur_kernel(dx: float, dy: float) -> NDArray[np.float32] | None:
@@ -157,16 +184,15 @@ def blur_kernel(dx: float, dy: float) -> NDArray[np.float32] | None:
             for column_step, column_weight in ((0, 1 - fx), (1, fx)):
                 if row_weight * column_weight > 0:
                     kernel[row + row_step, column + column_step] += row_weight * column_weight
-    return kernel / kernel.sum()
+    kernel /= kernel.sum()
+    return kernel
 
 
 def motion_blur(sprite: Sprite, kernel: NDArray[np.float32]) -> None:
     """Smear colours, alpha and mask alike."""
-    sprite.rgba = cv2.filter2D(sprite.rgba, -1, kernel, borderType=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+    sprite.rgba = _bytes(cv2.filter2D(sprite.rgba, -1, kernel, borderType=cv2.BORDER_REPLICATE))
     if sprite.solid is not None:
-        sprite.solid = cv2.filter2D(sprite.solid, -1, kernel, borderType=cv2.BORDER_REPLICATE).astype(
-            np.uint8, copy=False
-        )
+        sprite.solid = _bytes(cv2.filter2D(sprite.solid, -1, kernel, borderType=cv2.BORDER_REPLICATE))
 
 
 def window(sprite: Sprite, *, height: int, width: int) -> tuple[slice, slice, slice, slice] | None:
@@ -177,8 +203,10 @@ def window(sprite: Sprite, *, height: int, width: int) -> tuple[slice, slice, sl
     if bottom <= top or right <= left:
         return None
     return (
-        slice(top, bottom), slice(left, right),
-        slice(top - sprite.y, bottom - sprite.y), slice(left - sprite.x, right - sprite.x),
+        slice(top, bottom),
+        slice(left, right),
+        slice(top - sprite.y, bottom - sprite.y),
+        slice(left - sprite.x, right - sprite.x),
     )
 
 

@@ -41,7 +41,9 @@ class TrainingClip:
                 f"masks must be (N, T, H, W) = {(len(self.labels), frames, *size)}, got {self.masks.shape}"
             )
         if self.cues is not None and (self.cues.shape[0], *self.cues.shape[2:]) != (frames, *size):
-            raise ValueError(f"cues must be (T, R, H, W) over images {self.images.shape}, got {self.cues.shape}")
+            raise ValueError(
+                f"cues must be (T, R, H, W) over images {self.images.shape}, got {self.cues.shape}"
+            )
         if self.ignore is not None and self.ignore.shape != (frames, *size):
             raise ValueError(f"ignore must be (T, H, W) = {(frames, *size)}, got {self.ignore.shape}")
 

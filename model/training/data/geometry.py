@@ -7,6 +7,7 @@ pixel covering 0..1.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ __all__ = ["Pose", "camera_matrix", "pose", "project", "to_image"]
 Points = NDArray[np.float64]
 
 _NEAR_METRES = 0.25
-_SMOOTHING_SECONDS = np.linspace(-0.35, 0.35, 9)
+_SMOOTHING_SECONDS = (-0.35, -0.25, -0.15, -0.05, 0.05, 0.15, 0.25, 0.35)
 _JITTER_PARTS = ((1.0, 1.0), (2.3, 0.5), (4.1, 0.3))
 """Frequency and amplitude of the shake's sines, relative to the slowest."""
 
@@ -41,9 +42,10 @@ class Pose(NamedTuple):
 def project(points: Points, *, view: View, width: int) -> Points:
     """(n, 3) metres → (n, 2) pixels of the reference picture; what is behind the camera is held before it."""
     scale = view.focal / np.maximum(points[:, 2], _NEAR_METRES)
-    return np.stack(
-        (width / 2 + points[:, 0] * scale, view.horizon + (view.camera_height - points[:, 1]) * scale), axis=1
-    )
+    pixels = np.empty((len(points), 2))
+    pixels[:, 0] = width / 2 + points[:, 0] * scale
+    pixels[:, 1] = view.horizon + (view.camera_height - points[:, 1]) * scale
+    return pixels
 
 
 def to_image(points: Points, matrix: Points) -> Points:
@@ -51,36 +53,48 @@ def to_image(points: Points, matrix: Points) -> Points:
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
+class _Leg(NamedTuple):
+    """What holds between two waypoints."""
+
+    x_rate: float
+    z_rate: float
+    cosine: float
+    sine: float
+    speed: float
+    gone: float
+    """Metres before this leg."""
+
+
 @lru_cache(maxsize=4096)
-def _track(actor: Actor) -> tuple[Points, Points, Points, Points]:
-    """Cumulated metres at the waypoints; cos, sin of the heading and speed of each segment."""
-    times, xs, zs = (np.asarray(values, np.float64) for values in (actor.times, actor.xs, actor.zs))
-    dx, dz, dt = np.diff(xs), np.diff(zs), np.diff(times)
-    lengths = np.hypot(dx, dz)
-    headings = np.empty(len(dx))
-    last = actor.yaw
-    for index, length in enumerate(lengths):
-        last = math.atan2(dz[index], dx[index]) if length > 1e-6 else last
-        headings[index] = last
-    gone = np.concatenate(([0.0], np.cumsum(lengths)))
-    return gone, np.cos(headings), np.sin(headings), lengths / np.maximum(dt, 1e-9)
+def _legs(actor: Actor) -> tuple[_Leg, ...]:
+    found, last, gone = [], actor.yaw, 0.0
+    for index in range(len(actor.times) - 1):
+        dt = max(1e-9, actor.times[index + 1] - actor.times[index])
+        dx, dz = actor.xs[index + 1] - actor.xs[index], actor.zs[index + 1] - actor.zs[index]
+        length = math.hypot(dx, dz)
+        last = math.atan2(dz, dx) if length > 1e-6 else last
+        found.append(_Leg(dx / dt, dz / dt, math.cos(last), math.sin(last), length / dt, gone))
+        gone += length
+    return tuple(found)
 
 
 def pose(actor: Actor, seconds: float) -> Pose:
     """Where the actor is; corners and starts are rounded over two thirds of a second."""
-    times = np.asarray(actor.times)
+    times = actor.times
     if len(times) < 2:
         return Pose(actor.xs[0], actor.zs[0], actor.yaw, 0.0, 0.0)
-    gone, cosines, sines, speeds = _track(actor)
-    when = np.clip(seconds + _SMOOTHING_SECONDS, times[0], times[-1])
-    segment = np.clip(np.searchsorted(times, when, side="right") - 1, 0, len(times) - 2)
-    return Pose(
-        x=float(np.interp(when, times, actor.xs).mean()),
-        z=float(np.interp(when, times, actor.zs).mean()),
-        heading=math.atan2(float(sines[segment].mean()), float(cosines[segment].mean())),
-        speed=float(speeds[segment].mean()),
-        distance=float(np.interp(when, times, gone).mean()),
-    )
+    legs = _legs(actor)
+    x = z = cosine = sine = speed = distance = 0.0
+    for offset in _SMOOTHING_SECONDS:
+        when = min(max(seconds + offset, times[0]), times[-1])
+        index = min(max(bisect_right(times, when) - 1, 0), len(legs) - 1)
+        leg, since = legs[index], when - times[index]
+        x += actor.xs[index] + leg.x_rate * since
+        z += actor.zs[index] + leg.z_rate * since
+        cosine, sine, speed = cosine + leg.cosine, sine + leg.sine, speed + leg.speed
+        distance += leg.gone + leg.speed * since
+    count = len(_SMOOTHING_SECONDS)
+    return Pose(x / count, z / count, math.atan2(sine, cosine), speed / count, distance / count)
 
 
 def camera_matrix(scene: Scene, seconds: float) -> Points:
@@ -88,7 +102,8 @@ def camera_matrix(scene: Scene, seconds: float) -> Points:
     camera = scene.camera
     swing = math.sin(camera.pan_rate * seconds + camera.pan_phase)
     shake = [
-        camera.jitter * sum(
+        camera.jitter
+        * sum(
             part * math.sin(2 * math.pi * camera.jitter_rate * rate * seconds + camera.phases[axis] * rate)
             for rate, part in _JITTER_PARTS
         )

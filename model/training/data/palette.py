@@ -18,7 +18,9 @@ Rng = np.random.Generator
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
     """Hue, saturation and value in 0..1."""
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(1.0, max(0.0, saturation)), min(1.0, max(0.0, value)))
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue % 1.0, min(1.0, max(0.0, saturation)), min(1.0, max(0.0, value))
+    )
     return red * 255, green * 255, blue * 255
 
 

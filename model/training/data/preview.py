@@ -12,20 +12,37 @@ from model.training.data.clip import ClipSource
 
 __all__ = ["contact_sheet"]
 
-_COLOURS = ((255, 64, 64), (64, 255, 64), (80, 120, 255), (255, 220, 40), (255, 80, 255), (40, 240, 240), (255, 150, 40))
+_COLOURS = (
+    (255, 64, 64),
+    (64, 255, 64),
+    (80, 120, 255),
+    (255, 220, 40),
+    (255, 80, 255),
+    (40, 240, 240),
+    (255, 150, 40),
+)
 _GAP = 4
 
 
 def contact_sheet(
-    source: ClipSource, path: Path | str, *, num_clips: int = 12, num_frames: int = 3, first: int = 0,
-    num_columns: int = 2, outlines: bool = True, cues: bool = False,
+    source: ClipSource,
+    path: Path | str,
+    *,
+    num_clips: int = 12,
+    num_frames: int = 3,
+    first: int = 0,
+    num_columns: int = 2,
+    outlines: bool = True,
+    cues: bool = False,
 ) -> Path:
     """Write a PNG: a clip a row (in `num_columns` columns), its frames side by side with mask outlines.
 
     With `cues`, the first cue plane of the last frame is put at the end of each row. Raises OSError where the
     file cannot be written.
     """
-    rows = [_row(source, first + index, num_frames, outlines=outlines, cues=cues) for index in range(num_clips)]
+    rows = [
+        _row(source, first + index, num_frames, outlines=outlines, cues=cues) for index in range(num_clips)
+    ]
     while len(rows) % num_columns:
         rows.append(np.zeros_like(rows[0]))
     lines = [np.concatenate(rows[at : at + num_columns], axis=1) for at in range(0, len(rows), num_columns)]

@@ -96,14 +96,22 @@ class SceneRenderer:
         backdrop = scene.backdrop
         rng = np.random.default_rng(backdrop.seed)
         if backdrop.kind == "street":
-            return street(backdrop, view=scene.view, width=scene.width, canvas_height=height,
-                          canvas_width=width, margin=self._margin)
+            return street(
+                backdrop,
+                view=scene.view,
+                width=scene.width,
+                canvas_height=height,
+                canvas_width=width,
+                margin=self._margin,
+            )
         if backdrop.kind == "leaves":
             return dead_leaves(rng, height, width)
         if backdrop.kind == "noise":
             return colour_noise(rng, height, width)
         if photos is None:
-            raise ValueError(f"scene {scene.seed} shows the photograph {backdrop.photo!r}: give the folder of photos")
+            raise ValueError(
+                f"scene {scene.seed} shows the photograph {backdrop.photo!r}: give the folder of photos"
+            )
         return photo_patch(rng, height, width, path=photos / backdrop.photo)
 
     def _draw_clutter(self) -> list[tuple[float, Sprite]]:
@@ -130,24 +138,33 @@ class SceneRenderer:
         if np.array_equal(matrix, np.eye(2, 3)):
             frame = self._canvas[margin_y : margin_y + height, margin_x : margin_x + width].copy()
             return frame, [
-                (z, Sprite(sprite.x - margin_x, sprite.y - margin_y, sprite.rgba)) for z, sprite in self._clutter
+                (z, Sprite(sprite.x - margin_x, sprite.y - margin_y, sprite.rgba))
+                for z, sprite in self._clutter
             ]
         frame = cv2.warpAffine(
-            self._canvas, _centred(matrix, (-margin_x, -margin_y), (0, 0)), (width, height),
-            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT,
+            self._canvas,
+            _centred(matrix, (-margin_x, -margin_y), (0, 0)),
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT,
         ).astype(np.uint8, copy=False)
         clutter = []
         for z, sprite in self._clutter:
             tall, wide = sprite.rgba.shape[:2]
             x, y = sprite.x - margin_x, sprite.y - margin_y
-            corners = to_image(np.array([[x, y], [x + wide, y], [x, y + tall], [x + wide, y + tall]], np.float64), matrix)
+            corners = to_image(
+                np.array([[x, y], [x + wide, y], [x, y + tall], [x + wide, y + tall]], np.float64), matrix
+            )
             low = np.maximum(np.floor(corners.min(0)), -4).astype(int)
             high = np.minimum(np.ceil(corners.max(0)), (width + 4, height + 4)).astype(int)
             if (high <= low).any():
                 continue
             laid = cv2.warpAffine(
-                sprite.rgba, _centred(matrix, (x, y), (int(low[0]), int(low[1]))), (int(high[0] - low[0]), int(high[1] - low[1])),
-                flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+                sprite.rgba,
+                _centred(matrix, (x, y), (int(low[0]), int(low[1]))),
+                (int(high[0] - low[0]), int(high[1] - low[1])),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
             )
             clutter.append((z, Sprite(int(low[0]), int(low[1]), laid.astype(np.uint8, copy=False))))
         return frame, clutter
@@ -183,7 +200,8 @@ class SceneRenderer:
         canvas.shade(sprite, self._textures[number], centre=(float(centre[0]), float(centre[1])), size=size)
         earlier = pose(actor, seconds - exposed)
         then = to_image(
-            project(np.array([[earlier.x, actor.height / 2, earlier.z]]), view=scene.view, width=scene.width), before
+            project(np.array([[earlier.x, actor.height / 2, earlier.z]]), view=scene.view, width=scene.width),
+            before,
         )[0]
         dx, dy = centre - then
         # no longer than half its width, or a thin thing would fade away
@@ -195,12 +213,18 @@ class SceneRenderer:
 
     def _ground_shadow(self, frame: Bytes, sprite: Sprite, actor: Actor, now: Pose, matrix: Points) -> None:
         scene = self.scene
-        foot = to_image(project(np.array([[now.x, 0.0, now.z]]), view=scene.view, width=scene.width), matrix)[0]
+        foot = to_image(project(np.array([[now.x, 0.0, now.z]]), view=scene.view, width=scene.width), matrix)[
+            0
+        ]
         scale = scene.view.focal / now.z * math.hypot(matrix[0, 0], matrix[0, 1])
-        spread = {"walker": 0.28, "animal": 0.6 * actor.height, "blob": 0.5 * actor.height}.get(actor.kind, 0.8 * actor.height)
+        spread = {"walker": 0.28, "animal": 0.6 * actor.height, "blob": 0.5 * actor.height}.get(
+            actor.kind, 0.8 * actor.height
+        )
         self._shadow(frame, sprite, foot, scale, now.z, spread * scale)
 
-    def _shadow(self, frame: Bytes, sprite: Sprite, foot: Points, scale: float, z: float, spread: float) -> None:
+    def _shadow(
+        self, frame: Bytes, sprite: Sprite, foot: Points, scale: float, z: float, spread: float
+    ) -> None:
         """Darken the ground: a soft spot below, and where the sun throws it the outline laid flat."""
         light, view = self.scene.light, self.scene.view
         flat = view.camera_height / max(z, 0.3)
@@ -214,16 +238,27 @@ class SceneRenderer:
         matrix = np.array([[1.0, -light.sun[0], light.sun[0] * foot[1]], [0.0, tall, foot[1] * (1 - tall)]])
         height, width = sprite.rgba.shape[:2]
         corners = to_image(
-            np.array([[sprite.x, sprite.y], [sprite.x + width, sprite.y], [sprite.x, sprite.y + height],
-                      [sprite.x + width, sprite.y + height]], np.float64), matrix)
+            np.array(
+                [
+                    [sprite.x, sprite.y],
+                    [sprite.x + width, sprite.y],
+                    [sprite.x, sprite.y + height],
+                    [sprite.x + width, sprite.y + height],
+                ],
+                np.float64,
+            ),
+            matrix,
+        )
         sigma = max(0.4, light.softness * scale)
         low = np.maximum(np.floor(corners.min(0) - 2 * sigma), 0).astype(int)
         high = np.minimum(np.ceil(corners.max(0) + 2 * sigma), (frame.shape[1], frame.shape[0])).astype(int)
         if (high <= low).any():
             return
         alpha = cv2.warpAffine(
-            np.ascontiguousarray(sprite.rgba[..., 3]), _centred(matrix, (sprite.x, sprite.y), (int(low[0]), int(low[1]))),
-            (int(high[0] - low[0]), int(high[1] - low[1])), flags=cv2.INTER_LINEAR,
+            np.ascontiguousarray(sprite.rgba[..., 3]),
+            _centred(matrix, (sprite.x, sprite.y), (int(low[0]), int(low[1]))),
+            (int(high[0] - low[0]), int(high[1] - low[1])),
+            flags=cv2.INTER_LINEAR,
         )
         alpha = cv2.GaussianBlur(alpha, (0, 0), sigma)
         _multiply(frame[low[1] : high[1], low[0] : high[0]], alpha, light.shadow)
@@ -242,7 +277,9 @@ class SceneRenderer:
             pools = np.full_like(factor, 1 - scene.light.night)
             for _ in range(int(rng.integers(1, 5))):
                 x, y, radius = rng.uniform(-1, 1), rng.uniform(-0.3, 0.6), rng.uniform(0.2, 0.8)
-                pools += scene.light.night * np.exp(-(((columns - x) / radius) ** 2 + ((rows - y) / (radius * 0.6)) ** 2)).astype(np.float32)
+                pools += scene.light.night * np.exp(
+                    -(((columns - x) / radius) ** 2 + ((rows - y) / (radius * 0.6)) ** 2)
+                ).astype(np.float32)
             factor = factor * np.minimum(pools, 1.1)
             colour = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.1)], np.float32)
         return np.clip(factor[..., None] * colour, 0, 1).astype(np.float32)
@@ -252,10 +289,23 @@ class SceneRenderer:
         if light.cloud <= 0:
             return None if self._dim is None else _as_bytes(self._dim)
         tile = _cloud(light.cloud_seed)
-        shift = np.array([[tile.shape[1] * 0.4 / scene.width, 0, 12.0 * seconds], [0, tile.shape[0] * 0.4 / scene.height, 3.0 * seconds]])
-        shadow = cv2.warpAffine(tile, shift, (scene.width, scene.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_WRAP)
+        shift = np.array(
+            [
+                [tile.shape[1] * 0.4 / scene.width, 0, 12.0 * seconds],
+                [0, tile.shape[0] * 0.4 / scene.height, 3.0 * seconds],
+            ]
+        )
+        shadow = cv2.warpAffine(
+            tile,
+            shift,
+            (scene.width, scene.height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_WRAP,
+        )
         factor = 1 - np.float32(light.cloud) * shadow[..., None]
-        return _as_bytes(np.broadcast_to(factor, (*factor.shape[:2], 3)) if self._dim is None else factor * self._dim)
+        return _as_bytes(
+            np.broadcast_to(factor, (*factor.shape[:2], 3)) if self._dim is None else factor * self._dim
+        )
 
 
 def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale: float) -> list[Shape]:
@@ -268,7 +318,11 @@ def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale
         )
     if actor.kind in ("cyclist", "scooter"):
         return cyclist_shapes(
-            seed, height=height, pose=now, to_pixels=to_pixels, pixels_per_metre=scale,
+            seed,
+            height=height,
+            pose=now,
+            to_pixels=to_pixels,
+            pixels_per_metre=scale,
             motor=actor.kind == "scooter",
         )
     return vehicle_shapes(
@@ -283,7 +337,10 @@ def _margin(scene: Scene) -> tuple[int, int]:
         return 0, 0
     shrink = 1 / (camera.zoom * math.exp(-abs(camera.zoom_amplitude))) - 1
     shake = 2 * camera.jitter + abs(camera.roll) * scene.width / 2
-    margins = [abs(pan) + shake + max(0.0, shrink) * size / 2 for pan, size in zip(camera.pan, (scene.width, scene.height), strict=True)]
+    margins = [
+        abs(pan) + shake + max(0.0, shrink) * size / 2
+        for pan, size in zip(camera.pan, (scene.width, scene.height), strict=True)
+    ]
     return min(scene.width, math.ceil(margins[0])), min(scene.height, math.ceil(margins[1]))
 
 
@@ -305,7 +362,9 @@ def _texture(actor: Actor) -> NDArray[np.float32]:
     texture = np.ones((_TEXTURE, _TEXTURE, 4), np.float32)
     texture[..., :3] = np.clip(factors, 0.2, 1.8)[..., None]
     if actor.kind == "blob" and rng.random() < 0.5:
-        texture[..., :3] *= 1 + 0.3 * np.stack([cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.2) for _ in range(3)], axis=2)
+        texture[..., :3] *= 1 + 0.3 * np.stack(
+            [cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.2) for _ in range(3)], axis=2
+        )
     return np.clip(texture, 0.0, 3.0)
 
 

@@ -177,7 +177,7 @@ class Scene:
             (BACKDROP_KINDS, (self.backdrop,), "backdrop"),
         ):
             for thing in things:
-                if thing.kind not in names:  # type: ignore[attr-defined]
+                if thing.kind not in names:
                     raise ValueError(f"{what} kind must be one of {names}, got {thing!r}")
 
     def to_json(self) -> dict[str, Any]:

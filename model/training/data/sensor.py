@@ -35,14 +35,18 @@ def _noise_tile(grain: int) -> NDArray[np.float32]:
     """Normal noise of deviation 1, grain by grain coarser; frames cut their own windows out of it."""
     tile = np.random.default_rng(977 + grain).standard_normal((_TILE, _TILE, 3), np.float32)
     if grain:
-        tile = cv2.GaussianBlur(tile, (0, 0), 0.5 * grain, borderType=cv2.BORDER_REFLECT).astype(np.float32, copy=False)
+        tile = cv2.GaussianBlur(tile, (0, 0), 0.5 * grain, borderType=cv2.BORDER_REFLECT).astype(
+            np.float32, copy=False
+        )
         luma = tile.mean(2, keepdims=True)
         tile = 0.4 * tile + luma
         tile /= tile.std()
     return tile
 
 
-def expose(frame: Bytes, look: Look, *, gain: float, rng: np.random.Generator, seconds: float, dim: Bytes | None) -> Bytes:
+def expose(
+    frame: Bytes, look: Look, *, gain: float, rng: np.random.Generator, seconds: float, dim: Bytes | None
+) -> Bytes:
     """What the camera makes of the light; `dim` (H, W, 3) multiplies it (255 is none) before the lens."""
     if dim is not None:
         frame = cv2.multiply(frame, dim, scale=1 / 255).astype(np.uint8, copy=False)
@@ -80,7 +84,7 @@ def _add_noise(frame: Bytes, look: Look, rng: np.random.Generator) -> Bytes:
     if rng.random() < 0.5:
         window = window[:, ::-1]
     noisy = cv2.scaleAdd(np.ascontiguousarray(window), look.noise, frame.astype(np.float32))
-    return cv2.convertScaleAbs(cv2.max(noisy, 0.0)).astype(np.uint8, copy=False)
+    return np.asarray(cv2.convertScaleAbs(np.maximum(noisy, 0)), np.uint8)
 
 
 def _write_clock(frame: Bytes, look: Look, seconds: float) -> None:

@@ -36,7 +36,12 @@ _MIN_VISIBLE = 12
 
 
 def draw_scene(
-    seed: int, *, height: int = 192, width: int = 320, num_frames: int = 48, fps: float | None = None,
+    seed: int,
+    *,
+    height: int = 192,
+    width: int = 320,
+    num_frames: int = 48,
+    fps: float | None = None,
     photos: tuple[str, ...] = (),
 ) -> Scene:
     """The street scene of a seed. `photos` are the names of photographs that backgrounds may show."""
@@ -53,15 +58,29 @@ def draw_scene(
         kind = "street"
     road = _round(float(rng.choice([0.0, rng.uniform(-0.35, 0.35), math.pi / 2 + rng.uniform(-0.35, 0.35)])))
     backdrop = Backdrop(
-        kind=kind, seed=_seed(rng), road_angle=road, road_offset=_round(rng.uniform(-0.35, 0.5) * depth),
-        road_width=_round(rng.uniform(3.5, 12.0)), depth=_round(depth), photo=photo if kind == "photo" else "",
+        kind=kind,
+        seed=_seed(rng),
+        road_angle=road,
+        road_offset=_round(rng.uniform(-0.35, 0.5) * depth),
+        road_width=_round(rng.uniform(3.5, 12.0)),
+        depth=_round(depth),
+        photo=photo if kind == "photo" else "",
     )
     crowd = _Crowd(rng, view=view, height=height, width=width, duration=duration, road=road, depth=depth)
     crowd.fill()
     return Scene(
-        seed=seed, height=height, width=width, num_frames=num_frames, fps=rate, view=view,
-        camera=_draw_camera(rng, height), backdrop=backdrop, light=_draw_light(rng, night, duration),
-        look=_draw_look(rng, night, height), actors=tuple(crowd.actors), clutter=_draw_clutter(rng, crowd),
+        seed=seed,
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        fps=rate,
+        view=view,
+        camera=_draw_camera(rng, height),
+        backdrop=backdrop,
+        light=_draw_light(rng, night, duration),
+        look=_draw_look(rng, night, height),
+        actors=tuple(crowd.actors),
+        clutter=_draw_clutter(rng, crowd),
     )
 
 
@@ -76,16 +95,18 @@ def _seed(rng: Rng) -> int:
 
 def _draw_view(rng: Rng, height: int, width: int) -> View:
     draw = rng.random()
-    if draw < 0.30:  # a camera on a wall
-        horizon, up = rng.uniform(0.12, 0.45), rng.uniform(2.2, 4.5)
-    elif draw < 0.68:  # on a mast, looking down
-        horizon, up = rng.uniform(-0.6, 0.2), rng.uniform(3.5, 9.0)
-    elif draw < 0.85:  # on a roof
+    if draw < 0.38:  # a camera on a wall
+        horizon, up = rng.uniform(0.1, 0.45), rng.uniform(2.0, 4.0)
+    elif draw < 0.70:  # on a mast, looking down
+        horizon, up = rng.uniform(-0.7, 0.2), rng.uniform(3.5, 8.0)
+    elif draw < 0.82:  # on a roof
         horizon, up = rng.uniform(-1.8, -0.2), rng.uniform(8.0, 18.0)
     else:  # in somebody's hand
         horizon, up = rng.uniform(0.3, 0.55), rng.uniform(1.3, 1.9)
     return View(
-        horizon=_round(horizon * height), camera_height=_round(up), focal=_round(rng.uniform(0.8, 2.2) * width)
+        horizon=_round(horizon * height),
+        camera_height=_round(up),
+        focal=_round(rng.uniform(0.8, 2.2) * width),
     )
 
 
@@ -93,7 +114,10 @@ def _ground_range(view: View, height: int) -> tuple[float, float]:
     """Distances to the far and near end of where people are drawn."""
     unit = view.camera_height / _PERSON_METRES * height / _ROWS
     least = max(_LEAST_PIXELS * unit, 0.08 * height - view.horizon)
-    most = max(least * 1.2, min(_MOST_PIXELS * unit, (1.5 if view.camera_height < 2 else 1.08) * height - view.horizon))
+    most = max(
+        least * 1.2,
+        min(_MOST_PIXELS * unit, (1.5 if view.camera_height < 2 else 1.08) * height - view.horizon),
+    )
     reach = view.camera_height * view.focal
     return reach / least, reach / most
 
@@ -114,18 +138,25 @@ class _Crowd:
         rng = self.rng
         if rng.random() < 0.015:
             return
-        wanted = int(min(14, 1 + rng.poisson(float(rng.choice([2.0, 4.0, 7.0])))))
+        wanted = int(min(16, 1 + rng.poisson(float(rng.choice([2.0, 5.0, 9.0])))))
         theme = rng.dirichlet((3.5, 1.0, 1.6, 0.45, 0.6))
         while len(self.actors) < wanted:
             group = str(rng.choice(["walker", "rider", "vehicle", "animal", "blob"], p=theme))
             if group == "walker":
                 self._walkers()
             elif group == "rider":
-                self._add("scooter" if rng.random() < 0.2 else "cyclist", rng.uniform(1.55, 1.95), (2.0, 6.5), along=0.7)
+                self._add(
+                    "scooter" if rng.random() < 0.2 else "cyclist",
+                    rng.uniform(1.55, 1.95),
+                    (2.0, 6.5),
+                    along=0.7,
+                )
             elif group == "vehicle":
                 self._vehicle()
             elif group == "animal":
-                self._add("animal", rng.choice([0.35, 0.5, 0.7, 1.5]) * rng.uniform(0.8, 1.2), (0.4, 3.0), along=0.4)
+                self._add(
+                    "animal", rng.choice([0.35, 0.5, 0.7, 1.5]) * rng.uniform(0.8, 1.2), (0.4, 3.0), along=0.4
+                )
             else:
                 self._add("blob", rng.uniform(0.4, 2.2), (0.2, 3.5), along=0.3)
 
@@ -208,10 +239,8 @@ class _Crowd:
                 if not 0.55 * self.near < z + z_step < 1.6 * self.far:
                     course, z_step = (0.0 if math.cos(course) >= 0 else math.pi), 0.0
                 x, z, t = x + pace * step * direction * math.cos(course), z + z_step, t + step * direction
-                if direction > 0:
-                    times.append(t), xs.append(x), zs.append(z)
-                else:
-                    times.insert(0, t), xs.insert(0, x), zs.insert(0, z)
+                for values, value in ((times, t), (xs, x), (zs, z)):
+                    values.insert(len(values) if direction > 0 else 0, value)
         return self._keep(kind, metres, times, xs, zs, yaw=heading)
 
     def _beside(self, other: Actor, lateral: float, ahead: float) -> None:
@@ -221,8 +250,11 @@ class _Crowd:
         length = math.hypot(dx, dz)
         ux, uz = (dx / length, dz / length) if length > 0.1 else (1.0, 0.0)
         self._keep(
-            "walker", rng.normal(1.7, 0.1) if rng.random() < 0.85 else rng.uniform(1.0, 1.4), list(other.times),
-            [x - uz * lateral + ux * ahead for x in other.xs], [z + ux * lateral + uz * ahead for z in other.zs],
+            "walker",
+            rng.normal(1.7, 0.1) if rng.random() < 0.85 else rng.uniform(1.0, 1.4),
+            list(other.times),
+            [x - uz * lateral + ux * ahead for x in other.xs],
+            [z + ux * lateral + uz * ahead for z in other.zs],
             yaw=other.yaw + rng.normal(0, 0.3),
         )
 
@@ -233,15 +265,24 @@ class _Crowd:
         x = float(np.interp(when, other.times, other.xs))
         z = float(np.interp(when, other.times, other.zs)) + rng.normal(0, 0.7)
         if 0.5 * self.near < z < 1.6 * self.far:
-            heading = math.atan2(other.zs[-1] - other.zs[0], other.xs[-1] - other.xs[0]) + math.pi + rng.normal(0, 0.4)
+            heading = (
+                math.atan2(other.zs[-1] - other.zs[0], other.xs[-1] - other.xs[0])
+                + math.pi
+                + rng.normal(0, 0.4)
+            )
             self._walk("walker", rng.normal(1.7, 0.1), (x, z), heading, rng.uniform(*speeds), when)
 
     def _keep(
         self, kind: str, metres: float, times: list[float], xs: list[float], zs: list[float], *, yaw: float
     ) -> Actor:
         actor = Actor(
-            kind=kind, seed=_seed(self.rng), height=_round(metres), times=tuple(_round(t) for t in times),
-            xs=tuple(_round(x) for x in xs), zs=tuple(_round(z) for z in zs), yaw=_round(yaw),
+            kind=kind,
+            seed=_seed(self.rng),
+            height=_round(metres),
+            times=tuple(_round(t) for t in times),
+            xs=tuple(_round(x) for x in xs),
+            zs=tuple(_round(z) for z in zs),
+            yaw=_round(yaw),
         )
         self.actors.append(actor)
         return actor
@@ -250,13 +291,31 @@ class _Crowd:
 def _draw_clutter(rng: Rng, crowd: _Crowd) -> tuple[Clutter, ...]:
     things = []
     for _ in range(int(rng.choice([0, 1, 2, 4, 7], p=[0.25, 0.2, 0.25, 0.2, 0.1]))):
-        kind = str(rng.choice(["pole", "tree", "fence", "sign", "bin", "bush", "bollard"],
-                              p=[0.27, 0.17, 0.1, 0.12, 0.12, 0.12, 0.1]))
-        low, high = {"pole": (3, 9), "tree": (3, 9), "fence": (0.8, 1.6), "sign": (1.8, 3.2), "bin": (0.7, 1.3),
-                     "bush": (0.5, 1.8), "bollard": (0.6, 1.1)}[kind]
+        kind = str(
+            rng.choice(
+                ["pole", "tree", "fence", "sign", "bin", "bush", "bollard"],
+                p=[0.27, 0.17, 0.1, 0.12, 0.12, 0.12, 0.1],
+            )
+        )
+        low, high = {
+            "pole": (3, 9),
+            "tree": (3, 9),
+            "fence": (0.8, 1.6),
+            "sign": (1.8, 3.2),
+            "bin": (0.7, 1.3),
+            "bush": (0.5, 1.8),
+            "bollard": (0.6, 1.1),
+        }[kind]
         x, z = crowd._anchor(1.7)
-        things.append(Clutter(kind=kind, seed=_seed(rng), x=_round(x), z=_round(z * rng.uniform(0.8, 1.3)),
-                              height=_round(rng.uniform(low, high))))
+        things.append(
+            Clutter(
+                kind=kind,
+                seed=_seed(rng),
+                x=_round(x),
+                z=_round(z * rng.uniform(0.8, 1.3)),
+                height=_round(rng.uniform(low, high)),
+            )
+        )
     return tuple(things)
 
 
@@ -266,23 +325,39 @@ def _draw_camera(rng: Rng, height: int) -> Camera:
     if draw < 0.52:
         return Camera(phases=phases)
     if draw < 0.62:  # a mast in the wind
-        return Camera(jitter=_round(rng.uniform(0.15, 0.9) * unit), jitter_rate=_round(rng.uniform(0.5, 2.0)), phases=phases)
+        return Camera(
+            jitter=_round(rng.uniform(0.15, 0.9) * unit),
+            jitter_rate=_round(rng.uniform(0.5, 2.0)),
+            phases=phases,
+        )
     if draw < 0.76:
         return Camera(
             pan=(_round(rng.uniform(15, 110) * unit), _round(rng.uniform(-12, 12) * unit)),
-            pan_rate=_round(rng.uniform(0.15, 0.8)), pan_phase=phases[4], phases=phases,
-            jitter=_round(rng.uniform(0, 0.6) * unit), jitter_rate=1.0,
+            pan_rate=_round(rng.uniform(0.15, 0.8)),
+            pan_phase=phases[4],
+            phases=phases,
+            jitter=_round(rng.uniform(0, 0.6) * unit),
+            jitter_rate=1.0,
         )
     if draw < 0.84:
         return Camera(
-            zoom=_round(rng.uniform(1.0, 1.15)), zoom_amplitude=_round(rng.uniform(0.03, 0.2)),
-            zoom_rate=_round(rng.uniform(0.15, 0.7)), phases=phases,
-            pan=(_round(rng.uniform(0, 20) * unit), 0.0), pan_rate=_round(rng.uniform(0.1, 0.5)), pan_phase=phases[4],
+            zoom=_round(rng.uniform(1.0, 1.15)),
+            zoom_amplitude=_round(rng.uniform(0.03, 0.2)),
+            zoom_rate=_round(rng.uniform(0.15, 0.7)),
+            phases=phases,
+            pan=(_round(rng.uniform(0, 20) * unit), 0.0),
+            pan_rate=_round(rng.uniform(0.1, 0.5)),
+            pan_phase=phases[4],
         )
     return Camera(
-        jitter=_round(rng.uniform(0.8, 4.5) * unit), jitter_rate=_round(rng.uniform(0.3, 1.0)),
-        roll=_round(rng.uniform(0, 0.015)), phases=phases, zoom=_round(rng.uniform(1.0, 1.08)),
-        pan=(_round(rng.uniform(0, 50) * unit), 0.0), pan_rate=_round(rng.uniform(0.1, 0.5)), pan_phase=phases[4],
+        jitter=_round(rng.uniform(0.8, 4.5) * unit),
+        jitter_rate=_round(rng.uniform(0.3, 1.0)),
+        roll=_round(rng.uniform(0, 0.015)),
+        phases=phases,
+        zoom=_round(rng.uniform(1.0, 1.08)),
+        pan=(_round(rng.uniform(0, 50) * unit), 0.0),
+        pan_rate=_round(rng.uniform(0.1, 0.5)),
+        pan_phase=phases[4],
     )
 
 
@@ -291,10 +366,15 @@ def _draw_light(rng: Rng, night: float, duration: float) -> Light:
     return Light(
         sun=(_round(rng.uniform(-1.6, 1.6)), _round(rng.uniform(-1.2, 1.2))),
         shadow=_round(rng.uniform(0.12, 0.6)) if sunny else 0.0,
-        contact=_round(rng.uniform(0.1, 0.5)), softness=_round(rng.uniform(0.02, 0.15)), night=night,
-        flicker=_round(rng.uniform(0.0, 0.04)) if rng.random() < 0.3 else 0.0, flicker_rate=_round(rng.uniform(0.1, 3.0)),
-        step_seconds=_round(rng.uniform(0, duration)) if rng.random() < 0.07 else -1.0, step_gain=_round(rng.uniform(0.7, 1.35)),
-        cloud=_round(rng.uniform(0.05, 0.35)) if rng.random() < 0.12 else 0.0, cloud_seed=_seed(rng),
+        contact=_round(rng.uniform(0.1, 0.5)),
+        softness=_round(rng.uniform(0.02, 0.15)),
+        night=night,
+        flicker=_round(rng.uniform(0.0, 0.04)) if rng.random() < 0.3 else 0.0,
+        flicker_rate=_round(rng.uniform(0.1, 3.0)),
+        step_seconds=_round(rng.uniform(0, duration)) if rng.random() < 0.07 else -1.0,
+        step_gain=_round(rng.uniform(0.7, 1.35)),
+        cloud=_round(rng.uniform(0.05, 0.35)) if rng.random() < 0.12 else 0.0,
+        cloud_seed=_seed(rng),
     )
 
 
@@ -302,14 +382,24 @@ def _draw_look(rng: Rng, night: float, height: int) -> Look:
     draw = rng.random()
     saturation = 0.0 if draw < 0.07 else rng.uniform(0.25, 0.8) if draw < 0.55 else rng.uniform(0.8, 1.25)
     warm, green = rng.normal(0, 0.07), rng.normal(0, 0.03)
-    noise = float(rng.choice([rng.uniform(0, 2), rng.uniform(1, 5), rng.uniform(4, 12)], p=[0.55, 0.33, 0.12]))
+    noise = float(
+        rng.choice([rng.uniform(0, 2), rng.uniform(1, 5), rng.uniform(4, 12)], p=[0.55, 0.33, 0.12])
+    )
     return Look(
-        gain=_round(rng.uniform(0.75, 1.2)), contrast=_round(rng.uniform(0.65, 1.2)), gamma=_round(math.exp(rng.normal(0, 0.22))),
-        black=_round(rng.uniform(-0.03, 0.06)), balance=(_round(1 + warm), _round(1 - abs(warm) / 3 + green), _round(1 - warm)),
-        saturation=_round(saturation), blur=_round(rng.choice([rng.uniform(0.2, 0.7), rng.uniform(0.6, 1.3)], p=[0.7, 0.3]) * height / _ROWS),
+        gain=_round(rng.uniform(0.75, 1.2)),
+        contrast=_round(rng.uniform(0.65, 1.2)),
+        gamma=_round(math.exp(rng.normal(0, 0.22))),
+        black=_round(rng.uniform(-0.03, 0.06)),
+        balance=(_round(1 + warm), _round(1 - abs(warm) / 3 + green), _round(1 - warm)),
+        saturation=_round(saturation),
+        blur=_round(
+            rng.choice([rng.uniform(0.2, 0.7), rng.uniform(0.6, 1.3)], p=[0.7, 0.3]) * height / _ROWS
+        ),
         sharpen=_round(rng.uniform(0.2, 0.9)) if rng.random() < 0.25 else 0.0,
-        noise=_round(noise * (1.6 if night else 1.0)), grain=int(rng.integers(0, 3)),
-        shutter=_round(rng.uniform(0.05, 0.9)), vignette=_round(rng.uniform(0.1, 0.5)) if rng.random() < 0.2 else 0.0,
+        noise=_round(noise * (1.6 if night else 1.0)),
+        grain=int(rng.integers(0, 3)),
+        shutter=_round(rng.uniform(0.05, 0.9)),
+        vignette=_round(rng.uniform(0.1, 0.5)) if rng.random() < 0.2 else 0.0,
         jpeg_quality=int(rng.integers(28, 96)) if rng.random() < 0.65 else 0,
         overlay=str(rng.choice(["CAM 1", "2026-05-17", "Ch03"])) if rng.random() < 0.12 else "",
         overlay_corner=int(rng.integers(0, 4)),
@@ -326,8 +416,14 @@ class StreetClips:
     """
 
     def __init__(
-        self, seed: int = 0, *, height: int = 192, width: int = 320, cues: tuple[str, ...] = ("background",),
-        crop: tuple[int, int] | None = None, photos: Path | None = None,
+        self,
+        seed: int = 0,
+        *,
+        height: int = 192,
+        width: int = 320,
+        cues: tuple[str, ...] = ("background",),
+        crop: tuple[int, int] | None = None,
+        photos: Path | None = None,
     ) -> None:
         if crop is not None and not (0 < crop[0] <= height and 0 < crop[1] <= width):
             raise ValueError(f"crop {crop} must fit into the picture {(height, width)}")
@@ -339,7 +435,11 @@ class StreetClips:
         """The scene that clip `index` is cut out of."""
         entropy = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0]
         return draw_scene(
-            int(entropy >> np.uint64(1)), height=self.height, width=self.width, num_frames=num_frames, photos=self._names
+            int(entropy >> np.uint64(1)),
+            height=self.height,
+            width=self.width,
+            num_frames=num_frames,
+            photos=self._names,
         )
 
     def __call__(self, index: int, *, num_frames: int) -> TrainingClip:
@@ -360,7 +460,9 @@ class StreetClips:
             planes = clip_cues(
                 self.cues,
                 lambda frame: rendered[frame][0] if frame in rendered else renderer(frame)[0],
-                first=start, num_frames=num_frames, fps=scene.fps,
+                first=start,
+                num_frames=num_frames,
+                fps=scene.fps,
             )
         elif self.cues:
             num_planes = sum(CUE_PLANES[cue] for cue in self.cues)
@@ -374,7 +476,9 @@ class StreetClips:
             planes = None if planes is None else _mirrored(planes, self.cues)
         masks, labels = _instances(ids, scene)
         return TrainingClip(
-            images=np.ascontiguousarray(images), masks=masks, labels=labels,
+            images=np.ascontiguousarray(images),
+            masks=masks,
+            labels=labels,
             cues=None if planes is None else np.ascontiguousarray(planes),
         )
 
@@ -404,8 +508,9 @@ def _draw_crop(rng: Rng, ids: NDArray[np.uint16], crop: tuple[int, int]) -> tupl
 def _instances(ids: NDArray[np.uint16], scene: Scene) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """(N, T, H, W) masks and (N,) labels of those with enough visible pixels in some frame."""
     kept = [
-        identity for identity in np.unique(ids) if identity > 0
-        and int((ids == identity).sum(axis=(1, 2)).max()) >= _MIN_VISIBLE
+        identity
+        for identity in np.unique(ids)
+        if identity > 0 and int((ids == identity).sum(axis=(1, 2)).max()) >= _MIN_VISIBLE
     ]
     masks = np.stack([ids == identity for identity in kept]) if kept else np.zeros((0, *ids.shape), bool)
     labels = np.array([scene.actors[int(identity) - 1].label for identity in kept], np.int64)

@@ -24,7 +24,12 @@ Rng = np.random.Generator
 
 
 def street(
-    backdrop: Backdrop, *, view: View, width: int, canvas_height: int, canvas_width: int,
+    backdrop: Backdrop,
+    *,
+    view: View,
+    width: int,
+    canvas_height: int,
+    canvas_width: int,
     margin: tuple[int, int],
 ) -> Bytes:
     """Draw the canvas; `width` is the reference picture's."""
@@ -39,7 +44,9 @@ def street(
             if rng.random() < 0.45:
                 _side_walls(canvas, backdrop, rng, view=view, width=width, margin=margin)
             if rng.random() < 0.6:
-                _greenery(canvas, rng, row=horizon + far / (backdrop.depth * 2.5) * 0.3, reach=canvas_height * 0.25)
+                _greenery(
+                    canvas, rng, row=horizon + far / (backdrop.depth * 2.5) * 0.3, reach=canvas_height * 0.25
+                )
     else:
         _ground(canvas, backdrop, rng, view=view, width=width, horizon=horizon, margin=margin)
     return canvas
@@ -63,7 +70,14 @@ def _ground_colour(rng: Rng) -> Colour:
 
 
 def _ground(
-    canvas: Bytes, backdrop: Backdrop, rng: Rng, *, view: View, width: int, horizon: float, margin: tuple[int, int]
+    canvas: Bytes,
+    backdrop: Backdrop,
+    rng: Rng,
+    *,
+    view: View,
+    width: int,
+    horizon: float,
+    margin: tuple[int, int],
 ) -> None:
     """Fill all rows below the horizon: pavement, a road with its marks, tiles and stains."""
     height, columns = canvas.shape[:2]
@@ -72,11 +86,18 @@ def _ground(
         return
     rows = np.arange(top, height, dtype=np.float32) + 0.5 - np.float32(horizon)
     z = np.float32(view.camera_height * view.focal) / rows[:, None]
-    x = (np.arange(columns, dtype=np.float32)[None] + 0.5 - margin[0] - width / 2) * z / np.float32(view.focal)
-    along = x * np.float32(math.cos(backdrop.road_angle)) + (z - backdrop.depth) * np.float32(math.sin(backdrop.road_angle))
+    x = (
+        (np.arange(columns, dtype=np.float32)[None] + 0.5 - margin[0] - width / 2)
+        * z
+        / np.float32(view.focal)
+    )
+    along = x * np.float32(math.cos(backdrop.road_angle)) + (z - backdrop.depth) * np.float32(
+        math.sin(backdrop.road_angle)
+    )
     across = (
         (z - backdrop.depth) * np.float32(math.cos(backdrop.road_angle))
-        - x * np.float32(math.sin(backdrop.road_angle)) - backdrop.road_offset
+        - x * np.float32(math.sin(backdrop.road_angle))
+        - backdrop.road_offset
     ).astype(np.float32)
     # one pixel of the ground in metres, along the picture's columns: details finer than that fade
     pixel = z / np.float32(view.focal) * np.maximum(1.0, z / np.float32(view.camera_height * 3))
@@ -85,7 +106,9 @@ def _ground(
     ground[:] = pavement
     if rng.random() < 0.55:
         size = float(rng.uniform(0.3, 1.6))
-        line = np.minimum(_near_multiple(along, size), _near_multiple(across, size * float(rng.uniform(0.5, 1.0))))
+        line = np.minimum(
+            _near_multiple(along, size), _near_multiple(across, size * float(rng.uniform(0.5, 1.0)))
+        )
         joint = np.clip(1.2 - line / np.maximum(pixel, 0.02), 0, 1) * np.clip(size / (4 * pixel) - 0.3, 0, 1)
         ground *= 1 - np.float32(rng.uniform(0.05, 0.3)) * joint[..., None]
     half = backdrop.road_width / 2
@@ -97,7 +120,9 @@ def _ground(
     if rng.random() < 0.7:
         dash = float(rng.uniform(2, 5)) if rng.random() < 0.7 else 1e6
         dashed = (np.mod(along, 2 * dash) < dash).astype(np.float32)
-        marks = np.maximum(marks, np.clip(1.3 - np.abs(across) / np.maximum(0.09, pixel * 0.7), 0, 1) * dashed)
+        marks = np.maximum(
+            marks, np.clip(1.3 - np.abs(across) / np.maximum(0.09, pixel * 0.7), 0, 1) * dashed
+        )
         edge = np.clip(1.2 - np.abs(np.abs(across) - half + 0.35) / np.maximum(0.07, pixel * 0.7), 0, 1)
         marks = np.maximum(marks, edge * np.float32(rng.random() < 0.5))
     if rng.random() < 0.3:
@@ -124,7 +149,11 @@ def _near_multiple(values: Floats, period: float) -> Floats:
 
 def facade(rng: Rng, height: int, width: int) -> Bytes:
     """A house's front, `height` pixels for two to six floors."""
-    wall = any_colour(rng) if rng.random() < 0.2 else hsv(rng.uniform(0.02, 0.14), rng.uniform(0.0, 0.5), rng.uniform(0.25, 0.92))
+    wall = (
+        any_colour(rng)
+        if rng.random() < 0.2
+        else hsv(rng.uniform(0.02, 0.14), rng.uniform(0.0, 0.5), rng.uniform(0.25, 0.92))
+    )
     front = np.zeros((height, width, 3), np.float32)
     front[:] = wall
     if rng.random() < 0.3:
@@ -173,9 +202,14 @@ def _houses(
         if rng.random() < 0.85:
             front = facade(rng, min(tall, 400), min(wide, 500))
             top, left = base - front.shape[0], column
-            rows, columns = slice(max(0, top), min(base, canvas.shape[0])), slice(max(0, left), min(left + front.shape[1], canvas.shape[1]))
+            rows, columns = (
+                slice(max(0, top), min(base, canvas.shape[0])),
+                slice(max(0, left), min(left + front.shape[1], canvas.shape[1])),
+            )
             if rows.stop > rows.start and columns.stop > columns.start:
-                canvas[rows, columns] = front[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                canvas[rows, columns] = front[
+                    rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+                ]
         column += wide + (int(rng.uniform(0, 6) * scale) if rng.random() < 0.25 else 0)
 
 
@@ -186,14 +220,25 @@ def _side_walls(
     sides = [side for side in (-1.0, 1.0) if rng.random() < 0.75]
     for side in sides:
         x = side * backdrop.depth * float(rng.uniform(0.35, 0.9)) * width / view.focal
-        near, far = backdrop.depth * float(rng.uniform(0.3, 0.8)), backdrop.depth * float(rng.uniform(2.0, 8.0))
+        near, far = (
+            backdrop.depth * float(rng.uniform(0.3, 0.8)),
+            backdrop.depth * float(rng.uniform(2.0, 8.0)),
+        )
         tall = float(rng.uniform(4, 14))
         texture = np.concatenate([facade(rng, 120, int(rng.integers(60, 140))) for _ in range(3)], axis=1)
         corners = []
         for up, z in ((tall, far), (tall, near), (0.0, near), (0.0, far)):
             scale = view.focal / z
-            corners.append((width / 2 + x * scale + margin[0], view.horizon + (view.camera_height - up) * scale + margin[1]))
-        source = np.array([[0, 0], [texture.shape[1], 0], [texture.shape[1], texture.shape[0]], [0, texture.shape[0]]], np.float32)
+            corners.append(
+                (
+                    width / 2 + x * scale + margin[0],
+                    view.horizon + (view.camera_height - up) * scale + margin[1],
+                )
+            )
+        source = np.array(
+            [[0, 0], [texture.shape[1], 0], [texture.shape[1], texture.shape[0]], [0, texture.shape[0]]],
+            np.float32,
+        )
         warp = cv2.getPerspectiveTransform(source, np.array(corners, np.float32))
         size = (canvas.shape[1], canvas.shape[0])
         laid = cv2.warpPerspective(texture, warp, size, flags=cv2.INTER_AREA)
@@ -210,7 +255,10 @@ def _greenery(canvas: Bytes, rng: Rng, *, row: float, reach: float) -> None:
         ys, xs = np.mgrid[0:tall, 0:wide]
         round_shape = 1 - ((ys / tall - 0.5) / 0.5) ** 2 - ((xs / wide - 0.5) / 0.5) ** 2
         keep = round_shape + 0.45 * blob > 0.15
-        left, top = int(rng.uniform(-wide / 2, canvas.shape[1] - wide / 2)), int(row - tall * rng.uniform(0.6, 1.0))
+        left, top = (
+            int(rng.uniform(-wide / 2, canvas.shape[1] - wide / 2)),
+            int(row - tall * rng.uniform(0.6, 1.0)),
+        )
         rows = slice(max(0, top), max(0, min(top + tall, canvas.shape[0])))
         columns = slice(max(0, left), max(0, min(left + wide, canvas.shape[1])))
         if rows.stop > rows.start and columns.stop > columns.start:
