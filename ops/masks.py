@@ -65,22 +65,27 @@ def crop_masks(
 
     widths = x1 - x0
     mask = np.repeat(np.arange(len(widths)), widths)  # (C,)
-    x = np.arange(len(mask)) + (x1 - np.cumsum(widths))[mask]  # (C,)
-    cell = across.first[x] + (np.arange(len(widths)) * width - left)[mask]  # (C,)
-    lines = tiles[cell]  # (C, height + 2)
-    lines *= 1 - across.share[x, None]
-    second = tiles[cell + 1]
-    second *= across.share[x, None]
+    x = np.arange(len(mask)) + (x1 - np.cumsum(widths)).take(mask)  # (C,)
+    cell = across.first.take(x) + (np.arange(len(widths)) * width - left).take(mask)  # (C,)
+    share = across.share.take(x)[:, None]
+    lines = tiles.take(cell, axis=0)  # (C, height + 2)
+    lines *= 1 - share
+    cell += 1
+    second = tiles.take(cell, axis=0)
+    second *= share
     lines += second
 
     column, begin, end = _positive_runs(lines)  # (R,)
-    mask, x = mask[column], x[column]
+    mask, x = mask.take(column), x.take(column)
     # A logit of 0 is outside: a run begins beyond it and ends before it.
-    shift = (top + 0.5)[mask]
-    tops = np.floor((begin + shift) / down.ratio - 0.5).astype(np.int64) + 1
-    bottoms = np.ceil((end + shift) / down.ratio - 0.5).astype(np.int64)
-    np.maximum(tops, y0[mask], out=tops)
-    np.minimum(bottoms, y1[mask], out=bottoms)
+    shift = (top + 0.5).take(mask)
+    begin += shift
+    end += shift
+    tops = np.floor(begin / down.ratio - 0.5).astype(np.int64)
+    tops += 1
+    bottoms = np.ceil(end / down.ratio - 0.5).astype(np.int64)
+    np.maximum(tops, y0.take(mask), out=tops)
+    np.minimum(bottoms, y1.take(mask), out=bottoms)
     return encode_runs(mask, x, tops, bottoms, num=len(widths))
 
 
@@ -88,13 +93,13 @@ def _grown(boxes_xyxy: NDArray[np.floating], fit: Fit, stride: int, grow: float)
     """The grown boxes in whole pixels of the source, (4, N) x0, y0, x1, y1; all 0 for an impossible one."""
     possible = np.isfinite(boxes_xyxy).all(1)
     boxes = np.where(possible[:, None], boxes_xyxy, 0)
-    cell = np.array([stride / fit.scale_x, stride / fit.scale_y])
-    limit = np.array([fit.source_width, fit.source_height])
-    margin = grow * (boxes[:, 2:] - boxes[:, :2]) + cell
-    low = np.floor(boxes[:, :2] - margin).clip(0, limit)
-    high = np.ceil(boxes[:, 2:] + margin).clip(0, limit)
-    possible &= (high > low).all(1)
-    return np.where(possible, np.concatenate((low, high), axis=1).T, 0).astype(np.int64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    margin = grow * (high - low) + np.array([stride / fit.scale_x, stride / fit.scale_y])
+    edges = np.concatenate((np.floor(low - margin), np.ceil(high + margin)), axis=1)  # (N, 4)
+    np.maximum(edges, 0, out=edges)
+    np.minimum(edges, np.array([fit.source_width, fit.source_height] * 2), out=edges)
+    possible &= (edges[:, 2:] > edges[:, :2]).all(1)
+    return np.where(possible, edges.T, 0).astype(np.int64)
 
 
 class _Axis(NamedTuple):
@@ -125,11 +130,12 @@ def _tiles(
     num, rows, columns = logits.shape
     down = np.minimum(top[:, None] + np.arange(height), rows - 1)
     across = np.minimum(left[:, None] + np.arange(width), columns - 1)
+    down += np.arange(0, num * rows, rows)[:, None]
+    down *= columns
+    cells = logits.ravel().take(down[:, None, :] + across[:, :, None])
     tiles = np.zeros((num, width, height + 2), np.float32)
-    inner = tiles[:, :, 1:-1]
-    inner[...] = logits[np.arange(num)[:, None, None], down[:, None, :], across[:, :, None]]
     # An infinite logit times a weight of 0 would be NaN. fmax takes NaN for the lowest.
-    np.minimum(np.fmax(inner, -_HUGE, out=inner), _HUGE, out=inner)
+    np.minimum(np.fmax(cells, -_HUGE, out=cells), _HUGE, out=tiles[:, :, 1:-1])
     return tiles.reshape(num * width, height + 2)
 
 
@@ -140,13 +146,16 @@ def _positive_runs(
 
     Cell 0 is the second one: the first and last stand outside.
     """
-    inside = lines > 0
-    # Begin and end of a run take turns. A change lies between the cells at `before` and `before` + 1.
-    changes = np.flatnonzero(inside[:, 1:] != inside[:, :-1])
-    line = changes // (lines.shape[1] - 1)
-    before = changes + line
+    # Lines end in 0, so that all of them are one line. Begin and end of a run take turns on it; a change
+    # lies between the cells at `before` and `before` + 1.
     flat = lines.ravel()
-    upper, lower = flat[before].astype(np.float64), flat[before + 1]
-    position = upper / (upper - lower)
-    position += before - line * lines.shape[1] - 1
+    inside = flat > 0
+    before = np.flatnonzero(inside[1:] != inside[:-1])
+    line = before // lines.shape[1]
+    upper, lower = flat.take(before).astype(np.float64), flat[1:].take(before)
+    position = np.subtract(upper, lower)
+    np.divide(upper, position, out=position)
+    before -= line * lines.shape[1]
+    before -= 1
+    position += before
     return line[0::2], position[0::2], position[1::2]

@@ -10,7 +10,7 @@ Counts may be garbage there, and pycocotools trusts them. So they are parsed her
 anything of their size is allocated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,8 +54,9 @@ class CropRLE:
 
     def __post_init__(self) -> None:
         rectangle = (self.x, self.y, self.width, self.height)
-        if not all(isinstance(v, int) and 0 <= v <= MAX_AREA for v in rectangle):
-            raise ValueError(f"crop x, y, width, height must be integers ≥ 0, got {rectangle}")
+        for value in rectangle:
+            if not isinstance(value, int) or not 0 <= value <= MAX_AREA:
+                raise ValueError(f"crop x, y, width, height must be integers ≥ 0, got {rectangle}")
         if (self.width == 0) != (self.height == 0):
             raise ValueError(f"crop must have both a width and a height, got {self.width}×{self.height}")
         _check_area(self.width, self.height)
@@ -104,7 +105,8 @@ class CropRLE:
         runs = _runs_of(self._lengths())
         if not self.is_empty:
             runs = _move(runs, self.height, height, self.x, self.y)
-        return {"size": [height, width], "counts": _write(_counts_of(runs, height * width), width, height)}
+        (text,) = _write([_counts_of(runs, height * width)])
+        return {"size": [height, width], "counts": text}
 
     @classmethod
     def from_coco(cls, rle: Mapping[str, Any]) -> "CropRLE":
@@ -192,24 +194,36 @@ def encode_runs(
     # All crops in one row of pixels, with one between them so that no run touches the next crop's.
     size = width * height
     base = np.cumsum(size + 1) - (size + 1)
-    run_height, run_base = np.zeros((2, num), np.int64)
-    run_height[used], run_base[used] = height, base - x * height - y
-    starts = columns * run_height[mask] + run_base[mask] + tops
-    runs = _join(starts, starts + (bottoms - tops))
+    num_runs = last + 1 - first
+    starts = columns * np.repeat(height, num_runs)
+    starts += np.repeat(base - x * height - y, num_runs)
+    starts += tops
+    starts, ends = _unite(starts, starts + (bottoms - tops))
 
-    counts = np.zeros(2 * len(runs.starts) + 1, np.int64)
-    counts[1::2] = runs.ends - runs.starts
-    counts[2:-1:2] = runs.starts[1:] - runs.ends[:-1]
-    borders = np.append(np.searchsorted(runs.starts, base), len(runs.starts))
-    parts = np.stack((used, borders[:-1], borders[1:], base, x, y, width, height), axis=1)
-    for index, begin, end, origin, left, upper, across, down in parts.tolist():
+    bounds = np.empty(2 * len(starts), np.int64)
+    bounds[0::2], bounds[1::2] = starts, ends
+    counts = np.empty(2 * len(starts) + 1, np.uint32)  # what pycocotools would make of others
+    np.subtract(bounds[1:], bounds[:-1], out=counts[1:-1], casting="unsafe")
+    begin = np.searchsorted(starts, base)
+    end = np.append(begin[1:], len(starts))
+    before, after = starts[begin] - base, base + size - ends[end - 1]
+    lengths = []
+    for begun, ended, zeros_before, zeros_after in _rows(begin, end, before, after):
         # The zeros between two crops are the last count of one and the first of the next.
-        counts[2 * begin] = runs.starts[begin] - origin
-        rest = origin + across * down - runs.ends[end - 1]
-        counts[2 * end] = rest
-        text = _write(counts[2 * begin : 2 * end + bool(rest)], across, down)
-        masks[index] = CropRLE(left, upper, across, down, text)
+        own = counts[2 * begun : 2 * ended + bool(zeros_after)].copy()
+        own[0] = zeros_before
+        if zeros_after:
+            own[-1] = zeros_after
+        lengths.append(own)
+    rectangles = _rows(x, y, width, height)
+    for index, rectangle, text in zip(used.tolist(), rectangles, _write(lengths), strict=True):
+        masks[index] = CropRLE(*rectangle, text)
     return masks
+
+
+def _rows(*columns: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int, int, int]]:
+    """Plain numbers of four arrays, place by place."""
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _is_size(value: object) -> bool:
@@ -254,12 +268,11 @@ def _parse(text: object) -> NDArray[np.int64]:
     return values
 
 
-def _write(counts: NDArray[np.int64], width: int, height: int) -> bytes:
-    """Run lengths to compressed counts."""
-    # pycocotools takes a list too, which takes nine times as long.
-    rle = {"size": [height, width], "counts": counts}
-    text: bytes = coco.frPyObjects(rle, height, width)["counts"]
-    return text
+def _write(masks: Sequence[NDArray[np.integer[Any]]]) -> list[bytes]:
+    """Run lengths of each mask to its compressed counts, which do not depend on the mask's size."""
+    # pycocotools takes lists of counts too, which takes nine times as long.
+    rles = coco.frPyObjects([{"size": [0, 0], "counts": counts} for counts in masks], 0, 0)
+    return [rle["counts"] for rle in rles]
 
 
 def _check_lengths(lengths: NDArray[np.int64], area: int) -> NDArray[np.int64]:
@@ -283,6 +296,11 @@ def _join(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Runs:
     filled = ends > starts
     if not filled.all():
         starts, ends = starts[filled], ends[filled]
+    return _unite(starts, ends)
+
+
+def _unite(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Runs:
+    """Unite runs that touch; none is empty."""
     apart = starts[1:] != ends[:-1]
     if apart.all():
         return _Runs(starts, ends)

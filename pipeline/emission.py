@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -186,11 +187,17 @@ def encode_masks(logits: NDArray[np.float32], layout: MaskLayout) -> list[CropRL
 
     The crop follows from the mask, not from the model's box: whatever the mask shows is published.
     """
-    fit, stride = layout.fit, layout.stride
     grid = logits.reshape(-1, layout.rows, layout.columns)
-    boxes = cell_boxes(grid) * np.array([stride / fit.scale_x, stride / fit.scale_y] * 2)
+    content, pixels = _content(layout)
+    return crop_masks(grid, cell_boxes(grid) * pixels, fit=content, stride=layout.stride, grow=0.0)
+
+
+@lru_cache(maxsize=32)
+def _content(layout: MaskLayout) -> tuple[Fit, NDArray[np.float64]]:
+    """Return the fit without its padding, and the source pixels of a cell, (4,) for xyxy."""
+    fit, stride = layout.fit, layout.stride
     content = replace(fit, height=layout.rows * stride, width=layout.columns * stride)
-    return crop_masks(grid, boxes, fit=content, stride=stride, grow=0.0)
+    return content, np.array([stride / fit.scale_x, stride / fit.scale_y] * 2)
 
 
 def cell_boxes(logits: NDArray[np.float32]) -> NDArray[np.float64]:
