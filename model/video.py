@@ -122,7 +122,7 @@ def _open(source: str) -> cv2.VideoCapture:
             int(1000 * READ_SECONDS),
         ]
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-        fault = f"cannot be opened within {CONNECT_SECONDS:g} s; check address, login and network"
+        fault = f"cannot be opened; check address, login and network (it has {CONNECT_SECONDS:g} s to answer)"
     elif source.isdigit() or source.startswith("/dev/"):
         capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
         fault = "this camera cannot be opened; is it there, and free?"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.rtsp_server import RtspServer
 from support.small_models import live_model, small_config
 from support.video import read_number, write_video
 
@@ -182,6 +183,25 @@ def test_a_source_too_short_for_the_cues_is_used_and_told(
     assert "too short for the cues" in told
     assert overlay.exists()
     assert not (tmp_path / "short.yaml").exists()
+
+
+@pytest.mark.rtsp
+def test_a_live_camera_is_looked_at_for_a_while_and_its_password_stays_secret(
+    tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.safetensors"
+    with RtspServer(live=True, size=(64, 96), user="viewer", password="s3cret") as server:
+        url = server.url("/live", user="viewer", password="s3cret")
+        report = adapt(url, str(weights), str(output), seconds=3.0, num_frames=10)
+        with pytest.raises(VideoError, match=r"^rtsp://127\.0\.0\.1:\d+/…: cannot be opened"):
+            adapt(url.replace("s3cret", "wr0ng!"), str(weights), str(tmp_path / "other.safetensors"))
+    seconds = [sample.seconds for sample in report.samples]
+    assert len(seconds) == 10
+    assert 1.0 < seconds[-1] - seconds[0] < 2.0, "three seconds, of which the cues need one"
+    assert all(sample.planes is not None and sample.planes.any() for sample in report.samples)
+    told = capfd.readouterr()
+    texts = [told.out, told.err, str(load_weights(output).metadata), (tmp_path / "out.yaml").read_text()]
+    assert not any(secret in text for text in texts for secret in ("s3cret", "wr0ng", "viewer"))
 
 
 class TestReading:
