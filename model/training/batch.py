@@ -57,7 +57,7 @@ def make_batch(clips: Sequence[TrainingClip]) -> Batch:
     return Batch(
         images=images,
         cues=torch.from_numpy(np.stack(known)) if known else None,
-        targets=tuple(Target.from_clip(clip.masks, clip.labels) for clip in clips),
+        targets=tuple(Target.from_clip(clip.masks, clip.labels, ignore=clip.ignore) for clip in clips),
     )
 
 
@@ -122,7 +122,8 @@ def batches(
             torch.set_num_threads(threads)
             yield made
         return
-    # Workers are started afresh: a forked child of a process that holds OpenMP threads may hang.
+    # Workers are started afresh: a forked child of a process that holds OpenMP threads may hang. The loader
+    # gets a generator of its own: it would draw from the one that dropout uses, once more in a resumed run.
     yield from DataLoader(
         data,
         batch_size=None,
@@ -130,4 +131,5 @@ def batches(
         num_workers=num_workers,
         prefetch_factor=4,
         multiprocessing_context="spawn",
+        generator=torch.Generator(),
     )

@@ -47,6 +47,10 @@ def match(
     return match_layers([output], targets, weights=weights)[0]
 
 
+class NotFiniteError(ValueError):
+    """A matching cost is NaN or infinite; the text names the term, the layer and the window."""
+
+
 @torch.no_grad()
 def match_layers(
     outputs: Sequence[LayerOutput], targets: Sequence[Target], *, weights: MatchWeights = DEFAULT_WEIGHTS
@@ -55,8 +59,8 @@ def match_layers(
 
     A window with more instances than queries leaves the most expensive instances without a query. The
     indices lie on the device of the outputs.
-    Raises ValueError if the number of targets, or their number of frames, is not that of the outputs, if a
-    label is no class output, or if a cost is not finite, naming the term, the layer and the window.
+    Raises ValueError if the number of targets, or their number of frames, is not that of the outputs, or if a
+    label is no class output; NotFiniteError if a cost is not finite.
     """
     for output in outputs:
         _check(output, targets)
@@ -68,7 +72,7 @@ def match_layers(
     # The assignment is the host's work: the only wait for the device in a training step's forward pass.
     host = torch.cat([cost.flatten() for cost in costs]).cpu() if costs else torch.zeros(0)
     if not bool(torch.isfinite(host).all()):
-        raise ValueError(_name_the_fault(outputs, targets))
+        raise NotFiniteError(_name_the_fault(outputs, targets))
 
     pairs, counts = [], []
     for cost, flat in zip(costs, torch.split(host, [cost.numel() for cost in costs]), strict=True):

@@ -22,13 +22,13 @@ class CourseLog:
         folder.mkdir(parents=True, exist_ok=True)
 
     def cut(self, step: int) -> None:
-        """Drop rows from `step` on: a resumed run writes them again."""
+        """Drop rows of steps after `step`: a run that is resumed there writes them again."""
         if not self.path.is_file():
             return
         rows = read_log(self.path)
         self.path.unlink()
         for row in rows:
-            if float(row["step"]) < step:
+            if int(row["step"]) <= step:
                 self._append(row)
 
     def add(

@@ -31,13 +31,14 @@ def write_state(state: Mapping[str, Any], folder: Path, *, step: int, piece_byte
     torch.save(dict(state), buffer)
     content = buffer.getbuffer()
     size = piece_bytes or max(1, len(content))
+    stem = _free_stem(folder, step)
     pieces: list[dict[str, Any]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             for index, begin in enumerate(range(0, len(content), size)):
                 part = content[begin : begin + size]
-                name = f"step{step:07d}.{index}.part"
+                name = f"{stem}.{index}.part"
                 pieces.append({"name": name, "bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()})
                 _write_synced(folder / name, part)
             manifest = json.dumps({"format": "mssts-training/1", "step": step, "pieces": pieces}, indent=1)
@@ -45,8 +46,7 @@ def write_state(state: Mapping[str, Any], folder: Path, *, step: int, piece_byte
             os.replace(folder / f"{MANIFEST}.new", folder / MANIFEST)
         except OSError:
             for name in [f"{MANIFEST}.new", *(piece["name"] for piece in pieces)]:
-                if not _is_named(folder, name):
-                    (folder / name).unlink(missing_ok=True)
+                (folder / name).unlink(missing_ok=True)
             raise
         kept = {piece["name"] for piece in pieces}
         for old in folder.glob("step*.part"):
@@ -93,7 +93,9 @@ def _write_synced(path: Path, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def _is_named(folder: Path, name: str) -> bool:
-    """Whether the checkpoint that stands uses this piece (the same step was saved before)."""
+def _free_stem(folder: Path, step: int) -> str:
+    """What the new pieces' names begin with: not as the standing checkpoint's, even of the same step."""
     manifest = folder / MANIFEST
-    return manifest.is_file() and name in manifest.read_text(encoding="utf-8")
+    standing = manifest.read_text(encoding="utf-8") if manifest.is_file() else ""
+    stem = f"step{step:07d}"
+    return f"{stem}b" if f'"{stem}.' in standing else stem

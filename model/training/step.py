@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.decoder import LayerOutput
-from model.modules import split_dim
 from model.network import Decoded, Network
-from model.position import level_starts
 from model.training.batch import Batch
-from model.training.denoising import DenoisingContent, denoising_queries
+from model.training.denoising import NEGATIVE_SHARE, DenoisingContent, denoising_queries
 from model.training.dense import DenseHeads, dense_losses, dense_targets, foreground_loss
-from model.training.discriminator import Discriminator, generator_loss
+from model.training.discriminator import (
+    Discriminator,
+    generator_loss,
+    level_maps,
+    soft_foreground,
+    true_foreground,
+)
 from model.training.losses import (
     LossWeights,
     MaskFunction,
     count_instances,
+    counted_cells,
     detection_losses,
     mask_losses,
     matched_masks,
@@ -106,8 +111,8 @@ def step_loss(
     total, terms = losses.total, dict(losses.terms)
     if denoising is not None:
         noised = [_queries(layer, slice(Q, None)) for layer in decoded.layers]
-        repeated = stage.num_denoising * 2 / 3 * B / max(1.0, sum(t.num_instances for t in batch.targets))
-        extra, extra_terms = _denoising(noised, denoising.matches, batch, weights, masks, repeated)
+        num_positive = max(1.0, stage.num_denoising * (1 - 1 / NEGATIVE_SHARE) * B)
+        extra, extra_terms = _denoising(noised, denoising.matches, batch, weights, masks, num_positive)
         total = total + extra
         terms |= extra_terms
     if stage.dense_weight:
@@ -152,20 +157,22 @@ def _denoising(
     batch: Batch,
     weights: LossWeights,
     masks: MaskFunction,
-    repeated: float,
+    num_positive: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The losses of the denoising queries, as if each instance counted once however often it is repeated."""
-    num = count_instances(batch.targets, layers[0].logits.device) * max(repeated, 1e-6)
+    """The losses of the denoising queries: boxes and classes a mean over the positive ones (num_positive, the
+    same in every process), masks of one query per instance, as they cost the most."""
+    num_instances = count_instances(batch.targets, layers[0].logits.device)
     total = layers[0].logits.new_zeros((), dtype=torch.float32)
     for layer in layers:
-        terms = detection_losses(layer, batch.targets, matches, num_instances=num)
+        terms = detection_losses(layer, batch.targets, matches, num_instances=num_positive)
         total = total + weighted_sum(terms, weights)
-    first = [
-        _first_of_each(queries, instances) for queries, instances in matches
-    ]  # one query per instance is enough for the masks
+    first = [_first_of_each(queries, instances) for queries, instances in matches]
     logits = matched_masks(layers[-1], first, masks)
     shapes = mask_losses(
-        logits, matched_targets(batch.targets, first).masks, num_instances=max(1.0, num / max(repeated, 1e-6))
+        logits,
+        matched_targets(batch.targets, first).masks,
+        num_instances=num_instances,
+        counted=counted_cells(batch.targets, first),
     )
     total = total + weighted_sum(shapes, weights)
     named = {f"{name}_noised": term for name, term in (terms | shapes).items()}
@@ -183,17 +190,9 @@ def _first_of_each(queries: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
 
 def _judged(images: Tensor, batch: Batch, matches: Matches, mask_logits: Tensor, decoded: Decoded) -> Judged:
     """Union masks of the frames: the true ones, and the matched queries' (soft)."""
-    real, fake = [], []
-    begin = 0
-    for target, (queries, _) in zip(batch.targets, matches, strict=True):
-        predicted = mask_logits[begin : begin + len(queries)].float().sigmoid()
-        begin += len(queries)
-        empty = target.masks.new_zeros(target.masks.shape[1:])
-        real.append(target.masks.amax(dim=0) if target.num_instances else empty)
-        fake.append(predicted.amax(dim=0) if len(queries) else empty)
-    starts = level_starts(decoded.sizes)
-    levels = [
-        split_dim(decoded.memory[:, starts[i] : starts[i + 1]], 1, size).permute(0, 3, 1, 2)
-        for i, size in enumerate(decoded.sizes)
-    ]
-    return Judged(images.flatten(0, 1), torch.cat(real)[:, None], torch.cat(fake)[:, None], levels)
+    return Judged(
+        frames=images.flatten(0, 1),
+        real=true_foreground(batch.targets),
+        fake=soft_foreground(mask_logits, [len(queries) for queries, _ in matches]),
+        levels=level_maps(decoded.memory, decoded.sizes),
+    )

@@ -27,6 +27,7 @@ from model.network import Network, build_model
 from model.training.batch import Batch, batches
 from model.training.data.clip import ClipSource
 from model.training.discriminator import Discriminator, discriminator_loss
+from model.training.matcher import NotFiniteError
 from model.training.options import DROPS, Stage, TrainingOptions, differing_fields
 from model.training.progress import CourseLog, StatusLine, draw_curves
 from model.training.state import MANIFEST, read_state, write_state
@@ -114,6 +115,29 @@ class Trainer:
                 + "\nuse its options, or another folder with --output"
             )
         self.stage_index, self.step = int(state["stage_index"]), int(state["step"])
+        try:
+            self._load(state)
+        except (RuntimeError, ValueError, KeyError) as exc:
+            raise CheckpointError(
+                f"checkpoint {str(where)!r}: not of this version's network ({exc}); train anew, or go on "
+                "with the version that wrote it"
+            ) from exc
+        if len(state["random"]) == self.world:
+            torch.set_rng_state(state["random"][self.rank])
+            self.noise.set_state(state["noise"][self.rank])
+        else:
+            _log.warning(
+                "the checkpoint is of %d processes, this run has %d: dropout and noise are drawn anew",
+                len(state["random"]),
+                self.world,
+            )
+        if state.get("cuda_random") is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"])
+        if self.rank == 0:
+            self._course.cut(self.total_steps)
+        return True
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
@@ -123,15 +147,9 @@ class Trainer:
             assert self._judge_optimizer is not None
             self.discriminator.load_state_dict(state["discriminator"])
             self._judge_optimizer.load_state_dict(state["judge_optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
-        if len(state["random"]) == self.world:
-            torch.set_rng_state(state["random"][self.rank])
-            self.noise.set_state(state["noise"][self.rank])
-        if state.get("cuda_random") is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"])
-        if self.rank == 0:
-            self._course.cut(self.total_steps)
-        return True
+        # The scaler of another precision has nothing to say to this one.
+        if state["scaler"] and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
 
     def run(self, *, max_seconds: float | None = None) -> bool:
         """Train to the end, or save and return False when the time is up.
@@ -144,18 +162,18 @@ class Trainer:
             if self.step >= self.stage.steps:
                 self._enter_stage(self.stage_index + 1)
             sums: dict[str, float] = {}
-            since, windows = time.monotonic(), 0
+            since, num_summed = time.monotonic(), 0
             for batch in self._batches():
                 terms = self._train(batch.to(self.device))
                 self.step += 1
-                windows += self.stage.batch_size
+                num_summed += 1
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value
                 if self.step % _LOG_EVERY == 0 or self.step == self.stage.steps:
-                    count = self.step % _LOG_EVERY or _LOG_EVERY
-                    means = {name: value / count for name, value in sums.items()}
-                    self._show(status, means, windows / (time.monotonic() - since))
-                    sums, since, windows = {}, time.monotonic(), 0
+                    means = {name: value / num_summed for name, value in sums.items()}
+                    speed = num_summed * self.stage.batch_size / (time.monotonic() - since)
+                    self._show(status, means, speed)
+                    sums, since, num_summed = {}, time.monotonic(), 0
                 now = time.monotonic()
                 if self._agree(max_seconds is not None and now - began > max_seconds):
                     self.save()
@@ -224,28 +242,35 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(stage, self.step)
         judging = stage.separability_weight > 0
-        with self._autocast():
-            loss = step_loss(
-                self.network,
-                self.auxiliary,
-                batch,
-                stage,
-                generator=self.noise,
-                discriminator=self.discriminator if judging else None,
-            )
+        try:
+            with self._autocast():
+                loss = step_loss(
+                    self.network,
+                    self.auxiliary,
+                    batch,
+                    stage,
+                    generator=self.noise,
+                    discriminator=self.discriminator if judging else None,
+                )
+        except NotFiniteError as exc:
+            raise TrainingError(self._save_batch(batch, str(exc))) from exc
         terms = {name: float(value) for name, value in loss.terms.items()}  # waits for the device once a step
         total = float(loss.total.detach())
         if self._agree(not math.isfinite(total)):
-            raise TrainingError(self._save_batch(batch, terms))
+            bad = [name for name, value in terms.items() if not math.isfinite(value)]
+            raise TrainingError(self._save_batch(batch, ", ".join(bad) or "in another process"))
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss.total))
-        self._scaler.unscale_(self._optimizer)
         parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
+        # Averaged before the scaler looks at them, so that all processes skip the same steps.
         self._average_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
+        self._scaler.unscale_(self._optimizer)
+        norm = float(nn.utils.clip_grad_norm_(parameters, stage.clip_norm))
+        if not math.isfinite(norm) and not self._scaler.is_enabled():
+            raise TrainingError(self._save_batch(batch, "the gradients"))
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        terms |= {"total": total, "gradient_norm": float(norm)}
+        terms |= {"total": total, "gradient_norm": norm}
         if judging and loss.judged is not None:
             terms["discriminator"] = self._train_judge(loss.judged)
         self._update_average()
@@ -341,18 +366,22 @@ class Trainer:
             last=self.step == stage.steps,
         )
 
-    def _save_batch(self, batch: Batch, terms: Mapping[str, float]) -> str:
+    def _save_batch(self, batch: Batch, what: str) -> str:
+        """Save a batch for a look at it; the text of the error."""
         path = self.folder / f"nan_batch_{self.rank}.pt"
-        fields = ("labels", "boxes", "masks", "present")
-        targets = [{name: getattr(target, name).cpu() for name in fields} for target in batch.targets]
-        cues = None if batch.cues is None else batch.cues.cpu()
-        content = {"images": batch.images.cpu(), "cues": cues, "targets": targets, "terms": dict(terms)}
+        batch = batch.to(torch.device("cpu"))
+        content = {
+            "images": batch.images,
+            "cues": batch.cues,
+            "targets": [vars(target) for target in batch.targets],
+            "stage": self.stage.name,
+            "step": self.step,
+        }
         torch.save(content, path)
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
         return (
-            f"the loss is not finite at step {self.step} of stage {self.stage.name!r} "
-            f"({', '.join(bad) or 'in another process'}); the batch is in {str(path)!r}. Lower the "
-            "learning rate or the precision; the last checkpoint is from before"
+            f"the loss is not finite at step {self.step} of stage {self.stage.name!r} ({what}); the batch is "
+            f"in {str(path)!r}. Lower the learning rate or clip_norm, use fp32, or look at the batch; the "
+            "last checkpoint is from before"
         )
 
 
