@@ -137,11 +137,19 @@ def adapt(arguments: Sequence[str]) -> None:
     print(report)
 
 
+def train(arguments: Sequence[str]) -> None:
+    """Train a network from a TOML file of options, or go on with a run."""
+    from model.training.command import train as run
+
+    run(arguments)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "convert": convert,
     "show": show,
     "evaluate": evaluate,
     "adapt": adapt,
+    "train": train,
 }
 
 

@@ -22,7 +22,6 @@ from model.training.options import Stage, TrainingOptions
 from model.training.state import read_state
 from model.training.trainer import CHECKPOINT, Trainer
 
-
 Crop = tuple[int, int] | None
 
 

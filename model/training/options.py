@@ -109,7 +109,7 @@ class TrainingOptions:
     pool_clips: int = 0
     """Rendered clips that are kept on disk and drawn again and again; 0: every clip is a new one."""
 
-    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers")
+    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "pool_clips")
     """Fields that may change when a run is resumed."""
 
     def __post_init__(self) -> None:
@@ -170,11 +170,23 @@ class TrainingOptions:
 
 def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Fields in which a stored run and the wanted one contradict each other, as text."""
+    one, other = _flat(stored), _flat(wanted)
     return [
-        f"{name}: the checkpoint has {stored.get(name)!r}, asked for {wanted.get(name)!r}"
-        for name in sorted(stored.keys() | wanted.keys())
-        if name not in TrainingOptions.RESUMABLE and stored.get(name) != wanted.get(name)
+        f"{name}: the checkpoint has {one.get(name)!r}, asked for {other.get(name)!r}"
+        for name in sorted(one.keys() | other.keys())
+        if name not in TrainingOptions.RESUMABLE and one.get(name) != other.get(name)
     ]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a run by its dotted name; what the values lack, as an older version's do, has its default."""
+    flat = {entry.name: entry.default for entry in fields(TrainingOptions) if entry.default is not MISSING}
+    flat |= {name: value for name, value in values.items() if name not in ("stages", "network")}
+    flat |= {f"network.{name}": value for name, value in values.get("network", {}).items()}
+    for index, stage in enumerate(values.get("stages", ())):
+        defaults = {entry.name: entry.default for entry in fields(Stage) if entry.default is not MISSING}
+        flat |= {f"stages[{index}].{name}": value for name, value in (defaults | stage).items()}
+    return flat
 
 
 def _check_keys(values: Mapping[str, Any], kind: type, *, where: str) -> None:
