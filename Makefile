@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check bench soak format wheel clean
+.PHONY: run test check bench soak train-default format wheel clean
 
 run: $(VENV)/.run
 	mkdir -p out
@@ -31,6 +31,14 @@ bench: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_memory.py --frames 20001 --model
+
+# Training needs nothing but torch, numpy, scipy and OpenCV: with PYTHON=python3 nothing is installed.
+# On a GPU: make train-default PYTHON=python3 RUN=default_gpu TRAIN="--device cuda --max-minutes 9", again until done.
+RUN ?= default
+TRAIN ?=
+TRAIN_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
+train-default: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
+	$(TRAIN_PYTHON) -m model train --config configs/train/$(RUN).toml --output out/train/$(RUN) $(TRAIN)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
