@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from model.class_lists import CLASS_LISTS
@@ -18,9 +19,9 @@ from model.errors import ModelError
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """Turn a published SeqFormer checkpoint (.pth) into our format (.safetensors)."""
+    """Turn a published SeqFormer checkpoint (.pth), or the folder of a training run, into our format."""
     parser = argparse.ArgumentParser(prog="python -m model convert", description=convert.__doc__)
-    parser.add_argument("checkpoint", help="the .pth file, read without running any code in it")
+    parser.add_argument("checkpoint", help="the .pth file (no code in it is run), or a run's folder")
     parser.add_argument("weights", help="the .safetensors file to write")
     parser.add_argument(
         "--variant", default="baseline", choices=get_args(Variant), help="encoder variant (default: baseline)"
@@ -39,6 +40,11 @@ def convert(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     from model.checkpoint import load_seqformer, read_pickle, save_weights
 
+    if Path(options.checkpoint).is_dir():
+        from model.training.command import write_trained
+
+        print(write_trained(Path(options.checkpoint), Path(options.weights)))
+        return
     network = load_seqformer(
         read_pickle(options.checkpoint),
         variant=options.variant,

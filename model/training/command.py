@@ -127,20 +127,27 @@ def _device(name: str) -> str:
     return name
 
 
-def _report(trainer: Trainer, *, finished: bool) -> None:
+def write_trained(folder: Path, path: Path) -> str:
+    """Write the averaged weights of a run's folder to `path`, half precision; say what was written.
+
+    Raises CheckpointError for a folder without a usable checkpoint, MissingPackageError without safetensors.
+    """
     from model.checkpoint import save_weights
 
+    network, notes = trained_network(folder)
+    save_weights(network, path, name=path.stem, trained=True, notes=notes, dtype=torch.float16)
+    elements = sum(value.numel() for value in network.state_dict().values())
+    return f"{path}: averaged weights of steps {notes['steps']}, {elements / 1e6:.2f} M elements"
+
+
+def _report(trainer: Trainer, *, finished: bool) -> None:
     if not finished:
         print(f"stopped at step {trainer.step} of stage {trainer.stage.name}; run again to go on")
         return
-    path = trainer.folder / "weights.safetensors"
-    network, notes = trained_network(trainer.folder)
     try:
-        save_weights(network, path, name=trainer.folder.name, trained=True, notes=notes, dtype=torch.float16)
+        print(write_trained(trainer.folder, trainer.folder / "weights.safetensors"))
     except MissingPackageError:
         print(
             f"trained; safetensors is not installed here: bring {trainer.folder / CHECKPOINT} back and run "
             "`python -m model convert FOLDER OUT.safetensors`"
         )
-        return
-    print(f"{path}: the averaged weights, half precision")
