@@ -1,7 +1,7 @@
 """What stands behind everything: noise, dead leaves, patches of photographs, and streets (streetscape).
 
-Source: dead leaves after Lee, Mumford and Huang 2001 (occluding shapes of scale-invariant sizes); 1/f noise as a
-sum of enlarged random grids. h × w pixels, RGB.
+Source: dead leaves after Lee, Mumford and Huang 2001 (occluding shapes of scale-invariant sizes); 1/f noise
+as a sum of enlarged random grids. h × w pixels, RGB.
 """
 
 from __future__ import annotations

@@ -127,7 +127,14 @@ def _draw(
         cv2.polylines(canvas, [fixed], shape.closed, value, thickness, cv2.LINE_8, _SHIFT)
         return
     (x0, y0), (x1, y1) = fixed.tolist()
-    first, second = (max(_ONE, round(radius * factor * _ONE)) for radius in shape.radii)
+    first = max(_ONE, round(shape.radii[0] * factor * _ONE))
+    second = max(_ONE, round(shape.radii[1] * factor * _ONE))
+    both = first + second
+    if (
+        4 * abs(first - second) < both < _THICK * _ONE
+    ):  # nearly even: a line with round ends, one call for three
+        cv2.line(canvas, (x0, y0), (x1, y1), value, (both + _ONE // 2) >> _SHIFT, cv2.LINE_8, _SHIFT)
+        return
     cv2.circle(canvas, (x0, y0), first, value, -1, cv2.LINE_8, _SHIFT)
     cv2.circle(canvas, (x1, y1), second, value, -1, cv2.LINE_8, _SHIFT)
     length = math.hypot(x1 - x0, y1 - y0)
@@ -211,7 +218,7 @@ def window(sprite: Sprite, *, height: int, width: int) -> tuple[slice, slice, sl
 
 
 def lay(frame: Bytes, ids: NDArray[np.uint16], sprite: Sprite, identity: int) -> None:
-    """Put the sprite over the (H, W, 3) frame and write its identity where at least half of a pixel is its."""
+    """Put the sprite over the (H, W, 3) frame and write its identity where half a pixel is its."""
     found = window(sprite, height=frame.shape[0], width=frame.shape[1])
     if found is None:
         return

@@ -76,7 +76,12 @@ def clutter_shapes(thing: Clutter, *, view: View, width: int) -> list[Shape]:
             any_colour(rng) if rng.random() < 0.4 else grey(rng, 25, 130),
         )
         sides = np.array(
-            (foot + [-wide, 0], foot + [wide, 0], foot + [wide * 1.1, -tall], foot + [-wide * 1.1, -tall])
+            (
+                foot + np.array([-wide, 0]),
+                foot + np.array([wide, 0]),
+                foot + np.array([wide * 1.1, -tall]),
+                foot + np.array([-wide * 1.1, -tall]),
+            )
         )
         return [
             polygon(sides, colour),

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.training.data.canvas import Colour, Shape, capsule, polygon, tint
-from model.training.data.geometry import Pose
+from model.training.data.geometry import Pose, Projector, body_points
 from model.training.data.palette import any_colour, fur
-from model.training.data.walkers import Projector, body_points
 
 __all__ = ["animal_shapes", "blob_shapes"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,9 +17,21 @@ from numpy.typing import NDArray
 
 from model.training.data.scenes import Actor, Camera, Scene, View
 
-__all__ = ["Pose", "camera_matrix", "pose", "project", "to_image"]
+__all__ = [
+    "Pose",
+    "Projector",
+    "body_points",
+    "camera_matrix",
+    "centred",
+    "is_still",
+    "pose",
+    "project",
+    "to_image",
+]
 
 Points = NDArray[np.float64]
+Projector = Callable[[Points], Points]
+"""(n, 3) metres (X, up, Z) → (n, 2) pixels."""
 
 _NEAR_METRES = 0.25
 _SMOOTHING_SECONDS = (-0.35, -0.25, -0.15, -0.05, 0.05, 0.15, 0.25, 0.35)
@@ -37,6 +50,16 @@ class Pose(NamedTuple):
     """Metres per second."""
     distance: float
     """Metres gone since the first waypoint: what a gait's phase hangs on."""
+
+
+def body_points(own: Points, pose: Pose) -> Points:
+    """(n, 3) forward, left, up in metres → (n, 3) X, up, Z of the scene."""
+    cosine, sine = math.cos(pose.heading), math.sin(pose.heading)
+    points = np.empty((len(own), 3))
+    points[:, 0] = pose.x + own[:, 0] * cosine - own[:, 1] * sine
+    points[:, 1] = own[:, 2]
+    points[:, 2] = pose.z + own[:, 0] * sine + own[:, 1] * cosine
+    return points
 
 
 def project(points: Points, *, view: View, width: int) -> Points:
@@ -124,3 +147,10 @@ def camera_matrix(scene: Scene, seconds: float) -> Points:
 def is_still(camera: Camera) -> bool:
     """True where `camera_matrix` is the same at every time."""
     return not any((*camera.pan, camera.zoom_amplitude, camera.jitter, camera.roll))
+
+
+def centred(matrix: Points, source: tuple[int, int], target: tuple[int, int]) -> Points:
+    """The same map between crops whose corners are given, from pixel centres to pixel centres."""
+    moved = matrix.copy()
+    moved[:, 2] += matrix[:, :2] @ (np.array(source) + 0.5) - 0.5 - np.array(target)
+    return moved

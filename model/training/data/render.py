@@ -1,8 +1,8 @@
 """A scene and a frame index give the picture and whose each pixel is; no earlier frame is needed.
 
 What does not change over a scene (its background, clutter and light) is made once and kept for the last few
-scenes. Noise is drawn from (scene seed, frame index). Runs on numpy and OpenCV on the CPU; OpenCV's own threads
-change nothing in the result. H × W pixels.
+scenes. Noise is drawn from (scene seed, frame index). Runs on numpy and OpenCV on the CPU; OpenCV's own
+threads change nothing in the result. H × W pixels.
 """
 
 from __future__ import annotations
@@ -20,11 +20,23 @@ from model.training.data.backgrounds import cloud_noise, colour_noise, dead_leav
 from model.training.data.canvas import Shape, Sprite
 from model.training.data.clutter import clutter_shapes
 from model.training.data.creatures import animal_shapes, blob_shapes
-from model.training.data.geometry import Pose, camera_matrix, is_still, pose, project, to_image
+from model.training.data.geometry import (
+    Pose,
+    Projector,
+    camera_matrix,
+    centred,
+    is_still,
+    pose,
+    project,
+    to_image,
+)
+from model.training.data.lighting import lamp_map, light_map
+from model.training.data.riders import rider_shapes
 from model.training.data.scenes import Actor, Scene
+from model.training.data.shadows import cast_shadow
 from model.training.data.streetscape import street
 from model.training.data.vehicles import vehicle_shapes
-from model.training.data.walkers import Projector, cyclist_shapes, walker_shapes
+from model.training.data.walkers import walker_shapes
 
 __all__ = ["SceneRenderer", "render"]
 
@@ -59,7 +71,7 @@ class SceneRenderer:
         self._canvas = self._background(photos)
         self._clutter = self._draw_clutter()
         self._textures = [_texture(actor) for actor in scene.actors]
-        self._dim = self._lamps()
+        self._lamps = lamp_map(scene)
         self._frozen = self._under(camera_matrix(scene, 0.0)) if self._still else None
 
     def __call__(self, index: int) -> tuple[Bytes, NDArray[np.uint16]]:
@@ -87,7 +99,7 @@ class SceneRenderer:
             canvas.lay(frame, ids, sprite, identity)
         rng = np.random.default_rng((scene.seed, index))
         gain = sensor.light_gain(scene.light, seconds)
-        dim = self._light_map(seconds)
+        dim = light_map(scene, self._lamps, seconds)
         return sensor.expose(frame, scene.look, gain=gain, rng=rng, seconds=seconds, dim=dim), ids
 
     def _background(self, photos: Path | None) -> Bytes:
@@ -116,18 +128,20 @@ class SceneRenderer:
 
     def _draw_clutter(self) -> list[tuple[float, Sprite]]:
         """Sprites in the canvas, with their distances; their shadows go onto the canvas."""
-        scene, (margin_x, margin_y) = self.scene, self._margin
+        scene, margin = self.scene, np.array(self._margin)
         height, width = self._canvas.shape[:2]
         found = []
         for thing in scene.clutter:
             shapes = clutter_shapes(thing, view=scene.view, width=scene.width)
-            moved = [shape._replace(points=shape.points + [margin_x, margin_y]) for shape in shapes]
+            moved = [shape._replace(points=shape.points + margin) for shape in shapes]
             sprite = canvas.rasterise(moved, height=height, width=width)
             if sprite is None:
                 continue
             foot = project(np.array([[thing.x, 0.0, thing.z]]), view=scene.view, width=scene.width)[0]
             scale = scene.view.focal / max(thing.z, 0.3)
-            self._shadow(self._canvas, sprite, foot + [margin_x, margin_y], scale, thing.z, 0.25 * scale)
+            cast_shadow(
+                self._canvas, sprite, foot + margin, scene=scene, scale=scale, z=thing.z, spread=0.25 * scale
+            )
             found.append((thing.z, sprite))
         return found
 
@@ -143,7 +157,7 @@ class SceneRenderer:
             ]
         frame = cv2.warpAffine(
             self._canvas,
-            _centred(matrix, (-margin_x, -margin_y), (0, 0)),
+            centred(matrix, (-margin_x, -margin_y), (0, 0)),
             (width, height),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REFLECT,
@@ -161,7 +175,7 @@ class SceneRenderer:
                 continue
             laid = cv2.warpAffine(
                 sprite.rgba,
-                _centred(matrix, (x, y), (int(low[0]), int(low[1]))),
+                centred(matrix, (x, y), (int(low[0]), int(low[1]))),
                 (int(high[0] - low[0]), int(high[1] - low[1])),
                 flags=cv2.INTER_LINEAR,
                 borderMode=cv2.BORDER_CONSTANT,
@@ -220,92 +234,7 @@ class SceneRenderer:
         spread = {"walker": 0.28, "animal": 0.6 * actor.height, "blob": 0.5 * actor.height}.get(
             actor.kind, 0.8 * actor.height
         )
-        self._shadow(frame, sprite, foot, scale, now.z, spread * scale)
-
-    def _shadow(
-        self, frame: Bytes, sprite: Sprite, foot: Points, scale: float, z: float, spread: float
-    ) -> None:
-        """Darken the ground: a soft spot below, and where the sun throws it the outline laid flat."""
-        light, view = self.scene.light, self.scene.view
-        flat = view.camera_height / max(z, 0.3)
-        if light.contact > 0 and spread > 1:
-            _darken_spot(frame, foot, spread * 1.25, max(1.0, spread * min(1.0, flat) * 0.8), light.contact)
-        if light.shadow <= 0.02:
-            return
-        tall = light.sun[1] * flat
-        tall = math.copysign(max(abs(tall), 0.06), tall)
-        # (x, y) of the sprite → x + sun_x · (foot_y - y), foot_y - tall · (foot_y - y)
-        matrix = np.array([[1.0, -light.sun[0], light.sun[0] * foot[1]], [0.0, tall, foot[1] * (1 - tall)]])
-        height, width = sprite.rgba.shape[:2]
-        corners = to_image(
-            np.array(
-                [
-                    [sprite.x, sprite.y],
-                    [sprite.x + width, sprite.y],
-                    [sprite.x, sprite.y + height],
-                    [sprite.x + width, sprite.y + height],
-                ],
-                np.float64,
-            ),
-            matrix,
-        )
-        sigma = max(0.4, light.softness * scale)
-        low = np.maximum(np.floor(corners.min(0) - 2 * sigma), 0).astype(int)
-        high = np.minimum(np.ceil(corners.max(0) + 2 * sigma), (frame.shape[1], frame.shape[0])).astype(int)
-        if (high <= low).any():
-            return
-        alpha = cv2.warpAffine(
-            np.ascontiguousarray(sprite.rgba[..., 3]),
-            _centred(matrix, (sprite.x, sprite.y), (int(low[0]), int(low[1]))),
-            (int(high[0] - low[0]), int(high[1] - low[1])),
-            flags=cv2.INTER_LINEAR,
-        )
-        alpha = cv2.GaussianBlur(alpha, (0, 0), sigma)
-        _multiply(frame[low[1] : high[1], low[0] : high[0]], alpha, light.shadow)
-
-    def _lamps(self) -> NDArray[np.float32] | None:
-        """(H, W, 3) 0..1 of vignette and night light; None where both are off."""
-        scene = self.scene
-        if scene.look.vignette <= 0 and scene.light.night <= 0:
-            return None
-        rows = (np.arange(scene.height, dtype=np.float32) - scene.height / 2)[:, None] / (scene.width / 2)
-        columns = (np.arange(scene.width, dtype=np.float32) - scene.width / 2)[None] / (scene.width / 2)
-        factor = 1 - scene.look.vignette * (rows**2 + columns**2) * 0.7
-        colour = np.ones(3, np.float32)
-        if scene.light.night > 0:
-            rng = np.random.default_rng(scene.light.cloud_seed + 1)
-            pools = np.full_like(factor, 1 - scene.light.night)
-            for _ in range(int(rng.integers(1, 5))):
-                x, y, radius = rng.uniform(-1, 1), rng.uniform(-0.3, 0.6), rng.uniform(0.2, 0.8)
-                pools += scene.light.night * np.exp(
-                    -(((columns - x) / radius) ** 2 + ((rows - y) / (radius * 0.6)) ** 2)
-                ).astype(np.float32)
-            factor = factor * np.minimum(pools, 1.1)
-            colour = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.1)], np.float32)
-        return np.clip(factor[..., None] * colour, 0, 1).astype(np.float32)
-
-    def _light_map(self, seconds: float) -> Bytes | None:
-        light, scene = self.scene.light, self.scene
-        if light.cloud <= 0:
-            return None if self._dim is None else _as_bytes(self._dim)
-        tile = _cloud(light.cloud_seed)
-        shift = np.array(
-            [
-                [tile.shape[1] * 0.4 / scene.width, 0, 12.0 * seconds],
-                [0, tile.shape[0] * 0.4 / scene.height, 3.0 * seconds],
-            ]
-        )
-        shadow = cv2.warpAffine(
-            tile,
-            shift,
-            (scene.width, scene.height),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_WRAP,
-        )
-        factor = 1 - np.float32(light.cloud) * shadow[..., None]
-        return _as_bytes(
-            np.broadcast_to(factor, (*factor.shape[:2], 3)) if self._dim is None else factor * self._dim
-        )
+        cast_shadow(frame, sprite, foot, scene=scene, scale=scale, z=now.z, spread=spread * scale)
 
 
 def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale: float) -> list[Shape]:
@@ -317,7 +246,7 @@ def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale
             seed, height=height, pose=now, seconds=seconds, to_pixels=to_pixels, pixels_per_metre=scale
         )
     if actor.kind in ("cyclist", "scooter"):
-        return cyclist_shapes(
+        return rider_shapes(
             seed,
             height=height,
             pose=now,
@@ -344,13 +273,6 @@ def _margin(scene: Scene) -> tuple[int, int]:
     return min(scene.width, math.ceil(margins[0])), min(scene.height, math.ceil(margins[1]))
 
 
-def _centred(matrix: Points, source: tuple[int, int], target: tuple[int, int]) -> Points:
-    """The same map between crops whose corners are given, from pixel centres to pixel centres."""
-    moved = matrix.copy()
-    moved[:, 2] += matrix[:, :2] @ (np.array(source) + 0.5) - 0.5 - np.array(target)
-    return moved
-
-
 def _texture(actor: Actor) -> NDArray[np.float32]:
     """(k, k, 4) factors of the actor's colours: folds, dirt and the light from above."""
     rng = np.random.default_rng((actor.seed, 1))
@@ -366,39 +288,3 @@ def _texture(actor: Actor) -> NDArray[np.float32]:
             [cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.2) for _ in range(3)], axis=2
         )
     return np.clip(texture, 0.0, 3.0)
-
-
-@lru_cache(maxsize=1)
-def _soft_disc() -> NDArray[np.uint8]:
-    line = np.linspace(-1, 1, 33, dtype=np.float32)
-    far = np.minimum(1.0, np.hypot(line[:, None], line[None]))
-    return np.rint(255 * (1 - far) ** 1.2).astype(np.uint8)
-
-
-def _darken_spot(frame: Bytes, foot: Points, half_width: float, half_height: float, strength: float) -> None:
-    width, height = max(3, round(2 * half_width)), max(3, round(2 * half_height))
-    x, y = round(float(foot[0]) - width / 2), round(float(foot[1]) - height / 2)
-    top, left = max(0, y), max(0, x)
-    bottom, right = min(frame.shape[0], y + height), min(frame.shape[1], x + width)
-    if bottom <= top or right <= left or width > 4 * frame.shape[1] or height > 4 * frame.shape[0]:
-        return
-    disc = cv2.resize(_soft_disc(), (width, height), interpolation=cv2.INTER_LINEAR)
-    _multiply(frame[top:bottom, left:right], disc[top - y : bottom - y, left - x : right - x], strength)
-
-
-def _multiply(area: Bytes, alpha: NDArray[np.generic], strength: float) -> None:
-    """area · (1 - strength · alpha / 255), in place."""
-    factor = 256 - (alpha.astype(np.uint16) * round(256 * strength)) // 256
-    area[...] = (area * factor[..., None]) >> 8
-
-
-def _as_bytes(factor: NDArray[np.float32]) -> Bytes:
-    return np.rint(factor * 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=8)
-def _cloud(seed: int) -> NDArray[np.float32]:
-    """(64, 64) 0..1 that repeats without seams."""
-    quarter = cloud_noise(np.random.default_rng(seed), 32, 32, coarsest=0.5, fall=0.4)
-    across = np.concatenate((quarter, quarter[:, ::-1]), axis=1)
-    return np.clip(np.concatenate((across, across[::-1])) * 0.7 + 0.3, 0, 1)

@@ -188,7 +188,7 @@ class Scene:
     def from_json(cls, values: dict[str, Any]) -> Scene:
         """The inverse of `to_json`, also after a trip through text.
 
-        Raises ValueError for an unknown or missing key, with its name.
+        Raises ValueError for an unknown or missing key, with its name, TypeError for what is no mapping.
         """
         scene: Scene = _from_json(cls, values, "scene")
         return scene
@@ -204,7 +204,7 @@ _LISTS: dict[str, Any] = {"actors": Actor, "clutter": Clutter}
 
 def _from_json(cls: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: must be a mapping, got {values!r}")
+        raise TypeError(f"{where}: must be a mapping, got {values!r}")
     hints = get_type_hints(cls)
     names = {part.name for part in fields(cls)}
     if set(values) != names:

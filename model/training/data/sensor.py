@@ -67,7 +67,10 @@ def expose(
     if look.overlay:
         _write_clock(frame, look, seconds)
     if look.jpeg_quality:
-        done, data = cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, look.jpeg_quality))
+        # the codec weighs colours in OpenCV's order, blue first
+        done, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, look.jpeg_quality)
+        )
         assert done
         frame = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8, copy=False)  # type: ignore[union-attr]
     return frame

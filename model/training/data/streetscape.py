@@ -1,4 +1,4 @@
-"""A street without anybody: sky, houses with windows, road and pavement in perspective, things by the wayside.
+"""A street without anybody: sky, houses with windows, road and pavement in perspective, greenery.
 
 Source: ours. Canvas of h × w pixels whose pixel (0, 0) is the reference picture's (-margin_x, -margin_y).
 """
@@ -57,7 +57,8 @@ def _sky(rng: Rng, height: int, width: int, horizon: float) -> Bytes:
     rows = np.clip(np.arange(height, dtype=np.float32) / max(1.0, horizon), 0, 1)[:, None, None]
     sky = np.array(top, np.float32) * (1 - rows) + np.array(low, np.float32) * rows
     clouds = cloud_noise(rng, height, width, fall=0.55) * rng.uniform(0, 30)
-    return np.clip(sky + clouds[..., None], 0, 255).astype(np.uint8)
+    filled: Bytes = np.clip(sky + clouds[..., None], 0, 255).astype(np.uint8)
+    return filled
 
 
 def _ground_colour(rng: Rng) -> Colour:

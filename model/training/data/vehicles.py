@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.training.data.canvas import Colour, Shape, polygon, stroke, tint
-from model.training.data.geometry import Pose
+from model.training.data.geometry import Pose, Projector, body_points
 from model.training.data.palette import any_colour, grey, paint
-from model.training.data.walkers import Projector, body_points
 
 __all__ = ["vehicle_shapes"]
 
@@ -266,8 +265,9 @@ def _part_shapes(
         shapes.append(polygon(outline, tint(part.colour, 0.95)))
         if made.stripe is not None and not part.glass:
             shapes.append(polygon(pixels(_side_quad(part, side, (0.0, 1.0, 0.3, 0.55))), made.stripe))
-        for rectangle in part.side_windows:
-            shapes.append(polygon(pixels(_side_quad(part, side, rectangle)), made.glass))
+        shapes += [
+            polygon(pixels(_side_quad(part, side, rectangle)), made.glass) for rectangle in part.side_windows
+        ]
         shapes.append(stroke(outline, tint(part.colour, 0.7), 0.012 * pixels_per_metre, closed=True))
     return shapes
 
