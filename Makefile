@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check bench soak train-default format wheel clean
+.PHONY: run test check bench soak train-default data-preview format wheel clean
 
 run: $(VENV)/.run
 	mkdir -p out
@@ -39,6 +39,10 @@ TRAIN ?=
 TRAIN_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
 train-default: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
 	$(TRAIN_PYTHON) -m model train --config configs/train/$(RUN).toml --output out/train/$(RUN) $(TRAIN)
+
+data-preview: $(VENV)/.run
+	mkdir -p out
+	$(BIN)/python -m model data-preview --output out/data_preview.png
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -150,12 +151,66 @@ def train(arguments: Sequence[str]) -> None:
     run(arguments)
 
 
+def data_preview(arguments: Sequence[str]) -> None:
+    """Draw a contact sheet of a rendered set of clips."""
+    parser = argparse.ArgumentParser(prog="python -m model data-preview", description=data_preview.__doc__)
+    parser.add_argument("--set", default="street", choices=("street", "sprites"), help="default: street")
+    parser.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the set (default: 0)")
+    parser.add_argument("--clips", type=int, default=12, help="rows of frames (default: 12)")
+    parser.add_argument("--photos", metavar="DIR", help="photographs that some street backgrounds show")
+    options = parser.parse_args(arguments)
+    from model.training.data.clip import ClipSource
+    from model.training.data.preview import contact_sheet
+    from model.training.data.sprites import SpriteClips
+    from model.training.data.street import StreetClips
+
+    if options.clips < 1:
+        raise ValueError(f"--clips must be at least 1, got {options.clips}")
+    source: ClipSource
+    if options.set == "street":
+        source = StreetClips(options.seed, photos=Path(options.photos) if options.photos else None)
+    elif options.photos:
+        raise ValueError("--photos is for --set street: sprites show no photographs")
+    else:
+        source = SpriteClips(options.seed, cues=("background",))
+    print(contact_sheet(source, options.output, num_clips=options.clips, cues=True))
+
+
+def data_freeze(arguments: Sequence[str]) -> None:
+    """Render frozen validation or test videos with their ground truth, or publish their hashes."""
+    parser = argparse.ArgumentParser(prog="python -m model data-freeze", description=data_freeze.__doc__)
+    parser.add_argument("--set", default="street", choices=("street", "sprites"), help="default: street")
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="default: test")
+    parser.add_argument("--output", metavar="DIR", help="folder for frames/ and annotations.json")
+    parser.add_argument("--num-videos", type=int, default=200, help="only the first so many (default: 200)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
+    parser.add_argument(
+        "--hashes", action="store_true", help="instead write the hashes of all sets into the package"
+    )
+    options = parser.parse_args(arguments)
+    if options.hashes == bool(options.output):
+        raise ValueError("give either --output DIR or --hashes")
+    from model.training.data.frozen import write_frozen, write_hashes
+
+    if options.hashes:
+        print(write_hashes())
+        return
+    begun = time.monotonic()
+    path = write_frozen(
+        options.set, options.split, options.output, num_videos=options.num_videos, workers=options.workers
+    )
+    print(f"{path}: {options.num_videos} videos in {time.monotonic() - begun:.0f} s")
+
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "convert": convert,
     "show": show,
     "evaluate": evaluate,
     "adapt": adapt,
     "train": train,
+    "data-preview": data_preview,
+    "data-freeze": data_freeze,
 }
 
 
@@ -164,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model",
         description="Work on files of weights and of results.",
-        epilog="\n".join(f"{name:<10}{verb.__doc__}" for name, verb in VERBS.items()),
+        epilog="\n".join(f"{name:<13}{verb.__doc__}" for name, verb in VERBS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=list(VERBS))

@@ -179,7 +179,7 @@ def draw_sprite_scene(
         backdrop_seed=_seed(rng),
         look=Look(
             blur=_round(rng.uniform(0.2, 0.6) * height / _ROWS),
-            noise=_round(rng.uniform(0.0, 8.0)),
+            noise=_round(rng.uniform(0.5, 6.0)) if rng.random() < 0.5 else 0.0,
             gain=_round(rng.uniform(0.8, 1.15)),
         ),
         actors=cast.draw(),
