@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.training.data.geometry import centred, to_image
+
 __all__ = [
     "Colour",
     "Shape",
@@ -25,6 +27,7 @@ __all__ = [
     "rasterise",
     "stroke",
     "tint",
+    "warp",
 ]
 
 Colour = tuple[float, float, float]
@@ -200,6 +203,20 @@ def motion_blur(sprite: Sprite, kernel: NDArray[np.float32]) -> None:
     sprite.rgba = _bytes(cv2.filter2D(sprite.rgba, -1, kernel, borderType=cv2.BORDER_REPLICATE))
     if sprite.solid is not None:
         sprite.solid = _bytes(cv2.filter2D(sprite.solid, -1, kernel, borderType=cv2.BORDER_REPLICATE))
+
+
+def warp(sprite: Sprite, matrix: Points, *, height: int, width: int) -> Sprite | None:
+    """The sprite under an affine map (2, 3) of the pixels, cut to the frame; None where it falls outside."""
+    tall, wide = sprite.rgba.shape[:2]
+    x, y = sprite.x, sprite.y
+    corners = np.array([[x, y], [x + wide, y], [x, y + tall], [x + wide, y + tall]], np.float64)
+    corners = to_image(corners, matrix)
+    left, top = np.maximum(np.floor(corners.min(0)), -_PAD).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(corners.max(0)), (width + _PAD, height + _PAD)).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return None
+    moved = centred(matrix, (x, y), (left, top))
+    return Sprite(left, top, _bytes(cv2.warpAffine(sprite.rgba, moved, (right - left, bottom - top))))
 
 
 def window(sprite: Sprite, *, height: int, width: int) -> tuple[slice, slice, slice, slice] | None:

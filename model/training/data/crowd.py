@@ -16,6 +16,10 @@ _PERSON_METRES = 1.7
 _LEAST_PIXELS, _MOST_PIXELS = 12.0, 160.0
 """Heights of people at a picture 192 rows high; they grow with the picture."""
 REFERENCE_ROWS = 192
+_HAND_METRES = 1.95
+"""Below this height a camera is in somebody's hand, and people's feet may be below the picture."""
+_LONG_FOCAL = 3.0
+"""Focal lengths above this many picture heights, in a hand, bring people larger than the picture."""
 
 
 def rounded(value: float) -> float:
@@ -31,10 +35,9 @@ def ground_range(view: View, height: int) -> tuple[float, float]:
     """Distances to the far and near end of where people are drawn."""
     unit = view.camera_height / _PERSON_METRES * height / REFERENCE_ROWS
     least = max(_LEAST_PIXELS * unit, 0.08 * height - view.horizon)
-    most = max(
-        least * 1.2,
-        min(_MOST_PIXELS * unit, (1.5 if view.camera_height < 2 else 1.08) * height - view.horizon),
-    )
+    below = 1.08 if view.camera_height >= _HAND_METRES else 2.4 if view.focal > _LONG_FOCAL * height else 1.5
+    most = _MOST_PIXELS * (2.2 if below > 2 else 1.0)
+    most = max(least * 1.2, min(most * unit, below * height - view.horizon))
     reach = view.camera_height * view.focal
     return reach / least, reach / most
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ from model.training.data.geometry import (
 )
 from model.training.data.lighting import lamp_map, light_map
 from model.training.data.riders import rider_shapes
-from model.training.data.scenes import Actor, Scene
+from model.training.data.scenes import Actor, Clutter, Scene
 from model.training.data.shadows import cast_shadow
 from model.training.data.streetscape import street
 from model.training.data.vehicles import vehicle_shapes
@@ -44,7 +45,9 @@ Bytes = NDArray[np.uint8]
 Points = NDArray[np.float64]
 
 _EXPOSURE_SECONDS = 0.05
-_TEXTURE = 24
+_TEXTURE = 48
+_IDENTITY = np.eye(2, 3)
+_VEHICLES = ("car", "van", "bus", "truck")
 
 
 def render(scene: Scene, index: int, *, photos: Path | None = None) -> tuple[Bytes, NDArray[np.uint16]]:
@@ -61,6 +64,14 @@ def _renderer(scene: Scene, photos: Path | None) -> SceneRenderer:
     return SceneRenderer(scene, photos=photos)
 
 
+class _Standing(NamedTuple):
+    """A thing of the scenery, the row of its foot, and its sprite in the reference picture."""
+
+    thing: Clutter
+    foot_y: float
+    sprite: Sprite
+
+
 class SceneRenderer:
     """Renders the frames of one scene, in any order."""
 
@@ -69,10 +80,13 @@ class SceneRenderer:
         self._still = is_still(scene.camera)
         self._margin = _margin(scene)
         self._canvas = self._background(photos)
+        if scene.backdrop.blur:
+            self._canvas = np.asarray(cv2.GaussianBlur(self._canvas, (0, 0), scene.backdrop.blur), np.uint8)
         self._clutter = self._draw_clutter()
         self._textures = [_texture(actor) for actor in scene.actors]
         self._lamps = lamp_map(scene)
-        self._frozen = self._under(camera_matrix(scene, 0.0)) if self._still else None
+        self._kept: dict[int, Sprite] = {}
+        self._frozen = self._ground(camera_matrix(scene, 0.0)) if self._still else None
 
     def __call__(self, index: int) -> tuple[Bytes, NDArray[np.uint16]]:
         scene = self.scene
@@ -83,10 +97,10 @@ class SceneRenderer:
         matrix = camera_matrix(scene, seconds)
         before = camera_matrix(scene, seconds - exposed) if not self._still else matrix
         if self._frozen is not None:
-            frame, clutter = self._frozen[0].copy(), self._frozen[1]
+            frame = self._frozen.copy()
         else:
-            frame, clutter = self._under(matrix)
-            frame = self._camera_blur(frame, matrix, before)
+            frame = self._camera_blur(self._ground(matrix), matrix, before)
+        clutter = self._clutter_at(matrix, seconds)
         ids = np.zeros(frame.shape[:2], np.uint16)
         layers: list[tuple[float, int, Sprite]] = [(z, 0, sprite) for z, sprite in clutter]
         for number, actor in enumerate(scene.actors):
@@ -126,8 +140,8 @@ class SceneRenderer:
             )
         return photo_patch(rng, height, width, path=photos / backdrop.photo)
 
-    def _draw_clutter(self) -> list[tuple[float, Sprite]]:
-        """Sprites in the canvas, with their distances; their shadows go onto the canvas."""
+    def _draw_clutter(self) -> list[_Standing]:
+        """The clutter in the canvas; its shadows go onto the canvas."""
         scene, margin = self.scene, np.array(self._margin)
         height, width = self._canvas.shape[:2]
         found = []
@@ -142,46 +156,40 @@ class SceneRenderer:
             cast_shadow(
                 self._canvas, sprite, foot + margin, scene=scene, scale=scale, z=thing.z, spread=0.25 * scale
             )
-            found.append((thing.z, sprite))
+            placed = Sprite(sprite.x - self._margin[0], sprite.y - self._margin[1], sprite.rgba)
+            found.append(_Standing(thing, float(foot[1]), placed))
         return found
 
-    def _under(self, matrix: Points) -> tuple[Bytes, list[tuple[float, Sprite]]]:
-        """Background and clutter through the camera."""
+    def _ground(self, matrix: Points) -> Bytes:
+        """The background through the camera."""
         scene, (margin_x, margin_y) = self.scene, self._margin
-        height, width = scene.height, scene.width
-        if np.array_equal(matrix, np.eye(2, 3)):
-            frame = self._canvas[margin_y : margin_y + height, margin_x : margin_x + width].copy()
-            return frame, [
-                (z, Sprite(sprite.x - margin_x, sprite.y - margin_y, sprite.rgba))
-                for z, sprite in self._clutter
-            ]
-        frame = cv2.warpAffine(
-            self._canvas,
-            centred(matrix, (-margin_x, -margin_y), (0, 0)),
-            (width, height),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT,
-        ).astype(np.uint8, copy=False)
-        clutter = []
-        for z, sprite in self._clutter:
-            tall, wide = sprite.rgba.shape[:2]
-            x, y = sprite.x - margin_x, sprite.y - margin_y
-            corners = to_image(
-                np.array([[x, y], [x + wide, y], [x, y + tall], [x + wide, y + tall]], np.float64), matrix
-            )
-            low = np.maximum(np.floor(corners.min(0)), -4).astype(int)
-            high = np.minimum(np.ceil(corners.max(0)), (width + 4, height + 4)).astype(int)
-            if (high <= low).any():
+        if np.array_equal(matrix, _IDENTITY):
+            rows, columns = slice(margin_y, margin_y + scene.height), slice(margin_x, margin_x + scene.width)
+            return self._canvas[rows, columns].copy()
+        moved = centred(matrix, (-margin_x, -margin_y), (0, 0))
+        size = (scene.width, scene.height)
+        return np.asarray(cv2.warpAffine(self._canvas, moved, size, borderMode=cv2.BORDER_REFLECT), np.uint8)
+
+    def _clutter_at(self, matrix: Points, seconds: float) -> list[tuple[float, Sprite]]:
+        """The clutter through the camera, in the wind, with its distances."""
+        found = []
+        for place, (thing, foot_y, sprite) in enumerate(self._clutter):
+            if place in self._kept:
+                found.append((thing.z, self._kept[place]))
                 continue
-            laid = cv2.warpAffine(
-                sprite.rgba,
-                centred(matrix, (x, y), (int(low[0]), int(low[1]))),
-                (int(high[0] - low[0]), int(high[1] - low[1])),
-                flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_CONSTANT,
-            )
-            clutter.append((z, Sprite(int(low[0]), int(low[1]), laid.astype(np.uint8, copy=False))))
-        return frame, clutter
+            moved = matrix
+            if thing.sway:
+                lean = thing.sway * math.sin(2 * math.pi * thing.sway_rate * seconds + thing.sway_phase)
+                lean *= 1 + 0.5 * math.sin(2 * math.pi * 0.31 * thing.sway_rate * seconds + thing.sway_phase)
+                moved = matrix @ np.array([[1.0, -lean, lean * foot_y], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+            laid: Sprite | None = sprite
+            if not np.array_equal(moved, _IDENTITY):
+                laid = canvas.warp(sprite, moved, height=self.scene.height, width=self.scene.width)
+            if laid is not None:
+                if self._still and not thing.sway:
+                    self._kept[place] = laid
+                found.append((thing.z, laid))
+        return found
 
     def _camera_blur(self, frame: Bytes, matrix: Points, before: Points) -> Bytes:
         centre = np.array([[self.scene.width / 2, self.scene.height / 2]])
@@ -203,14 +211,14 @@ class SceneRenderer:
         scale = scene.view.focal / now.z * zoom
         middle = np.array([[now.x, actor.height / 2, now.z]])
         centre = to_pixels(middle)[0]
-        reach = actor.height * scale * (4.5 if actor.kind in ("car", "van", "bus", "truck") else 2.0)
+        reach = actor.height * scale * (4.5 if actor.kind in _VEHICLES else 2.0)
         if not (-reach < centre[0] < scene.width + reach and -reach < centre[1] < scene.height + reach):
             return None
         shapes = _shapes(actor, now, seconds, to_pixels, scale)
         sprite = canvas.rasterise(shapes, height=scene.height, width=scene.width)
         if sprite is None:
             return None
-        size = actor.height * scale * (2.5 if actor.kind in ("car", "van", "bus", "truck") else 1.1)
+        size = actor.height * scale * (2.5 if actor.kind in _VEHICLES else 1.1)
         canvas.shade(sprite, self._textures[number], centre=(float(centre[0]), float(centre[1])), size=size)
         earlier = pose(actor, seconds - exposed)
         then = to_image(
@@ -262,7 +270,7 @@ def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale
 def _margin(scene: Scene) -> tuple[int, int]:
     """Canvas beyond the picture on each side, enough for the camera's widest swing."""
     camera = scene.camera
-    if np.array_equal(camera_matrix(scene, 0.0), np.eye(2, 3)) and is_still(camera):
+    if np.array_equal(camera_matrix(scene, 0.0), _IDENTITY) and is_still(camera):
         return 0, 0
     shrink = 1 / (camera.zoom * math.exp(-abs(camera.zoom_amplitude))) - 1
     shake = 2 * camera.jitter + abs(camera.roll) * scene.width / 2
@@ -276,8 +284,10 @@ def _margin(scene: Scene) -> tuple[int, int]:
 def _texture(actor: Actor) -> NDArray[np.float32]:
     """(k, k, 4) factors of the actor's colours: folds, dirt and the light from above."""
     rng = np.random.default_rng((actor.seed, 1))
-    strength = float(rng.uniform(0.03, 0.22)) * (2.0 if actor.kind == "blob" else 1.0)
-    factors = 1 + strength * cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.3, fall=0.9)
+    strength = float(rng.uniform(0.03, 0.25)) * (2.0 if actor.kind == "blob" else 1.0)
+    if actor.kind in _VEHICLES:
+        strength *= 0.35
+    factors = 1 + strength * cloud_noise(rng, _TEXTURE, _TEXTURE, coarsest=0.3, fall=0.95)
     rows = np.linspace(-1, 1, _TEXTURE, dtype=np.float32)
     factors -= np.float32(rng.uniform(-0.02, 0.22)) * rows[:, None]
     factors += np.float32(rng.uniform(-0.22, 0.22)) * rows[None]

@@ -66,6 +66,8 @@ class Backdrop:
     road_width: float = 7.0
     depth: float = 12.0
     """Metres to the middle of the ground in view."""
+    blur: float = 0.0
+    """Gaussian sigma in pixels of a background out of focus."""
     photo: str = ""
     """File name in the folder of photographs, where kind is photo."""
 
@@ -79,6 +81,11 @@ class Clutter:
     x: float
     z: float
     height: float
+    sway: float = 0.0
+    """How far the wind bends its top, in parts of its height."""
+    sway_rate: float = 0.0
+    """Hertz."""
+    sway_phase: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def draw_view(rng: Rng, height: int, width: int) -> View:
 
 def draw_clutter(rng: Rng, crowd: Crowd) -> tuple[Clutter, ...]:
     things = []
+    wind = rng.uniform(0.005, 0.05) if rng.random() < 0.45 else 0.0
     for _ in range(int(rng.choice([0, 1, 2, 4, 7], p=[0.25, 0.2, 0.25, 0.2, 0.1]))):
         kind = str(
             rng.choice(
@@ -57,6 +58,9 @@ def draw_clutter(rng: Rng, crowd: Crowd) -> tuple[Clutter, ...]:
                 x=rounded(x),
                 z=rounded(z * rng.uniform(0.8, 1.3)),
                 height=rounded(rng.uniform(low, high)),
+                sway=rounded(wind * rng.uniform(0.3, 1.0)) if kind in ("tree", "bush") else 0.0,
+                sway_rate=rounded(rng.uniform(0.2, 1.2)),
+                sway_phase=rounded(rng.uniform(0, 2 * math.pi)),
             )
         )
     return tuple(things)

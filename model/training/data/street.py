@@ -17,7 +17,7 @@ from model.config import CUE_PLANES
 from model.cues import clip_cues
 from model.training.data.backgrounds import list_photos
 from model.training.data.clip import TrainingClip
-from model.training.data.crowd import Crowd, draw_seed, ground_range, rounded
+from model.training.data.crowd import REFERENCE_ROWS, Crowd, draw_seed, ground_range, rounded
 from model.training.data.render import SceneRenderer
 from model.training.data.scenes import Backdrop, Scene
 from model.training.data.setting import draw_camera, draw_clutter, draw_light, draw_look, draw_view
@@ -64,6 +64,7 @@ def draw_scene(
         road_offset=rounded(rng.uniform(-0.35, 0.5) * depth),
         road_width=rounded(rng.uniform(3.5, 12.0)),
         depth=rounded(depth),
+        blur=rounded(rng.uniform(0.8, 3.5) * height / REFERENCE_ROWS) if rng.random() < 0.12 else 0.0,
         photo=photo if kind == "photo" else "",
     )
     crowd = Crowd(rng, view=view, height=height, width=width, duration=duration, road=road, depth=depth)

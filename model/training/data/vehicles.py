@@ -21,6 +21,10 @@ __all__ = ["vehicle_shapes"]
 
 Points = NDArray[np.float64]
 
+_SILL = (0.0, 1.0, 0.0, 0.3)
+_BELT = (0.0, 1.0, 0.8, 0.9)
+"""The shoulder of a body's side, which catches the light."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -47,6 +51,8 @@ class Vehicle:
     hub: Colour
     trim: Colour
     lights_on: bool
+    gleam: float
+    """How much of a window mirrors the sky."""
     stripe: Colour | None
 
 
@@ -178,6 +184,7 @@ def vehicle(seed: int, kind: str, height: float) -> Vehicle:
         hub=grey(rng, 70, 200),
         trim=grey(rng, 12, 60),
         lights_on=bool(rng.random() < 0.35),
+        gleam=float(rng.uniform(0.2, 0.95)),
         stripe=any_colour(rng) if rng.random() < 0.15 else None,
     )
 
@@ -265,9 +272,14 @@ def _part_shapes(
         shapes.append(polygon(outline, tint(part.colour, 0.95)))
         if made.stripe is not None and not part.glass:
             shapes.append(polygon(pixels(_side_quad(part, side, (0.0, 1.0, 0.3, 0.55))), made.stripe))
-        shapes += [
-            polygon(pixels(_side_quad(part, side, rectangle)), made.glass) for rectangle in part.side_windows
-        ]
+        if not part.side_windows or len(made.parts) == 1:
+            shapes.append(polygon(pixels(_side_quad(part, side, _SILL)), tint(part.colour, 0.78)))
+            shapes.append(polygon(pixels(_side_quad(part, side, _BELT)), tint(part.colour, 1.12)))
+        for rectangle in part.side_windows:
+            shapes.append(polygon(pixels(_side_quad(part, side, rectangle)), made.glass))
+            u0, u1, _, top = rectangle
+            gleam = (u0 + 0.1 * (u1 - u0), u0 + made.gleam * (u1 - u0), top - 0.3, top)
+            shapes.append(polygon(pixels(_side_quad(part, side, gleam)), tint(made.glass, 1.0 + made.gleam)))
         shapes.append(stroke(outline, tint(part.colour, 0.7), 0.012 * pixels_per_metre, closed=True))
     return shapes
 
