@@ -179,7 +179,7 @@ def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a run by its dotted name; what the values lack, as an older version's do, has its default."""
+    """Every field of a run by its dotted name; one that the values lack, as an older run's, by its default."""
     flat = {entry.name: entry.default for entry in fields(TrainingOptions) if entry.default is not MISSING}
     flat |= {name: value for name, value in values.items() if name not in ("stages", "network")}
     flat |= {f"network.{name}": value for name, value in values.get("network", {}).items()}

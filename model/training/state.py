@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,12 @@ def read_state(folder: Path) -> dict[str, Any]:
             buffer.write(part)
         buffer.seek(0)
         state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as exc:
+    except pickle.UnpicklingError as exc:
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r}: cannot be read, it holds more than tensors and plain "
+            "values; it is not one of ours"
+        ) from exc
+    except (ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError) as exc:
         raise CheckpointError(f"checkpoint {str(folder)!r}: cannot be read ({exc}); copy it again") from exc
     return state
 

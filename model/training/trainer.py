@@ -58,6 +58,9 @@ class Trainer:
         *,
         device: str = "cpu",
     ) -> None:
+        unknown = [stage.name for stage in options.stages if stage.name not in source_of]
+        if unknown:
+            raise ValueError(f"source_of has no clips for stage {unknown[0]!r}")
         self.options = options
         self.folder = folder
         self.device = torch.device(device)
@@ -76,7 +79,7 @@ class Trainer:
         torch.manual_seed(options.seed + 101 + self.rank)
         self.noise = torch.Generator().manual_seed(options.seed + 1001 + self.rank)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self._optimizer = self._make_optimizer(self.stage)
+        self.optimizer = self._make_optimizer(self.stage)
         self._judge_optimizer = self._make_judge_optimizer()
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=options.precision == "fp16" and self.device.type == "cuda"
@@ -141,8 +144,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
-        self._optimizer = self._make_optimizer(self.stage)
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer = self._make_optimizer(self.stage)
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.discriminator is not None:
             assert self._judge_optimizer is not None
             self.discriminator.load_state_dict(state["discriminator"])
@@ -203,7 +206,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
             "average": self.average,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "random": random,
             "noise": noise,
@@ -221,7 +224,7 @@ class Trainer:
 
     def _enter_stage(self, index: int) -> None:
         self.stage_index, self.step = index, 0
-        self._optimizer = self._make_optimizer(self.stage)
+        self.optimizer = self._make_optimizer(self.stage)
 
     def _batches(self) -> Iterator[Batch]:
         stage = self.stage
@@ -239,7 +242,7 @@ class Trainer:
     def _train(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; the loss terms."""
         stage = self.stage
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(stage, self.step)
         judging = stage.separability_weight > 0
         try:
@@ -259,16 +262,16 @@ class Trainer:
         if self._agree(not math.isfinite(total)):
             bad = [name for name, value in terms.items() if not math.isfinite(value)]
             raise TrainingError(self._save_batch(batch, ", ".join(bad) or "in another process"))
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss.total))
         parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
         # Averaged before the scaler looks at them, so that all processes skip the same steps.
         self._average_gradients(parameters)
-        self._scaler.unscale_(self._optimizer)
+        self._scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, stage.clip_norm))
         if not math.isfinite(norm) and not self._scaler.is_enabled():
             raise TrainingError(self._save_batch(batch, "the gradients"))
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
         terms |= {"total": total, "gradient_norm": norm}
         if judging and loss.judged is not None:
@@ -356,7 +359,7 @@ class Trainer:
         if self.rank:
             return
         stage = self.stage
-        rate = self._optimizer.param_groups[0]["lr"]
+        rate = self.optimizer.param_groups[0]["lr"]
         self._course.add(
             step=self.total_steps, stage=stage.name, rate=rate, windows_per_second=speed, terms=means
         )
