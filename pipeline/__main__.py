@@ -137,26 +137,39 @@ def evaluate(options: argparse.Namespace) -> int:
     from pipeline.process import tune_process
 
     # Nothing else runs meanwhile: no core is left to a decoder.
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads or os.cpu_count() or 1))
+    threads: int = options.threads or os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     tune_process()
     from tqdm import tqdm
 
     from model.evaluation.clips import to_json
     from model.evaluation.report import format_figures
-    from pipeline.annotated import open_annotated
     from pipeline.config import load_config
     from pipeline.evaluate import figures_of, predict_dataset
+    from pipeline.evaluate_workers import DataPlace, predict_in_processes
     from pipeline.predict import load_predictor
 
     section = {"weights": options.weights, "num_threads": options.threads}
     values = {"model": {key: value for key, value in section.items() if value is not None}}
     config = load_config(options.config, overrides=options.overrides, values=values)
-    dataset = open_annotated(options.data, images=options.images, limit=options.limit)
+    place = DataPlace(options.data, options.images, options.limit)
+    dataset = place.open()
     target, truth_target = _result_paths(options.results, Path(dataset.truth.name))
     predictor = load_predictor(config)
     total = sum(video.length for video in dataset.truth.videos.values())
     with tqdm(total=total, desc=options.mode, unit=" frames", file=sys.stderr, disable=None) as bar:
-        predictions = predict_dataset(config, predictor, dataset, options.mode, progress=bar.update)
+        if options.workers == 1:
+            predictions = predict_dataset(config, predictor, dataset, options.mode, progress=bar.update)
+        else:
+            predictions = predict_in_processes(
+                config,
+                predictor.facts,
+                place,
+                options.mode,
+                num_workers=options.workers,
+                num_threads=max(1, threads // options.workers),
+                progress=bar.update,
+            )
     if target is not None and truth_target is not None:
         # The ground truth too: it may be cut into clips, or have other categories than the file.
         target.write_text(json.dumps(predictions.rows))
@@ -208,7 +221,10 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", metavar="FILE", type=Path, help="write results, and beside them the .gt.json they fit"
     )
     parser.add_argument("--limit", metavar="N", type=_count, help="the first N videos only")
-    parser.add_argument("--threads", metavar="N", type=_count, help="CPU threads of the network")
+    parser.add_argument("--threads", metavar="N", type=_count, help="CPU threads, of all workers together")
+    parser.add_argument(
+        "--workers", metavar="N", type=_count, default=1, help="processes that share the videos (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

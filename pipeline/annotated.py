@@ -35,9 +35,13 @@ class AnnotatedVideos:
     read: Callable[[Video, int], NDArray[np.uint8]]
     """(video, frame from 0) → its picture, (H, W, 3) uint8 RGB; raises DatasetError."""
 
+    def source(self, video: Video) -> str:
+        """Return the source id of a video's frames."""
+        return f"video{video.id}"
+
     def frames(self, video: Video, *, fps: float) -> Iterator[Frame]:
         """Yield all frames of a video as a source of `fps` frames a second would; raises DatasetError."""
-        sampler = Sampler(f"video{video.id}", cadence=Cadence("source"), ledger=Ledger())
+        sampler = Sampler(self.source(video), cadence=Cadence("source"), ledger=Ledger())
         sampler.fps = fps
         time_base = 1 / Fraction(fps).limit_denominator(1001)
         for number in range(video.length):

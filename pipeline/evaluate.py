@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,28 +93,50 @@ def predict_dataset(
     Raises DatasetError for images that cannot be read, ConfigError where the data set's categories and the
     model's classes contradict each other, ValueError for an unknown mode.
     """
-    if mode not in _MODES:
-        raise ValueError(f"mode {mode!r} must be one of {', '.join(_MODES)}")
+    check_mode(mode)
     begun = time.monotonic()
-    truth = comparable_truth(dataset.truth, predictor.facts)
-    clips: dict[int, Clip] = {}
-    if mode == "window":
-        truth, clips = cut_into_clips(truth, predictor.facts.num_frames)
-    clip_ids = {(clip.video_id, clip.first): number for number, clip in clips.items()}
-    rows: list[Row] = []
-    num_frames = 0
-    for video in dataset.truth.videos.values():
-        frames = dataset.frames(video, fps=config.source.images_fps)
-        try:
-            for row in _MODES[mode](config, predictor, video, frames):
-                first = row.pop("first", 0)
-                rows.append({**row, "video_id": clip_ids.get((video.id, first), video.id)})
-        finally:
-            predictor.forget(_source(video))
-        num_frames += video.length
+    truth = comparable_truth(dataset.truth, predictor.facts)  # before the work, not after it
+    rows: dict[int, list[Row]] = {}
+    for video in truth.videos.values():
+        rows[video.id] = video_rows(config, predictor, dataset, video, mode)
         if progress is not None:
             progress(video.length)
-    return Predictions(rows, truth, num_frames, time.monotonic() - begun)
+    return gather(truth, predictor.facts, mode, rows, seconds=time.monotonic() - begun)
+
+
+def check_mode(mode: str) -> None:
+    """Raises ValueError for a mode that is none."""
+    if mode not in _MODES:
+        raise ValueError(f"mode {mode!r} must be one of {', '.join(_MODES)}")
+
+
+def video_rows(
+    config: StreamConfig, predictor: Predictor, dataset: AnnotatedVideos, video: Video, mode: Mode
+) -> list[Row]:
+    """Return the results of one video, without video_id; in mode `window` with the clip's `first` frame."""
+    frames = dataset.frames(video, fps=config.source.images_fps)
+    try:
+        return list(_MODES[mode](config, predictor, video, frames))
+    finally:
+        predictor.forget(dataset.source(video))
+
+
+def gather(
+    truth: GroundTruth, facts: ModelFacts, mode: Mode, rows: Mapping[int, Sequence[Row]], *, seconds: float
+) -> Predictions:
+    """Put the rows of all videos (by id) together with the ground truth that they fit."""
+    num_frames = sum(video.length for video in truth.videos.values())
+    clips: dict[int, Clip] = {}
+    if mode == "window":
+        truth, clips = cut_into_clips(truth, facts.num_frames)
+    clip_ids = {(clip.video_id, clip.first): number for number, clip in clips.items()}
+    gathered = []
+    for video_id in sorted(rows):
+        for row in rows[video_id]:
+            place = {key: value for key, value in row.items() if key != "first"}
+            number = clip_ids[video_id, row["first"]] if clips else video_id
+            gathered.append({"video_id": number, **place})
+    return Predictions(gathered, truth, num_frames, seconds)
 
 
 def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
@@ -138,10 +160,6 @@ def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
 
 def _plain(name: str) -> str:
     return name.casefold().replace(" ", "_").replace("-", "_")
-
-
-def _source(video: Video) -> str:
-    return f"video{video.id}"
 
 
 # The modes: config, predictor, video, its frames → rows without video_id.

@@ -23,6 +23,7 @@ from pipeline.annotated import AnnotatedVideos, open_annotated
 from pipeline.config import StreamConfig, load_config
 from pipeline.errors import ConfigError
 from pipeline.evaluate import WHOLE_FRAMES, Mode, comparable_truth, evaluate_dataset, predict_dataset
+from pipeline.evaluate_workers import DataPlace, predict_in_processes
 from pipeline.predict import load_predictor
 from pipeline.stream import Stream
 
@@ -204,6 +205,33 @@ def test_the_command_line_writes_results_that_evaluate_alike(
     again = json.loads(capsys.readouterr().out)
     assert again == {key: figures[key] for key in again}
     assert len(json.loads(truth.read_text())["videos"]) == (2 if mode == "window" else 1)
+
+
+@pytest.mark.timeout(300)  # processes that import torch, on a machine that may be busy
+def test_workers_answer_as_one_process(tmp_path: Path) -> None:
+    place = DataPlace(write_dataset(tmp_path), limit=2)
+    config = tiny_config("unused", association={"birth_score": 0.1}, model={"num_threads": 1})
+    predictor = load_predictor(config)
+    told: list[int] = []
+    shared = predict_in_processes(
+        config, predictor.facts, place, "window", num_workers=2, progress=told.append
+    )
+    alone = predict_dataset(config, predictor, place.open(), "window")
+    clips = {row["video_id"] for row in alone.rows}
+    assert clips & {1, 2}
+    assert clips & {3, 4}
+    assert shared.rows == alone.rows
+    assert told == [7, 7]
+
+
+@pytest.mark.timeout(300)  # processes that import torch, on a machine that may be busy
+def test_a_fault_in_a_worker_ends_the_run(tmp_path: Path) -> None:
+    place = DataPlace(write_dataset(tmp_path))
+    (tmp_path / "2" / "00004.png").write_bytes(b"")
+    config = tiny_config("unused")
+    facts = load_predictor(config).facts
+    with pytest.raises(DatasetError, match=r"video 2, frame 4: 00004\.png cannot be read"):
+        predict_in_processes(config, facts, place, "window", num_workers=1)
 
 
 def test_bad_data_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
