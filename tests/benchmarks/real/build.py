@@ -7,6 +7,9 @@ keeps at 10 fps; `frame_indices` are their indices in the clip. What of an outli
 less those of the shot's occluders (fence, post) and of the instances it is behind. An `ignore` region becomes
 an annotation with iscrowd 1, less every instance.
 
+A shot with `held_still` gives a second video: the same frames with the camera's own motion undone, the matrix
+of a frame taking a place in the held picture to its place in the frame (x, y → a·x + b·y + c, d·x + e·y + f).
+
 A pixel belongs to a polygon when its centre lies inside (even-odd); (0, 0) is the picture's top left corner,
 so that pixel (x, y) has its centre at (x + 0.5, y + 0.5).
 
@@ -79,12 +82,44 @@ def visible_masks(shot: dict[str, Any], frame: int, height: int, width: int) -> 
     return shown
 
 
+def hold_still(shot: dict[str, Any]) -> dict[str, Any]:
+    """The shot as a still camera would have seen it: every outline taken back by its frame's matrix."""
+    held = shot["held_still"]
+    inverse = {
+        key: np.linalg.inv(np.vstack([np.reshape(matrix, (2, 3)), [0, 0, 1]]))
+        for key, matrix in held["frames"].items()
+    }
+
+    def moved(columns: dict[str, Any]) -> dict[str, Any]:
+        return {key: [_move(each, inverse[key]) for each in rows] for key, rows in columns.items()}
+
+    ignore = {key: [*shot["ignore"].get(key, []), *held["ignore"].get(key, [])] for key in held["frames"]}
+    return {
+        **shot,
+        "name": f"{shot['name']} held still",
+        "camera": "held still",
+        "instances": [{**row, "outlines": moved(row["outlines"])} for row in shot["instances"]],
+        "occluders": moved(shot["occluders"]),
+        "ignore": moved(ignore),
+        "transforms": [held["frames"][str(frame)] for frame in shot["frames"]],
+    }
+
+
+def _move(polygon: Sequence[float], matrix: NDArray[np.float64]) -> list[float]:
+    """Take a polygon through a (3, 3) affine matrix."""
+    corners = np.asarray(polygon, np.float64).reshape(-1, 2) @ matrix[:2, :2].T + matrix[:2, 2]
+    places: list[float] = corners.ravel().round(2).tolist()
+    return places
+
+
 def build(outlines: dict[str, Any]) -> dict[str, Any]:
     """The YouTube-VIS JSON of the outlines."""
     height, width = outlines["height"], outlines["width"]
+    shots = outlines["shots"]
+    shots = [*shots, *(hold_still(shot) for shot in shots if "held_still" in shot)]
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, shot in enumerate(outlines["shots"], start=1):
+    for number, shot in enumerate(shots, start=1):
         frames = shot["frames"]
         videos.append(
             {
@@ -98,6 +133,7 @@ def build(outlines: dict[str, Any]) -> dict[str, Any]:
                 "frame_indices": frames,
                 "first_frame": shot["first"],
                 "last_frame": shot["last"],
+                "transforms": shot.get("transforms"),
             }
         )
         masks = [visible_masks(shot, frame, height, width) for frame in frames]

@@ -9,7 +9,17 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from benchmarks.real.build import LABELS, MIN_AREA, OUTLINES, build, dump, fill, union, visible_masks
+from benchmarks.real.build import (
+    LABELS,
+    MIN_AREA,
+    OUTLINES,
+    build,
+    dump,
+    fill,
+    hold_still,
+    union,
+    visible_masks,
+)
 from numpy.typing import NDArray
 from support.streams import street_clip
 
@@ -52,9 +62,10 @@ def test_an_edited_outline_changes_the_labels(outlines: dict[str, Any], labels: 
 
 
 def test_at_least_thirty_frames_of_still_and_of_moving_shots_are_labelled(labels: dict[str, Any]) -> None:
-    frames = [frame for video in labels["videos"] for frame in video["frame_indices"]]
+    plain = [video for video in labels["videos"] if video["transforms"] is None]
+    frames = [frame for video in plain for frame in video["frame_indices"]]
     assert len(frames) == len(set(frames)) >= 30
-    assert {video["camera"] for video in labels["videos"]} == {"still", "moving"}
+    assert {video["camera"] for video in plain} == {"still", "moving"}
     assert {each["kind"] for each in labels["annotations"]} == {"person", "vehicle", "ignore"}
 
 
@@ -119,6 +130,31 @@ def test_fill_is_even_odd_and_clips_at_the_picture() -> None:
 
 def test_union_of_nothing_is_empty() -> None:
     assert not union([], 4, 5).any()
+
+
+def test_a_held_shot_takes_the_outlines_back_by_the_cameras_motion() -> None:
+    square = [10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]
+    post = [40.0, 0.0, 50.0, 0.0, 50.0, 30.0, 40.0, 30.0]
+    shot = {
+        "name": "shot",
+        "camera": "moving",
+        "frames": [3, 5],
+        "instances": [{"id": 1, "kind": "person", "outlines": {"3": [square], "5": [square]}}],
+        "occluders": {"3": [post]},
+        "ignore": {"5": [square]},
+        "held_still": {
+            "frames": {"3": [1, 0, 0, 0, 1, 0], "5": [2, 0, 4, 0, 2, -6]},
+            "ignore": {"5": [post]},
+        },
+    }
+    held = hold_still(shot)
+    assert held["camera"] == "held still"
+    assert held["instances"][0]["outlines"]["3"] == [square]
+    assert held["instances"][0]["outlines"]["5"] == [[3.0, 8.0, 8.0, 8.0, 8.0, 13.0, 3.0, 13.0]]
+    assert held["occluders"] == {"3": [post]}
+    assert [len(held["ignore"][key]) for key in ("3", "5")] == [0, 2]
+    assert held["transforms"] == [[1, 0, 0, 0, 1, 0], [2, 0, 4, 0, 2, -6]]
+    assert shot["camera"] == "moving"
 
 
 def test_what_stands_in_front_is_cut_out() -> None:
