@@ -25,6 +25,7 @@ from pipeline.stats import Ledger
 from pipeline.types import Frame
 
 _STANDARD_FOLDER = "JPEGImages"
+_STANDARD_NAME = "annotations.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class AnnotatedVideos:
 def open_annotated(
     data: str | Path, *, images: str | Path | None = None, limit: int | None = None
 ) -> AnnotatedVideos:
-    """Open a data set: a JSON file, or a folder that holds one.
+    """Open a data set: a JSON file, or a folder with annotations.json or with a single other one.
 
     `images` is the folder that file_names start from; without it the JSON's own folder, or `JPEGImages` in
     it. Only the first `limit` videos are taken. Raises DatasetError for files that are missing or damaged.
@@ -92,6 +93,8 @@ def open_annotated(
 def _find_json(path: Path) -> Path:
     if not path.is_dir():
         return path
+    if (path / _STANDARD_NAME).is_file():
+        return path / _STANDARD_NAME
     found = sorted(path.glob("*.json"))
     if len(found) != 1:
         names = ", ".join(each.name for each in found) or "none"

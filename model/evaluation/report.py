@@ -7,11 +7,18 @@ from typing import Any
 
 
 def format_figures(figures: Mapping[str, Any]) -> str:
-    """Return one line per figure of `ytvis_ap.evaluate`, and below them those under `frames`, if any."""
-    lines = [f"{name:<12}{percent(value)}" for name, value in figures.items() if isinstance(value, float)]
+    """Return one line per AP and AR; below them what stands under `frames`, if any, then the rest as is."""
+    lines = [
+        f"{name:<12}{percent(value)}" for name, value in figures.items() if name.startswith(("AP", "AR"))
+    ]
+    rest = [
+        f"{name:<22}{value:>8}"
+        for name, value in figures.items()
+        if name != "frames" and not name.startswith(("AP", "AR"))
+    ]
     frames = figures.get("frames")
     if frames is None:
-        return "\n".join(lines)
+        return "\n".join(lines + rest)
     lines.append("single frames and identities:")
     for name, value in frames.items():
         if isinstance(value, float):
@@ -25,7 +32,7 @@ def format_figures(figures: Mapping[str, Any]) -> str:
             else (f"recall {each['min']:g} to {each['max']:g} px")
         )
         lines.append(f"  {name:<20}{percent(each['recall'])}  of {each['num_frames']}")
-    return "\n".join(lines)
+    return "\n".join(lines + rest)
 
 
 def percent(share: float) -> str:

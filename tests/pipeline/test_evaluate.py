@@ -273,6 +273,18 @@ def test_no_frame_is_left_out(tmp_path: Path) -> None:
         list(small.frames(video, fps=5.0))
 
 
+def test_a_folder_stands_for_its_annotations(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, num_videos=1)
+    assert open_annotated(tmp_path).truth.name == str(path)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(
+        DatasetError, match=r"not one \.json file but results\.json, val\.json; name the file"
+    ):
+        open_annotated(tmp_path)
+    path.rename(tmp_path / "annotations.json")
+    assert len(open_annotated(tmp_path).truth.videos) == 1
+
+
 def test_images_are_found_in_the_standard_folder(tmp_path: Path) -> None:
     path = write_dataset(tmp_path, num_videos=1)
     (tmp_path / "JPEGImages").mkdir()

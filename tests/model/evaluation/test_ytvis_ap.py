@@ -11,6 +11,7 @@ from support.ytvis import annotation, dataset, result
 
 from model.__main__ import main
 from model.evaluation.masks import intersections, mask_areas
+from model.evaluation.report import format_figures
 from model.evaluation.ytvis_ap import evaluate_files
 
 REFERENCE = Path(__file__).parents[2] / "reference" / "ytvis_eval"
@@ -113,3 +114,9 @@ def test_text_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert shown[0].split() == ["AP", "100.00"]
     assert any(line.split() == ["AP_large", "-"] for line in shown)
     assert any(line.split()[:2] == ["IDF1", "100.00"] for line in shown)
+
+
+def test_rates_and_amounts_are_no_percentages() -> None:
+    figures = {"AP": 0.5, "mode": "window", "num_frames": 40, "frames_per_second": 8.25}
+    lines = [line.split() for line in format_figures(figures).splitlines()]
+    assert lines == [["AP", "50.00"], ["mode", "window"], ["num_frames", "40"], ["frames_per_second", "8.25"]]
