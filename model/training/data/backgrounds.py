@@ -58,7 +58,9 @@ def dead_leaves(rng: Rng, height: int, width: int, *, palette: tuple[float, floa
     count = int(rng.integers(120, 420))
     least, most = 2.0, 0.3 * max(height, width)
     radii = 1.0 / np.sqrt(rng.uniform(1 / most**2, 1 / least**2, count) ** rng.uniform(0.5, 1.0))
-    radii = np.sort(np.clip(radii * rng.uniform(1.0, 3.0), least, most))[::-1]
+    covered = rng.uniform(0.8, 2.5) * height * width  # by all of them together, were they side by side
+    radii *= math.sqrt(max(1.0, covered / (2.0 * float(np.square(radii).sum()))))
+    radii = np.sort(np.clip(radii, least, most))[::-1]
     shape = int(rng.integers(0, 3))
     for radius in radii:
         if palette is not None:

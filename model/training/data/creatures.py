@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.training.data.canvas import Colour, Shape, capsule, polygon, tint
 from model.training.data.geometry import Pose, Projector, body_points
-from model.training.data.palette import any_colour, fur
+from model.training.data.palette import any_colour, cloth, fur
 
 __all__ = ["animal_shapes", "blob_shapes"]
 
@@ -144,7 +144,7 @@ def _blob(seed: int) -> tuple[Points, Points, Points, tuple[Colour, ...], int, f
         amplitudes,
         rng.uniform(0, 2 * math.pi, 5),
         rng.normal(0, 1.6, 5).round(4),
-        tuple(any_colour(rng) for _ in range(3)),
+        tuple(any_colour(rng) if rng.random() < 0.5 else cloth(rng) for _ in range(3)),
         corners,
         float(rng.uniform(0.5, 1.6)),
     )

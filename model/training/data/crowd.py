@@ -59,7 +59,7 @@ class Crowd:
         if rng.random() < 0.015:
             return
         wanted = int(min(16, 1 + rng.poisson(float(rng.choice([2.0, 5.0, 9.0])))))
-        theme = rng.dirichlet((3.5, 1.0, 1.6, 0.45, 0.6))
+        theme = rng.dirichlet((3.5, 1.0, 1.7, 0.4, 0.45))
         while len(self.actors) < wanted:
             group = str(rng.choice(["walker", "rider", "vehicle", "animal", "blob"], p=theme))
             if group == "walker":
@@ -78,7 +78,7 @@ class Crowd:
                     "animal", rng.choice([0.35, 0.5, 0.7, 1.5]) * rng.uniform(0.8, 1.2), (0.4, 3.0), along=0.4
                 )
             else:
-                self._add("blob", rng.uniform(0.4, 2.2), (0.2, 3.5), along=0.3)
+                self._add("blob", rng.uniform(0.3, 1.7), (0.2, 3.5), along=0.3)
 
     def _walkers(self) -> None:
         """Somebody alone, side by side with others, or crossing somebody's way."""

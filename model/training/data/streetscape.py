@@ -49,7 +49,36 @@ def street(
                 )
     else:
         _ground(canvas, backdrop, rng, view=view, width=width, horizon=horizon, margin=margin)
+    if rng.random() < 0.6:
+        _detail(canvas, rng, ground=horizon + far / (backdrop.depth * 2.5))
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15]))):
+        _house_shadow(canvas, rng, top=max(0.0, horizon))
     return canvas
+
+
+def _detail(canvas: Bytes, rng: Rng, *, ground: float) -> None:
+    """Edges of all sizes, as signs, cables, goods and mirrored streets give them; few below row `ground`."""
+    height, width = canvas.shape[:2]
+    leaves = cv2.cvtColor(dead_leaves(rng, (height + 1) // 2, (width + 1) // 2), cv2.COLOR_RGB2GRAY)
+    large = np.asarray(cv2.resize(leaves, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    strength = np.full((height, 1), rng.uniform(0.1, 0.6), np.float32)
+    strength[max(0, min(height, int(ground))) :] *= np.float32(rng.uniform(0.05, 0.4))
+    factor = 1 + strength * (large / max(1.0, float(large.mean())) - 1).clip(-1, 1)
+    canvas[:] = np.clip(canvas * factor[..., None], 0, 255).astype(np.uint8)
+
+
+def _house_shadow(canvas: Bytes, rng: Rng, *, top: float) -> None:
+    """A straight-edged shadow that something outside the picture throws on the ground."""
+    height, width = canvas.shape[:2]
+    middle = np.array([rng.uniform(0, width), rng.uniform(top, height)])
+    angles = np.sort(rng.uniform(0, 2 * math.pi, int(rng.integers(3, 6))))
+    reach = rng.uniform(0.2, 0.9, len(angles)) * width
+    corners = middle + np.stack((np.cos(angles) * reach, np.sin(angles) * reach * 0.5), axis=1)
+    shade = np.zeros((height, width), np.float32)
+    cv2.fillPoly(shade, [np.rint(corners).astype(np.int32)], (float(rng.uniform(0.15, 0.5)),))
+    shade[: int(top)] = 0
+    soft = cv2.GaussianBlur(shade, (0, 0), float(rng.uniform(0.6, 3.0)))
+    canvas[:] = (canvas * (1 - np.asarray(soft, np.float32))[..., None]).astype(np.uint8)
 
 
 def _sky(rng: Rng, height: int, width: int, horizon: float) -> Bytes:

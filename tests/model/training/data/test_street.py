@@ -89,7 +89,7 @@ def test_crop_is_a_window_of_the_whole_clip() -> None:
 @pytest.mark.parametrize("seed", [0, 6])
 def test_cues_are_those_of_a_stream_of_the_whole_scene(seed: int) -> None:
     """Every frame of the scene goes through CueState; the clip rendered only the frames it needed."""
-    source = StreetClips(seed)
+    source = StreetClips(seed, height=96, width=160)
     checked = 0
     for index in range(4):
         clip = source(index, num_frames=2)
@@ -117,8 +117,8 @@ def test_cues_are_those_of_a_stream_of_the_whole_scene(seed: int) -> None:
 
 def test_cues_are_dropped_or_cold_in_some_clips_and_there_in_most() -> None:
     source = StreetClips(9, height=48, width=80)
-    silent = sum(not source(index, num_frames=1).cues.any() for index in range(40))  # type: ignore[union-attr]
-    assert 1 <= silent <= 16
+    silent = sum(not source(index, num_frames=1).cues.any() for index in range(20))  # type: ignore[union-attr]
+    assert 1 <= silent <= 9
 
 
 def test_scenes_are_mostly_filmed_by_still_cameras(scenes: list[Scene]) -> None:
