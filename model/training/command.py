@@ -66,9 +66,9 @@ def clip_source(run: TrainingOptions, stage: Stage, folder: Path) -> ClipSource:
 
     Raises ValueError for an unknown set, DatasetError for a data set that cannot be used.
     """
-    if run.data not in SOURCES:
-        raise ValueError(f"data: {run.data!r} is not one of {', '.join(SOURCES)}")
     seed = run.seed * 1000 + [other.name for other in run.stages].index(stage.name)
+    if run.data not in SOURCES:
+        return _from_file(run, stage, seed)
     if not run.pool_clips:
         return SOURCES[run.data](run, seed, stage.crop)
     return PooledClips(
@@ -90,6 +90,24 @@ def _street(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
 
 
 SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {"street": _street}
+
+
+def _from_file(run: TrainingOptions, stage: Stage, seed: int) -> ClipSource:
+    if not run.data.endswith(".json"):
+        raise ValueError(f"data: {run.data!r} is not one of {', '.join(SOURCES)} and no .json file")
+    from model.training.data.ytvis import YouTubeVisClips
+
+    source = YouTubeVisClips(
+        run.data,
+        config=run.model_config,
+        images=run.images,
+        seed=seed,
+        crop=stage.crop,
+        sampling=run.sampling,
+        fps=run.fps,
+    )
+    source.check(stage.num_frames)
+    return source
 
 
 def trained_network(folder: Path) -> tuple[Network, dict[str, str]]:

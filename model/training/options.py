@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -19,6 +20,7 @@ from model.errors import DatasetError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "steps", "constant"]
+Sampling = Literal["consecutive", "paper"]
 
 DROPS = (0.7, 0.9)
 """Shares of a stage at which the schedule `steps` divides the rate by ten."""
@@ -67,17 +69,34 @@ class Stage:
     """AdamW's decay of matrices."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("num_frames", 1), ("num_denoising", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"stages.{name}: {value!r} must be a whole number of at least {least}")
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("num_frames", 1),
+            ("warmup_steps", 0),
+            ("num_denoising", 0),
+        ):
+            _check_count(getattr(self, name), f"stages.{name}", least)
         for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"stages.{name}: {getattr(self, name)!r} must be above 0")
+            _check_number(getattr(self, name), f"stages.{name}", above=True)
+        for name in (
+            "backbone_factor",
+            "sampling_factor",
+            "dense_weight",
+            "separability_weight",
+            "weight_decay",
+        ):
+            _check_number(getattr(self, name), f"stages.{name}")
+        for name in ("dense_only", "masks_on_all_layers"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"stages.{name}: {getattr(self, name)!r} must be true or false")
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"stages.name: {self.name!r} must be a word")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"stages.schedule: {self.schedule!r} is not one of {get_args(Schedule)}")
         if self.crop is not None and (
-            len(self.crop) != 2 or any(side % 8 or side < 64 for side in self.crop)
+            len(self.crop) != 2
+            or any(not isinstance(side, int) or side % 8 or side < 64 for side in self.crop)
         ):
             raise ValueError(
                 f"stages.crop: {list(self.crop)} must be [height, width], multiples of 8 from 64"
@@ -91,7 +110,13 @@ class TrainingOptions:
     stages: tuple[Stage, ...]
     """Stages in order."""
     data: str = "street"
-    """Set of clips: street, sprites, or a YouTube-VIS JSON file (with `images` beside it)."""
+    """Set of clips: street, or a YouTube-VIS JSON file."""
+    images: str | None = None
+    """Folder that a JSON file's file_names start from; None: its own, or `images` or `JPEGImages` in it."""
+    sampling: Sampling = "consecutive"
+    """Frames of a JSON file's clips: consecutive at 5 to 12 a second, or as SeqFormer's (anywhere)."""
+    fps: float | None = None
+    """Rate of a JSON file's images; None: its `info.fps`, or YouTube-VIS's 6."""
     seed: int = 0
     """Seed of the weights, of the clips and of dropout."""
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +134,7 @@ class TrainingOptions:
     pool_clips: int = 0
     """Rendered clips that are kept on disk and drawn again and again; 0: every clip is a new one."""
 
-    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "pool_clips")
+    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "pool_clips", "images")
     """Fields that may change when a run is resumed."""
 
     def __post_init__(self) -> None:
@@ -120,14 +145,25 @@ class TrainingOptions:
             raise ValueError(f"stages.name: {names} must differ")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision: {self.precision!r} is not one of {get_args(Precision)}")
-        if not 0 <= self.ema_decay < 1:
+        _check_number(self.ema_decay, "ema_decay")
+        if not self.ema_decay < 1:
             raise ValueError(f"ema_decay: {self.ema_decay} must be in [0, 1)")
-        if self.piece_bytes is not None and self.piece_bytes < 1 << 16:
-            raise ValueError(f"piece_bytes: {self.piece_bytes} must be at least {1 << 16}")
-        if not isinstance(self.pool_clips, int) or self.pool_clips < 0:
-            raise ValueError(f"pool_clips: {self.pool_clips!r} must be a whole number of at least 0")
+        _check_number(self.checkpoint_seconds, "checkpoint_seconds", above=True)
+        for name in ("seed", "num_workers", "pool_clips"):
+            _check_count(getattr(self, name), name, 0)
+        if self.piece_bytes is not None:
+            _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
+        if self.sampling not in get_args(Sampling):
+            raise ValueError(f"sampling: {self.sampling!r} is not one of {get_args(Sampling)}")
+        if self.fps is not None:
+            _check_number(self.fps, "fps", above=True)
         config = self.model_config
         for stage in self.stages:
+            if stage.crop is not None and (stage.crop[0] > config.height or stage.crop[1] > config.width):
+                raise ValueError(
+                    f"stages.crop: {list(stage.crop)} is larger than the model's size, "
+                    f"[{config.height}, {config.width}]"
+                )
             if stage.num_denoising and config.query_selection != "encoder":
                 raise ValueError("stages.num_denoising: needs network.query_selection = 'encoder'")
 
@@ -147,9 +183,11 @@ class TrainingOptions:
         values = dict(values)
         _check_keys(values, cls, where="")
         stages = []
-        for index, entry in enumerate(values.get("stages", ())):
+        for index, entry in enumerate(_tables(values)):
             _check_keys(entry, Stage, where=f"stages[{index}].")
             crop = entry.get("crop")
+            if crop is not None and not isinstance(crop, list | tuple):
+                raise TypeError(f"stages[{index}].crop: {crop!r} must be [height, width]")
             stages.append(Stage(**{**entry, "crop": None if crop is None else tuple(crop)}))
         return cls(**{**values, "stages": tuple(stages)})
 
@@ -179,7 +217,7 @@ def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a run by its dotted name; one that the values lack, as an older run's, by its default."""
+    """Every field of a run by its dotted name; what the values lack, as an older run's, has its default."""
     flat = {entry.name: entry.default for entry in fields(TrainingOptions) if entry.default is not MISSING}
     flat |= {name: value for name, value in values.items() if name not in ("stages", "network")}
     flat |= {f"network.{name}": value for name, value in values.get("network", {}).items()}
@@ -187,6 +225,28 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
         defaults = {entry.name: entry.default for entry in fields(Stage) if entry.default is not MISSING}
         flat |= {f"stages[{index}].{name}": value for name, value in (defaults | stage).items()}
     return flat
+
+
+def _tables(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages of plain values; TypeError where they, or the network, are no tables."""
+    stages = values.get("stages", [])
+    if not isinstance(stages, list | tuple) or not all(isinstance(entry, Mapping) for entry in stages):
+        raise TypeError("stages: must be tables, [[stages]] in the file")
+    if not isinstance(values.get("network", {}), Mapping):
+        raise TypeError("network: must be a table, [network] in the file")
+    return list(stages)
+
+
+def _check_count(value: object, name: str, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: {value!r} must be a whole number of at least {least}")
+
+
+def _check_number(value: object, name: str, *, above: bool = False) -> None:
+    """Raise ValueError for what is no finite number of at least 0, or above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (above and value == 0):  # type: ignore[operator]
+        raise ValueError(f"{name}: {value!r} must be a number {'above' if above else 'of at least'} 0")
 
 
 def _check_keys(values: Mapping[str, Any], kind: type, *, where: str) -> None:
