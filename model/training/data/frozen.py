@@ -60,7 +60,7 @@ _MIN_VISIBLE = 12
 """An instance with fewer visible pixels than this in every frame has no annotation."""
 _SLIVER = 4
 """Fewer visible pixels than this are no mask: the instance is null in that frame."""
-_PNG_LEVEL = 4
+_PNG_LEVEL = 1
 
 
 class _Set(NamedTuple):
