@@ -45,12 +45,14 @@ class DenseHeads(nn.Module):
 @dataclass(frozen=True)
 class DenseTargets:
     """heat: (N, P, K) 0..1, exactly 1 at one cell per visible instance; boxes: (N, P, 4) of the nearest
-    instance; near: (N, P) weight of a cell's box."""
+    instance; near: (N, P) weight of a cell's box; ignored: (N, P) bool, cells that no peak need not deny, or
+    None."""
 
     heat: Tensor
     boxes: Tensor
     near: Tensor
     num_peaks: int
+    ignored: Tensor | None = None
 
 
 def dense_targets(
@@ -92,7 +94,11 @@ def dense_targets(
                 for label in torch.unique(labels).tolist():
                     heat[frame, :, label] = height_of_peak[labels == label].amax(dim=0)
             frame += 1
-    return DenseTargets(heat, boxes, near, num_peaks)
+    ignored = ignored_frames(targets)
+    if ignored is not None:
+        x, y = (centres * centres.new_tensor([ignored.shape[2], ignored.shape[1]])).long().unbind(-1)
+        ignored = ignored[:, y, x]  # (N, P)
+    return DenseTargets(heat, boxes, near, num_peaks, ignored)
 
 
 def dense_losses(output: DenseOutput, wanted: DenseTargets) -> dict[str, Tensor]:
@@ -103,6 +109,8 @@ def dense_losses(output: DenseOutput, wanted: DenseTargets) -> dict[str, Tensor]
         peak = wanted.heat >= 1.0
         found = (1 - score).square() * F.softplus(-logits)
         empty = (1 - wanted.heat).pow(4) * score.square() * F.softplus(logits)
+        if wanted.ignored is not None:
+            empty = empty * ~wanted.ignored[..., None]
         centre = torch.where(peak, found, empty).sum() / max(1, wanted.num_peaks)
         chosen = wanted.near > 0
         weight = wanted.near[chosen]
@@ -130,5 +138,30 @@ def foreground_loss(logits: Tensor, targets: Sequence[Target]) -> Tensor:
         if logits.shape[-2:] != union.shape[-2:]:
             union = F.interpolate(union[:, None], size=logits.shape[-2:])[:, 0]
         score = logits.sigmoid()
+        counted = _counted(targets, union)
+        if counted is not None:
+            score, union = score * counted, union * counted
         overlap = 1 - (2 * (score * union).sum() + 1) / (score.sum() + union.sum() + 1)
-        return F.binary_cross_entropy_with_logits(logits, union) + overlap
+        return F.binary_cross_entropy_with_logits(logits, union, weight=counted) + overlap
+
+
+def ignored_frames(targets: Sequence[Target]) -> Tensor | None:
+    """Ignored mask cells of all frames of all windows, (N, h, w) bool; None where there are none."""
+    if all(target.ignore is None for target in targets):
+        return None
+    return torch.cat(
+        [
+            target.masks.new_zeros(target.masks.shape[1:]).bool() if target.ignore is None else target.ignore
+            for target in targets
+        ]
+    )
+
+
+def _counted(targets: Sequence[Target], union: Tensor) -> Tensor | None:
+    """1 for the cells of the union's map (N, h, w) that count: those of instances, and those not ignored."""
+    ignored = ignored_frames(targets)
+    if ignored is None:
+        return None
+    if ignored.shape[-2:] != union.shape[-2:]:
+        ignored = F.interpolate(ignored[:, None].float(), size=union.shape[-2:])[:, 0] > 0
+    return (~ignored | (union > 0)).float()
