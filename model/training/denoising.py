@@ -59,13 +59,16 @@ def denoising_queries(
     D, T = num_queries, targets[0].num_frames
     device = targets[0].boxes.device
     num_labels = content.embed.num_embeddings
+    place = torch.arange(D, device=device)
+    negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
+    # Positives take turns among themselves: else, of three instances, one would have negatives alone.
+    turn = torch.where(negative, place // NEGATIVE_SHARE, place - place // NEGATIVE_SHARE)
     references, labels, matches = [], [], []
     for target in targets:
         noise = (torch.rand(D, 4, generator=generator) * 2 - 1).to(device)
         sign = torch.where(noise >= 0, 1.0, -1.0)
         flip = torch.rand(D, generator=generator).to(device)
         other = torch.randint(num_labels, (D,), generator=generator).to(device)
-        negative = torch.arange(D, device=device) % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
         N = target.num_instances
         if N == 0:
             references.append(torch.rand(D, 4, generator=generator).to(device).expand(T, D, 4) * 0.5 + 0.25)
@@ -74,7 +77,7 @@ def denoising_queries(
             matches.append((nobody, nobody))
             continue
         order = torch.randperm(N, generator=generator).to(device)
-        chosen = order[torch.arange(D, device=device) % N]
+        chosen = order[turn % N]
         boxes = _known_boxes(target)[chosen]  # (D, T, 4)
         far = noise * NOISE + sign * 0.6
         change = torch.where(negative[:, None], far, noise * NOISE)
