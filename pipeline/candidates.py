@@ -80,7 +80,9 @@ def select_candidates(
 
     rows, columns = content_cells(prediction)
     real = slice(window.first, window.last + 1)
-    logits = np.ascontiguousarray(prediction.mask_logits[chosen, real, :rows, :columns])
+    in_order = bool((chosen == np.arange(len(chosen))).all())
+    # Models give their best first: then nothing needs to be copied.
+    logits = prediction.mask_logits[slice(len(chosen)) if in_order else chosen, real, :rows, :columns]
     probs = sigmoid(halve(logits))
     logits = logits.reshape(*logits.shape[:2], rows * columns)
     energy = np.einsum("nfp,nfp->nf", probs, probs)
