@@ -1,0 +1,172 @@
+"""What the real benchmark compares: the pipeline's and the peer's masks of the labelled frames, and figures.
+
+Found: frame index of the clip → (track id, score, (H, W) mask) of each instance.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from peer_background import BackgroundPeer
+from real.build import LABELS
+from support.streams import street_clip
+
+from model.evaluation.frame_metrics import frame_metrics
+from ops.rle import CropRLE, encode_crop
+from pipeline.cadence import Cadence
+from pipeline.config import load_config
+from pipeline.predict import Predictor
+from pipeline.stream import Stream
+
+Image = NDArray[np.uint8]
+Found = dict[int, list[tuple[int, float, NDArray[np.bool_]]]]
+
+CADENCE_FPS = 10.0
+
+
+def load_labels() -> dict[str, Any]:
+    """The labels as they stand in the file."""
+    labels: dict[str, Any] = json.loads(LABELS.read_text(encoding="utf-8"))
+    return labels
+
+
+def clip_frames() -> list[tuple[int, float, Image]]:
+    """The clip's frames that the cadence keeps: index, stream time in seconds, (H, W, 3) RGB."""
+    cadence, kept = Cadence(CADENCE_FPS), []
+    with av.open(str(street_clip())) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if cadence.take(frame.time):
+                kept.append((index, frame.time, frame.to_ndarray(format="rgb24")))
+    return kept
+
+
+def held_frames(
+    frames: Iterable[tuple[int, float, Image]], video: Mapping[str, Any]
+) -> list[tuple[int, float, Image]]:
+    """The frames of a video that is held still, the camera's motion undone; times start at 0."""
+    pictures = {index: rgb for index, _, rgb in frames}
+    size = (video["width"], video["height"])
+    held = []
+    for place, (index, matrix) in enumerate(zip(video["frame_indices"], video["transforms"], strict=True)):
+        warped = cv2.warpAffine(
+            pictures[index],
+            np.reshape(matrix, (2, 3)),
+            size,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        held.append((index, place / CADENCE_FPS, warped))
+    return held
+
+
+def run_peer(frames: Iterable[tuple[int, float, Image]], peer: BackgroundPeer | None = None) -> Found:
+    """Give every frame to a new peer."""
+    peer = peer or BackgroundPeer()
+    return {
+        index: [(each.track_id, each.score, each.mask) for each in peer.update(rgb, seconds)]
+        for index, seconds, rgb in frames
+    }
+
+
+def run_clip(
+    predictor: Predictor, *, config: str | None = None, values: Mapping[str, Any] | None = None
+) -> Found:
+    """Stream the clip's file as any file."""
+    return _stream(predictor, street_clip(), config, {**(values or {}), "cadence": {"fps": CADENCE_FPS}})
+
+
+def run_held(
+    frames: Iterable[tuple[int, float, Image]],
+    predictor: Predictor,
+    *,
+    config: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Found:
+    """Stream frames from a folder of images at the cadence's rate; the indices are those given."""
+    with tempfile.TemporaryDirectory() as folder:
+        indices = []
+        for place, (index, _, rgb) in enumerate(frames):
+            cv2.imwrite(str(Path(folder) / f"{place:04d}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+            indices.append(index)
+        found = _stream(predictor, Path(folder), config, {**(values or {}), "cadence": {"fps": "source"}})
+    return {indices[place]: rows for place, rows in found.items()}
+
+
+def _stream(predictor: Predictor, source: Path, config: str | None, values: Mapping[str, Any]) -> Found:
+    inputs = {"source": {"inputs": {"real": str(source)}, "images_fps": CADENCE_FPS}}
+    found: Found = {}
+    for result in Stream(load_config(config, values={**values, **inputs}), predictor=predictor):
+        height, width = result.frame.height, result.frame.width
+        if result.revision == 0 and not result.held:
+            found[result.frame.index] = [
+                (each.track_id, each.score, each.dense_mask(height, width))
+                for each in result.instances
+                if each.mask is not None
+            ]
+    return found
+
+
+def select(
+    labels: Mapping[str, Any], videos: Collection[int], *, kinds: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The labels of some videos; what is not of `kinds` counts for nobody."""
+    annotations = []
+    for each in labels["annotations"]:
+        if each["video_id"] in videos:
+            other = kinds is not None and each["kind"] not in kinds
+            annotations.append({**each, "iscrowd": 1} if other else each)
+    return {
+        **labels,
+        "videos": [video for video in labels["videos"] if video["id"] in videos],
+        "annotations": annotations,
+    }
+
+
+def measure(labels: Mapping[str, Any], found: Found, **options: Any) -> dict[str, Any]:
+    """`frame_metrics` of what was found in the labelled frames of the videos of `labels`."""
+    return frame_metrics(labels, to_results(labels, found), **options)
+
+
+def to_results(labels: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
+    """What was found as results of the labels' videos: one per track and video, its score the mean."""
+    results = []
+    for video in labels["videos"]:
+        tracks: dict[int, list[Any]] = {}
+        scores: dict[int, list[float]] = defaultdict(list)
+        for place, index in enumerate(video["frame_indices"]):
+            for track_id, score, mask in found.get(index, []):
+                rle = encode_crop(mask, 0, 0).to_coco(video["height"], video["width"])
+                row = tracks.setdefault(track_id, [None] * video["length"])
+                row[place] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+                scores[track_id].append(score)
+        for track_id, segmentations in tracks.items():
+            results.append(
+                {
+                    "video_id": video["id"],
+                    "category_id": 1,
+                    "score": float(np.mean(scores[track_id])),
+                    "segmentations": segmentations,
+                }
+            )
+    return results
+
+
+def label_masks(
+    labels: Mapping[str, Any], video: Mapping[str, Any], place: int
+) -> dict[int, NDArray[np.bool_]]:
+    """Masks of the labelled instances of one frame of a video, by id; 0 is what counts for nobody."""
+    masks = {}
+    for each in labels["annotations"]:
+        rle = each["segmentations"][place] if each["video_id"] == video["id"] else None
+        if rle is not None:
+            masks[each.get("instance_id", 0)] = CropRLE.from_coco(rle).decode(video["height"], video["width"])
+    return masks
