@@ -251,7 +251,10 @@ def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
         # Many cameras tag nothing; HD is BT.709 then, as players assume, and FFmpeg would take BT.601.
         untagged_hd = picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
         space = Colorspace.ITU709 if untagged_hd else None
-        image = np.asarray(picture.to_ndarray(format="rgb24", src_colorspace=space), dtype=np.uint8)
+        # One thread: PyAV starts swscale's threads anew for every picture, which costs more than it saves.
+        image = np.asarray(
+            picture.to_ndarray(format="rgb24", src_colorspace=space, threads=1), dtype=np.uint8
+        )
     except (av.error.FFmpegError, ValueError) as error:
         what = f"{picture.width}x{picture.height} {picture.format.name}"
         raise PictureError(f"no RGB from {what}: {error}") from error
