@@ -5,7 +5,8 @@ each count from the third on as its difference to the one two before, in groups 
 first, bit 5 for "more follows", plus 48 (cocodataset/cocoapi, common/maskApi.c). The conversions work on
 runs, never on pixels.
 
-Only numpy and pycocotools are imported: programs that read masks from the wire decode with this module.
+Only numpy is imported, and pycocotools where masks are encoded: programs that read masks from the wire decode
+with this module.
 Counts may be garbage there, and pycocotools trusts them. So they are parsed here, and summed before
 anything of their size is allocated.
 """
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 __all__ = ["CropRLE", "encode_crop"]
 
@@ -163,6 +163,8 @@ def encode_crop(mask: NDArray[Any], x: int, y: int, *, tight: bool = True) -> Cr
     width, height = columns.shape
     if not columns.size:
         return EMPTY
+    from pycocotools import mask as coco
+
     text: bytes = coco.encode(columns.view(np.uint8).T)["counts"]
     return CropRLE(x, y, width, height, text)
 
@@ -270,6 +272,8 @@ def _parse(text: object) -> NDArray[np.int64]:
 
 def _write(masks: Sequence[NDArray[np.integer[Any]]]) -> list[bytes]:
     """Run lengths of each mask to its compressed counts, which do not depend on the mask's size."""
+    from pycocotools import mask as coco
+
     # pycocotools takes lists of counts too, which takes nine times as long.
     rles = coco.frPyObjects([{"size": [0, 0], "counts": counts} for counts in masks], 0, 0)
     return [rle["counts"] for rle in rles]

@@ -89,7 +89,19 @@ def _street(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
     return StreetClips(seed=seed, height=config.height, width=config.width, cues=config.cues, crop=crop)
 
 
-SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {"street": _street}
+def _sprites(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
+    from model.training.data.sprites import SpriteClips
+
+    config = run.model_config
+    if config.class_list != "sprites":
+        raise ValueError(f"data: 'sprites' needs network.class_list = 'sprites', not {config.class_list!r}")
+    return SpriteClips(seed=seed, height=config.height, width=config.width, cues=config.cues, crop=crop)
+
+
+SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {
+    "street": _street,
+    "sprites": _sprites,
+}
 
 
 def _from_file(run: TrainingOptions, stage: Stage, seed: int) -> ClipSource:

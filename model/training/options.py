@@ -110,7 +110,7 @@ class TrainingOptions:
     stages: tuple[Stage, ...]
     """Stages in order."""
     data: str = "street"
-    """Set of clips: street, or a YouTube-VIS JSON file."""
+    """Set of clips: street, sprites, or a YouTube-VIS JSON file."""
     images: str | None = None
     """Folder that a JSON file's file_names start from; None: its own, or `images` or `JPEGImages` in it."""
     sampling: Sampling = "consecutive"

@@ -304,7 +304,7 @@ def _draw(
     """Add a mask of the source to one of the model's size (H, W): pixels that it covers by half."""
     if counts is None:
         return
-    mask = CropRLE.from_coco({"size": list(size), "counts": counts}).decode(*size)
+    mask = CropRLE(0, 0, size[1], size[0], counts).decode_crop()
     # Resized as the image is, by the same code, so that both have their borders at the same pixels.
     seen = np.repeat(view.mask(mask)[..., None].astype(np.uint8) * 255, 3, axis=2)
     fitted, _ = fit_content(seen, height=fit.height, width=fit.width)
