@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +61,7 @@ class PooledClips:
         path = self._folder / f"{which:06d}.npz"
         try:
             return _load(path)
-        except (FileNotFoundError, ValueError, KeyError, EOFError):  # a damaged one is made again
+        except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile):  # a damaged one is made again
             clip = self._source(which, num_frames=self._stored_frames)
             _save(path, clip)
             return _load(path)
@@ -135,11 +137,15 @@ def _save(path: Path, clip: TrainingClip) -> None:
     owner = np.zeros(clip.images.shape[:3], np.uint8)
     for index, mask in enumerate(clip.masks):
         owner[mask] = index + 1
-    arrays = {"images": clip.images, "owner": owner, "labels": clip.labels}
+    arrays: dict[str, Any] = {"images": clip.images, "owner": owner, "labels": clip.labels}
     if clip.cues is not None:
         arrays["cues"] = clip.cues.astype(np.float16)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.savez(file, **arrays)
+        try:
+            np.savez(file, **arrays)
+        except OSError:
+            Path(file.name).unlink()
+            raise
     os.replace(file.name, path)
 
 
