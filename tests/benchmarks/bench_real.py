@@ -1,7 +1,7 @@
 """The pipeline and its peer against the hand-drawn labels of a real street clip, in the same run.
 
-    python tests/benchmarks/bench_real.py [--weights FILE] [--config FILE] [--json FILE]
-                                          [--page docs/benchmark-real.md]
+    python tests/benchmarks/bench_real.py [--weights FILE] [--config FILE] [--set KEY=VALUE]
+                                          [--json FILE] [--page docs/benchmark-real.md]
 
 Both are shown the same frames, the whole clip from its start at 10 frames per second, and know nothing of its
 cuts. Figures are `model.evaluation.frame_metrics` over the labelled frames: AP50 of single frames, recall at
@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from pipeline.process import tune_process
 
 tune_process()
 
-from real import page, pictures, runs
-from real.runs import Found
+from benchmarks.real import page, pictures, runs
+from benchmarks.real.runs import Found
 
+from model.evaluation.frame_metrics import frame_metrics
 from pipeline.config import load_config
 from pipeline.predict import load_predictor
 
@@ -77,7 +78,7 @@ def figures(
     results = []
     for video in chosen["videos"]:
         results += runs.to_results({**chosen, "videos": [video]}, by_video[video["id"]])
-    return runs.frame_metrics(chosen, results)
+    return frame_metrics(chosen, results)
 
 
 def targets(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def targets(result: Mapping[str, Any]) -> dict[str, Any]:
 def describe(weights: str | None) -> str:
     """Which network was run."""
     if weights is None:
-        return "the config's own weights"
+        return "no weights"
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     return f"{Path(weights).name} (sha256 {digest[:16]})"
 
@@ -118,31 +119,38 @@ def main() -> int:
     )
     parser.add_argument("--weights", metavar="FILE", help="instead of the config's")
     parser.add_argument("--config", metavar="FILE", help="a stream's config; default: the default config")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="over the config, e.g. association.birth_score=0.3",
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument(
         "--page", metavar="FILE", help="write the page, and its pictures into images/ beside it"
     )
     args = parser.parse_args()
 
-    values = {"model": {"weights": args.weights}} if args.weights else {}
-    predictor = load_predictor(load_config(args.config, values=values))
+    values: dict[str, Any] = {"model": {"weights": args.weights}} if args.weights else {}
+    config = load_config(args.config, overrides=args.set, values=values)
+    predictor = load_predictor(config)
     labels, frames = runs.load_labels(), runs.clip_frames()
-    ours = runs.run_clip(predictor, config=args.config, values=values)
+    ours = runs.run_clip(predictor, config)
     peer = runs.run_peer(frames)
     found: dict[str, dict[int, Found]] = {"ours": {}, "peer": {}}
     shown: dict[int, dict[int, Any]] = {}
     for video in labels["videos"]:
         held = runs.held_frames(frames, video) if video["transforms"] else None
         shown[video["id"]] = {index: rgb for index, _, rgb in held or frames}
-        found["ours"][video["id"]] = (
-            runs.run_held(held, predictor, config=args.config, values=values) if held else ours
-        )
+        found["ours"][video["id"]] = runs.run_held(held, predictor, config) if held else ours
         found["peer"][video["id"]] = runs.run_peer(held) if held else peer
     result = compare(labels, found)
-    told = {
+    told: dict[str, Any] = {
         "model": predictor.facts.name,
         "trained": predictor.facts.trained,
-        "weights": describe(args.weights),
+        "weights": describe(config.model.weights),
+        "overrides": args.set,
         "groups": result,
         "targets": targets(result),
     }
@@ -153,7 +161,8 @@ def main() -> int:
         Path(args.json).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if args.page:
         target = Path(args.page)
-        good, bad = [], []
+        good: list[runs.Image] = []
+        bad: list[runs.Image] = []
         for video in labels["videos"]:
             masks = found["ours"][video["id"]], found["peer"][video["id"]]
             places = pictures.choose(labels, video, masks[0])

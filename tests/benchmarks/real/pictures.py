@@ -8,8 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from benchmarks.real.runs import Found, Image, label_masks
 from numpy.typing import NDArray
-from real.runs import Found, Image, label_masks
 
 from ops.rle import encode_crop
 from pipeline.overlay import draw

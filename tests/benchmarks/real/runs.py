@@ -15,15 +15,15 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from benchmarks.peer_background import BackgroundPeer
+from benchmarks.real.build import LABELS
 from numpy.typing import NDArray
-from peer_background import BackgroundPeer
-from real.build import LABELS
 from support.streams import street_clip
 
 from model.evaluation.frame_metrics import frame_metrics
 from ops.rle import CropRLE, encode_crop
 from pipeline.cadence import Cadence
-from pipeline.config import load_config
+from pipeline.config import StreamConfig
 from pipeline.predict import Predictor
 from pipeline.stream import Stream
 
@@ -41,11 +41,13 @@ def load_labels() -> dict[str, Any]:
 
 def clip_frames() -> list[tuple[int, float, Image]]:
     """The clip's frames that the cadence keeps: index, stream time in seconds, (H, W, 3) RGB."""
-    cadence, kept = Cadence(CADENCE_FPS), []
+    cadence = Cadence(CADENCE_FPS)
+    kept: list[tuple[int, float, Image]] = []
     with av.open(str(street_clip())) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if cadence.take(frame.time):
-                kept.append((index, frame.time, frame.to_ndarray(format="rgb24")))
+                rgb: Any = frame.to_ndarray(format="rgb24")
+                kept.append((index, frame.time, rgb))
     return kept
 
 
@@ -55,9 +57,9 @@ def held_frames(
     """The frames of a video that is held still, the camera's motion undone; times start at 0."""
     pictures = {index: rgb for index, _, rgb in frames}
     size = (video["width"], video["height"])
-    held = []
+    held: list[tuple[int, float, Image]] = []
     for place, (index, matrix) in enumerate(zip(video["frame_indices"], video["transforms"], strict=True)):
-        warped = cv2.warpAffine(
+        warped: Any = cv2.warpAffine(
             pictures[index],
             np.reshape(matrix, (2, 3)),
             size,
@@ -77,36 +79,32 @@ def run_peer(frames: Iterable[tuple[int, float, Image]], peer: BackgroundPeer | 
     }
 
 
-def run_clip(
-    predictor: Predictor, *, config: str | None = None, values: Mapping[str, Any] | None = None
-) -> Found:
+def run_clip(predictor: Predictor, config: StreamConfig) -> Found:
     """Stream the clip's file as any file."""
-    return _stream(predictor, street_clip(), config, {**(values or {}), "cadence": {"fps": CADENCE_FPS}})
+    return _stream(predictor, config, str(street_clip()))
 
 
-def run_held(
-    frames: Iterable[tuple[int, float, Image]],
-    predictor: Predictor,
-    *,
-    config: str | None = None,
-    values: Mapping[str, Any] | None = None,
-) -> Found:
+def run_held(frames: Iterable[tuple[int, float, Image]], predictor: Predictor, config: StreamConfig) -> Found:
     """Stream frames from a folder of images at the cadence's rate; the indices are those given."""
     with tempfile.TemporaryDirectory() as folder:
         indices = []
         for place, (index, _, rgb) in enumerate(frames):
             cv2.imwrite(str(Path(folder) / f"{place:04d}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
             indices.append(index)
-        found = _stream(predictor, Path(folder), config, {**(values or {}), "cadence": {"fps": "source"}})
+        found = _stream(predictor, config, folder)
     return {indices[place]: rows for place, rows in found.items()}
 
 
-def _stream(predictor: Predictor, source: Path, config: str | None, values: Mapping[str, Any]) -> Found:
-    inputs = {"source": {"inputs": {"real": str(source)}, "images_fps": CADENCE_FPS}}
+def _stream(predictor: Predictor, config: StreamConfig, source: str) -> Found:
+    """What is published on first sight of each frame of the source at the labels' cadence."""
+    sections = {
+        "source": config.source.model_copy(update={"inputs": {"real": source}, "images_fps": CADENCE_FPS}),
+        "cadence": config.cadence.model_copy(update={"fps": CADENCE_FPS, "hold": False}),
+    }
     found: Found = {}
-    for result in Stream(load_config(config, values={**values, **inputs}), predictor=predictor):
+    for result in Stream(config.model_copy(update=sections), predictor=predictor):
         height, width = result.frame.height, result.frame.width
-        if result.revision == 0 and not result.held:
+        if result.revision == 0:
             found[result.frame.index] = [
                 (each.track_id, each.score, each.dense_mask(height, width))
                 for each in result.instances

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import bench_real
-from peer_background import BackgroundPeer, PeerOptions
-from real import page, pictures, runs
-from real.runs import Found
+from benchmarks import bench_real
+from benchmarks.peer_background import BackgroundPeer, PeerOptions
+from benchmarks.real import page, pictures, runs
+from benchmarks.real.runs import Found
 
 OPTIONS = PeerOptions(
     num_samples=9,
@@ -107,6 +102,7 @@ def test_the_page_tells_every_shot_and_target(labels: dict[str, Any]) -> None:
         "model": "a network",
         "trained": False,
         "weights": "w",
+        "overrides": [],
         "groups": groups,
         "targets": bench_real.targets(groups),
     }

@@ -30,12 +30,14 @@ from pipeline.config import CadenceConfig
 
 @pytest.fixture(scope="module")
 def outlines() -> dict[str, Any]:
-    return json.loads(OUTLINES.read_text(encoding="utf-8"))
+    tree: dict[str, Any] = json.loads(OUTLINES.read_text(encoding="utf-8"))
+    return tree
 
 
 @pytest.fixture(scope="module")
 def labels() -> dict[str, Any]:
-    return json.loads(LABELS.read_text(encoding="utf-8"))
+    tree: dict[str, Any] = json.loads(LABELS.read_text(encoding="utf-8"))
+    return tree
 
 
 def decode(annotation: dict[str, Any], column: int) -> NDArray[np.bool_] | None:

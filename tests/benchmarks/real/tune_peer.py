@@ -14,23 +14,24 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[folders]) for folders in (3, 2, 1)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[folders]) for folders in (3, 2)]
 
-from peer_background import BackgroundPeer, PeerOptions, RunningMedian
-from real.runs import Found, clip_frames, load_labels, measure, select
+from benchmarks.peer_background import BackgroundPeer, PeerOptions, RunningMedian
+from benchmarks.real.runs import Found, clip_frames, load_labels, measure, select
 
-MEDIANS = {
-    "num_samples": (5, 9, 15, 21, 31),
+MEDIANS: dict[str, tuple[Any, ...]] = {
+    "num_samples": (3, 5, 9, 15, 31),
     "sample_seconds": (0.1, 0.2),
     "warm_samples": (1, 2, 3),
 }
-REST = {
-    "threshold": (16, 20, 25, 30, 40, 55),
-    "open_pixels": (3, 5, 7, 11),
-    "close_pixels": (5, 9, 15, 25, 41),
+REST: dict[str, tuple[Any, ...]] = {
+    "threshold": (12, 16, 20, 25, 30, 40),
+    "open_pixels": (5, 7, 9, 11, 15),
+    "close_pixels": (9, 15, 25, 41, 61),
     "fill": (False, True),
-    "min_area": (400, 800, 1600, 3000, 6000),
+    "min_area": (800, 1600, 3000, 6000, 9000),
     "match_iou": (0.05, 0.1, 0.2, 0.3),
     "lost_frames": (2, 5, 10),
 }
@@ -71,8 +72,8 @@ def main() -> None:
             tried.append((score, [(each["AP50"], each["IDF1"]) for each in figures], options))
     tried.sort(key=lambda row: -row[0])
     print(f"{len(tried)} sets tried; still (AP50, IDF1), moving (AP50, IDF1)")
-    for score, figures, options in tried[:10]:
-        pairs = "  ".join(f"({ap:.3f}, {idf1:.3f})" for ap, idf1 in figures)
+    for score, both, options in tried[:10]:
+        pairs = "  ".join(f"({ap:.3f}, {idf1:.3f})" for ap, idf1 in both)
         print(f"{score:.3f}  {pairs}  {options}")
 
 
