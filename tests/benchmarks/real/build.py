@@ -44,18 +44,22 @@ MIN_AREA = 40
 
 def fill(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
     """Rasterise one polygon, x0, y0, x1, y1, … in pixels; (height, width)."""
-    toggles = np.zeros((height, width + 1), dtype=np.int64)
     corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    inside = np.zeros((height, width), dtype=np.bool_)
+    top, bottom = (
+        min(max(0, int(np.ceil(y - 0.5))), height) for y in (corners[:, 1].min(), corners[:, 1].max())
+    )
+    toggles = np.zeros((bottom - top, width + 1), dtype=np.uint8)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         if y0 == y1:
             continue
         if y0 > y1:
             x0, y0, x1, y1 = x1, y1, x0, y0
         # Rows whose centre lies in [y0, y1): each is crossed once, and the pixels right of the crossing flip.
-        rows = np.arange(max(0, int(np.ceil(y0 - 0.5))), min(height, int(np.ceil(y1 - 0.5))))
+        rows = np.arange(max(top, int(np.ceil(y0 - 0.5))), min(bottom, int(np.ceil(y1 - 0.5))))
         crossings = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-        toggles[rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)] += 1
-    inside: NDArray[np.bool_] = np.cumsum(toggles, axis=1)[:, :width] % 2 == 1
+        toggles[rows - top, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)] ^= 1
+    inside[top:bottom] = np.bitwise_xor.accumulate(toggles, axis=1)[:, :width] == 1
     return inside
 
 

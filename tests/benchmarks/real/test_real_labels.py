@@ -55,12 +55,13 @@ def test_labels_are_those_of_the_outlines(outlines: dict[str, Any]) -> None:
     assert LABELS.read_text(encoding="utf-8") == dump(build(outlines))
 
 
-def test_an_edited_outline_changes_the_labels(outlines: dict[str, Any], labels: dict[str, Any]) -> None:
-    edited = json.loads(json.dumps(outlines))
-    shot = edited["shots"][-1]
+def test_an_edited_outline_changes_the_labels(outlines: dict[str, Any]) -> None:
+    one = {**outlines, "shots": outlines["shots"][:1]}
+    edited = json.loads(json.dumps(one))
+    shot = edited["shots"][0]
     polygon = shot["instances"][0]["outlines"][str(shot["frames"][0])][0]
     polygon[0::2] = [x + 3 for x in polygon[0::2]]
-    assert build(edited) != labels
+    assert build(edited) != build(one)
 
 
 def test_at_least_thirty_frames_of_still_and_of_moving_shots_are_labelled(labels: dict[str, Any]) -> None:
