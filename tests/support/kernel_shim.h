@@ -1,0 +1,145 @@
+// What g++ needs to run a CUDA kernel on the CPU: each thread of a block is a fibre, barriers switch fibres.
+//
+// Blocks run one after the other, so `__shared__` is static storage. Within a block the fibres run one at a
+// time, forward or backward by index: where a barrier is missing, the two orders give different results.
+#pragma once
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#define KERNEL_SHIM 1
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __shared__ static
+
+struct Index { int x; };
+static Index threadIdx, blockIdx;
+
+namespace shim {
+
+enum class Wait { none, warp, block, done };
+
+struct Fibre {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(128 * 1024);
+    Wait wait = Wait::none;
+};
+
+static std::vector<Fibre> fibres;
+static ucontext_t scheduler;
+static const std::function<void()>* body;
+
+static void enter() {
+    (*body)();
+    fibres[threadIdx.x].wait = Wait::done;
+}
+
+static void pause(Wait wait) {
+    Fibre& self = fibres[threadIdx.x];
+    self.wait = wait;
+    swapcontext(&self.context, &scheduler);
+}
+
+// Threads that have returned count as arrived, as they do on the device.
+static bool release(int begin, int end, Wait wait) {
+    bool any = false;
+    for (int i = begin; i < end; ++i) {
+        if (fibres[i].wait != wait && fibres[i].wait != Wait::done) return false;
+        any |= fibres[i].wait == wait;
+    }
+    for (int i = begin; any && i < end; ++i) {
+        if (fibres[i].wait == wait) fibres[i].wait = Wait::none;
+    }
+    return any;
+}
+
+static void run_block(int threads, bool backward) {
+    for (int i = 0; i < threads; ++i) {
+        Fibre& fibre = fibres[i];
+        getcontext(&fibre.context);
+        fibre.context.uc_stack.ss_sp = fibre.stack.data();
+        fibre.context.uc_stack.ss_size = fibre.stack.size();
+        fibre.context.uc_link = &scheduler;
+        fibre.wait = Wait::none;
+        makecontext(&fibre.context, enter, 0);
+    }
+    for (;;) {
+        bool ran = false, done = true;
+        for (int step = 0; step < threads; ++step) {
+            const int i = backward ? threads - 1 - step : step;
+            if (fibres[i].wait == Wait::none) {
+                threadIdx.x = i;
+                swapcontext(&scheduler, &fibres[i].context);
+                ran = true;
+            }
+            done &= fibres[i].wait == Wait::done;
+        }
+        if (done) return;
+        for (int warp = 0; warp < threads; warp += 32) {
+            ran |= release(warp, std::min(threads, warp + 32), Wait::warp);
+        }
+        ran |= release(0, threads, Wait::block);
+        if (!ran) {
+            std::fprintf(stderr, "kernel shim: threads wait at different barriers for ever\n");
+            std::abort();
+        }
+    }
+}
+
+static void launch(int blocks, int threads, bool backward, const std::function<void()>& kernel) {
+    if ((int)fibres.size() < threads) fibres.resize(threads);
+    body = &kernel;
+    for (int block = 0; block < blocks; ++block) {
+        blockIdx.x = block;
+        run_block(threads, backward);
+    }
+}
+
+}  // namespace shim
+
+inline void __syncwarp() { shim::pause(shim::Wait::warp); }
+inline void __syncthreads() { shim::pause(shim::Wait::block); }
+inline float __expf(float x) { return std::exp(x); }
+inline void atomicAdd(float* to, float x) { *to += x; }
+
+inline float __uint_as_float(unsigned bits) {
+    float result;
+    std::memcpy(&result, &bits, 4);
+    return result;
+}
+
+inline unsigned __float_as_uint(float x) {
+    unsigned result;
+    std::memcpy(&result, &x, 4);
+    return result;
+}
+
+// IEEE binary16 by arithmetic on its fields, exact; rounding to nearest even.
+inline float half_to_float(unsigned short bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+    if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+    if (exponent == 0) return sign * std::ldexp((float)fraction, -24);
+    return sign * std::ldexp((float)(fraction + 1024), exponent - 25);
+}
+
+inline unsigned short float_to_half(float x) {
+    const unsigned short sign = std::signbit(x) ? 0x8000 : 0;
+    const float size = std::fabs(x);
+    if (size != size) return 0x7fff;
+    if (size == 0.0f) return sign;
+    if (size >= 65520.0f) return sign | 0x7c00;
+    int exponent;
+    std::frexp(size, &exponent);  // size in [2^(exponent-1), 2^exponent)
+    const int ulp = std::max(exponent, -13) - 11;
+    const int steps = (int)std::nearbyint(std::ldexp(size, -ulp));  // a carry to 2048 is the next exponent
+    return sign | (unsigned short)(((ulp + 24) << 10) + steps);
+}
