@@ -100,8 +100,8 @@ def plan_deform_attn(kernel: Pass, config: DeformAttnConfig) -> Launch:
     if shared_bytes > _MAX_SHARED_BYTES:
         raise ValueError(
             f"no {kernel} kernel for {config.num_levels}·{config.num_points} samples in "
-            f"{config.num_heads} heads of {config.head_dim} channels: they take {shared_bytes} bytes of shared memory, "
-            f"a block has {_MAX_SHARED_BYTES}"
+            f"{config.num_heads} heads of {config.head_dim} channels: they take {shared_bytes} bytes "
+            f"of shared memory, a block has {_MAX_SHARED_BYTES}"
         )
     shape = (config.num_heads, config.head_dim, config.num_levels, config.num_points, config.coordinates)
     arguments = [

@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels on the CPU: g++ compiles their source with kernel_shim.h, fibres stand for threads."""
+"""Runs the CUDA kernels on the CPU: g++ builds their source with kernel_shim.h, fibres stand for threads."""
 
 from __future__ import annotations
 
