@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
+from ops.cuda import deform_attn_backward_cuda, deform_attn_cuda
 
 __all__ = ["deform_attn"]
 
@@ -26,6 +27,8 @@ _library.define(f"deform_attn({_ARGUMENTS}) -> Tensor")
 _library.define(f"deform_attn_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 _library.impl("deform_attn", deform_attn_bag, "CompositeExplicitAutograd")
 _library.impl("deform_attn_backward", deform_attn_backward_bag, "CompositeExplicitAutograd")
+_library.impl("deform_attn", deform_attn_cuda, "CUDA")
+_library.impl("deform_attn_backward", deform_attn_backward_cuda, "CUDA")
 
 
 def _fake(

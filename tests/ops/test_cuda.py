@@ -1,0 +1,63 @@
+"""CUDA dispatch where there is no CuPy: said once, and the portable form gives the result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ops import deform_attn
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_without_cupy(code: str) -> subprocess.CompletedProcess[str]:
+    """In a fresh interpreter that cannot import CuPy, whether it is installed or not."""
+    return subprocess.run(
+        [sys.executable, "-c", "import sys\nsys.modules['cupy'] = None\n" + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+
+
+def test_without_cupy_the_portable_form_runs_and_the_remedy_is_said_once() -> None:
+    done = run_without_cupy(
+        "import logging, torch\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "from ops.cuda import deform_attn_backward_cuda, deform_attn_cuda, kernels\n"
+        "from ops.bag import deform_attn_backward_bag, deform_attn_bag\n"
+        "inputs = (torch.randn(1, 20, 2, 4), torch.randn(1, 3, 24), torch.rand(1, 3, 2), 4, 4, 2, 2)\n"
+        "grad = torch.randn(1, 3, 8)\n"
+        "assert kernels() is None\n"
+        "assert torch.equal(deform_attn_cuda(*inputs), deform_attn_bag(*inputs))\n"
+        "pairs = zip(deform_attn_backward_cuda(grad, *inputs), deform_attn_backward_bag(grad, *inputs))\n"
+        "assert all(torch.equal(ours, theirs) for ours, theirs in pairs)\n"
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("WARNING:ops.cuda:no CUDA kernels, deform_attn runs in its portable form: CuPy is")
+    assert "pip install 'mssts-stream[cu12]'" in line
+    assert "'mssts-stream[cu13]'" in line
+
+
+def test_nothing_on_the_cpu_asks_for_cupy() -> None:
+    done = run_without_cupy(
+        "import logging, torch\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "from ops import deform_attn\n"
+        "value = torch.randn(1, 20, 2, 4, requires_grad=True)\n"
+        "deform_attn(value, torch.randn(1, 3, 24), torch.rand(1, 3, 2), 4, 4, 2, 2).sum().backward()\n"
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["deform_attn", "deform_attn_backward"])
+def test_cuda_has_an_implementation_of_its_own(name: str) -> None:
+    assert callable(deform_attn)  # defines the operator
+    for key in ("CUDA", "CompositeExplicitAutograd"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"vis::{name}", key)
