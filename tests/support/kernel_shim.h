@@ -1,7 +1,8 @@
 // What g++ needs to run a CUDA kernel on the CPU: each thread of a block is a fibre, barriers switch fibres.
 //
-// Blocks run one after the other, so `__shared__` is static storage. Within a block the fibres run one at a
-// time, forward or backward by index: where a barrier is missing, the two orders give different results.
+// Blocks run one after the other, so `__shared__` is static storage. Within a block a warp runs until it waits
+// for the whole block, and within a warp a fibre until it waits for the others, both forward or backward by
+// index: where a barrier is missing or too narrow, the two orders give different results.
 #pragma once
 #include <ucontext.h>
 
@@ -61,6 +62,23 @@ static bool release(int begin, int end, Wait wait) {
     return any;
 }
 
+// Until all its fibres wait for the block or have returned; true where all have.
+static bool run_warp(int begin, int end, bool backward) {
+    bool done;
+    do {
+        done = true;
+        for (int step = 0; step < end - begin; ++step) {
+            const int i = backward ? end - 1 - step : begin + step;
+            if (fibres[i].wait == Wait::none) {
+                threadIdx.x = i;
+                swapcontext(&scheduler, &fibres[i].context);
+            }
+            done &= fibres[i].wait == Wait::done;
+        }
+    } while (release(begin, end, Wait::warp));
+    return done;
+}
+
 static void run_block(int threads, bool backward) {
     for (int i = 0; i < threads; ++i) {
         Fibre& fibre = fibres[i];
@@ -71,23 +89,15 @@ static void run_block(int threads, bool backward) {
         fibre.wait = Wait::none;
         makecontext(&fibre.context, enter, 0);
     }
+    const int num_warps = (threads + 31) / 32;
     for (;;) {
-        bool ran = false, done = true;
-        for (int step = 0; step < threads; ++step) {
-            const int i = backward ? threads - 1 - step : step;
-            if (fibres[i].wait == Wait::none) {
-                threadIdx.x = i;
-                swapcontext(&scheduler, &fibres[i].context);
-                ran = true;
-            }
-            done &= fibres[i].wait == Wait::done;
+        bool done = true;
+        for (int step = 0; step < num_warps; ++step) {
+            const int begin = (backward ? num_warps - 1 - step : step) * 32;
+            done &= run_warp(begin, std::min(threads, begin + 32), backward);
         }
         if (done) return;
-        for (int warp = 0; warp < threads; warp += 32) {
-            ran |= release(warp, std::min(threads, warp + 32), Wait::warp);
-        }
-        ran |= release(0, threads, Wait::block);
-        if (!ran) {
+        if (!release(0, threads, Wait::block)) {
             std::fprintf(stderr, "kernel shim: threads wait at different barriers for ever\n");
             std::abort();
         }
