@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check bench soak train-default data-preview format wheel clean
+.PHONY: run test check bench soak train-default gpu-report data-preview format wheel clean
 
 run: $(VENV)/.run
 	mkdir -p out
@@ -39,6 +39,10 @@ TRAIN ?=
 TRAIN_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
 train-default: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
 	$(TRAIN_PYTHON) -m model train --config configs/train/$(RUN).toml --output out/train/$(RUN) $(TRAIN)
+
+# On a machine with an NVIDIA GPU, torch, numpy and CuPy: make gpu-report PYTHON=python3. Checks and times the kernels.
+gpu-report: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
+	$(TRAIN_PYTHON) tests/benchmarks/gpu_report.py
 
 data-preview: $(VENV)/.run
 	mkdir -p out

@@ -5,7 +5,7 @@
 //
 // B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 // A block serves QUERIES queries; D / VECTOR neighbouring threads ("lanes") serve one query and head:
-//   1. each lane locates a part of the head's L·K samples into shared memory (float32),
+//   1. each lane locates a part of the head's L*K samples into shared memory (float32),
 //   2. each lane reads the four corners of all of them, VECTOR channels at a time (16 bytes at best).
 // Where the lanes of a head never straddle a warp, the warp alone waits between the steps.
 //
@@ -118,8 +118,8 @@ __device__ __forceinline__ float largest(const TS* logits) {
     return top;
 }
 
-// out (B, Q, M·D), value (B, S, M, D), sampling (B, Q, 3·M·L·K), reference (B, Q, [L,] 2|4), contiguous,
-// value and out aligned to VECTOR elements. num_queries is B·Q. S·M·D < 2^31.
+// out (B, Q, M*D), value (B, S, M, D), sampling (B, Q, 3*M*L*K), reference (B, Q, [L,] 2|4), contiguous,
+// value and out aligned to VECTOR elements. num_queries is B*Q. S*M*D < 2^31.
 template <typename T, typename TS, typename TR, int M, int D, int L, int K, int COORDINATES, bool PER_LEVEL,
           int VECTOR, int QUERIES>
 __global__ void __launch_bounds__(QUERIES * M * (D / VECTOR))
@@ -191,7 +191,7 @@ deform_attn_forward(T* __restrict__ out, const T* __restrict__ value, const TS* 
     *reinterpret_cast<Pack<T, VECTOR>*>(out + ((long long)query * M + head) * D + lane * VECTOR) = result;
 }
 
-// Gradients, given grad (B, Q, M·D) in the layout of `out`. grad_value (B, S, M, D) is float32, zeroed by the
+// Gradients, given grad (B, Q, M*D) in the layout of `out`. grad_value (B, S, M, D) is float32, zeroed by the
 // caller and added to by atomics, so its last bits differ from run to run; the other two are written whole.
 template <typename T, typename TS, typename TR, int M, int D, int L, int K, int COORDINATES, bool PER_LEVEL,
           int VECTOR, int QUERIES>
@@ -206,7 +206,7 @@ deform_attn_backward(float* __restrict__ grad_value, TS* __restrict__ grad_sampl
     __shared__ Four records[QUERIES * M * STRIDE];  // distances x and y, share; at the end d reference
     __shared__ int offsets[QUERIES * M * STRIDE];   // of the first corner
     __shared__ float partial[SAMPLES * 3 * THREADS];  // a lane's part of the sample, and of its d/dx, d/dy
-    __shared__ float dots[THREADS];                 // a lane's part of Σ attention · sample
+    __shared__ float dots[THREADS];                 // a lane's part of the sum of attention * sample
 
     const int slot = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int head = slot % M, query = blockIdx.x * QUERIES + slot / M;

@@ -1,0 +1,358 @@
+"""Check and time the CUDA kernels on this machine's GPU; write docs/performance/gpu-<device>.md and .json.
+
+    python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N]
+
+Needs torch with CUDA, numpy and CuPy, nothing else; takes a few minutes, most of it NVRTC's. Exit code 0: all
+checks passed; 1: a check failed (the page says which); 2: nothing could be run, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor
+
+from ops import deform_attn
+from ops.bag import deform_attn_backward_bag, deform_attn_bag
+from ops.cuda import CupyCompiler, DeformAttnKernels
+from ops.cuda import kernels as kernels_of_the_operator
+from ops.launch import DeformAttnConfig
+from ops.reference import deform_attn_reference, level_sizes
+
+ROOT = Path(__file__).resolve().parents[2]
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+
+# heads, channels of a head, levels, points
+SHAPES = {"default model": (4, 24, 4, 2), "R50": (8, 32, 4, 4), "wide heads": (8, 64, 4, 4)}
+REFERENCES = {"points": (2, False), "boxes": (4, False), "a box a level": (4, True)}
+PYRAMIDS = ((13, 9), (5, 3), (1, 1), (45, 80))
+TOLERANCE = {F32: 1e-4, F16: 4e-3, BF16: 3e-2}  # norm of the error, relative to float64: a few roundings
+
+# An encoder layer: frames, levels from; the first two shapes at the sizes of their configurations.
+LAYERS = {
+    "R50, T = 5, 360×640": ("R50", 5, (45, 80)),
+    "default model, T = 5, 192×320": ("default model", 5, (24, 40)),
+}
+LIMIT_US = {"R50, T = 5, 360×640": 40.0}  # float16, the target for an H200
+ROUNDS = 15
+
+Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]
+
+
+def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device, *, B: int, Q: int) -> Inputs:
+    """Random inputs: references reach a little outside 0..1, offsets a few pixels outside the levels."""
+    generator = torch.Generator().manual_seed(0)
+    M, D, L, K = config.num_heads, config.head_dim, config.num_levels, config.num_points
+    S = sum(height * width for height, width in level_sizes(*size0, num_levels=L))
+    value = torch.randn(B, S, M, D, generator=generator)
+    sampling = torch.randn(B, Q, 3 * M * L * K, generator=generator) * 2
+    points = (B, Q, L, config.coordinates) if config.per_level else (B, Q, config.coordinates)
+    reference = torch.rand(points, generator=generator) * 1.4 - 0.2
+    return (
+        value.to(device, config.value),
+        sampling.to(device, config.sampling),
+        reference.to(device, config.reference),
+        *size0,
+        L,
+        K,
+    )
+
+
+def exact(inputs: Inputs, grad: Tensor) -> list[Tensor]:
+    """Result and gradients of the textbook form in float64."""
+    leaves = [tensor.double().requires_grad_() for tensor in inputs[:3]]
+    result = deform_attn_reference(*leaves, *inputs[3:])
+    return [result.detach(), *torch.autograd.grad(result, leaves, grad.double())]
+
+
+def worst(got: list[Tensor], wanted: list[Tensor]) -> float:
+    """The largest relative error by norm; NaN counts as infinite."""
+    errors = [
+        float((ours.double() - theirs).norm() / theirs.norm().clamp(min=1e-3))
+        for ours, theirs in zip(got, wanted, strict=True)
+    ]
+    return max(error if error == error else float("inf") for error in errors)
+
+
+def configs() -> Iterator[tuple[str, DeformAttnConfig]]:
+    for shape_name, shape in SHAPES.items():
+        for reference_name, (coordinates, per_level) in REFERENCES.items():
+            for dtype in (F32, F16, BF16):
+                name = f"{shape_name}, {reference_name}, {str(dtype).removeprefix('torch.')}"
+                yield name, DeformAttnConfig(dtype, dtype, F32, *shape, coordinates, per_level)
+
+
+def check(
+    kernels: DeformAttnKernels,
+    name: str,
+    config: DeformAttnConfig,
+    device: torch.device,
+    pyramids: tuple[tuple[int, int], ...] = PYRAMIDS,
+) -> dict[str, Any]:
+    """Forward and backward kernel against float64 on several pyramids."""
+    errors = []
+    for size0 in pyramids:
+        inputs = make(config, size0, device, B=2, Q=37)
+        grad = torch.randn(2, 37, config.num_heads * config.head_dim).to(device, config.value)
+        result, grads = kernels.forward(*inputs), kernels.backward(grad, *inputs)
+        if result is None or grads is None:
+            return {"name": name, "passed": False, "why": "; ".join(kernels.switched_off.values())}
+        errors.append(worst([result, *grads], exact(inputs, grad)))
+    limit = TOLERANCE[config.value]
+    return {"name": name, "passed": max(errors) <= limit, "error": max(errors), "limit": limit}
+
+
+def check_operator(device: torch.device) -> dict[str, Any]:
+    """`ops.deform_attn` with autograd, as training calls it; it must have taken the kernels."""
+    name = "the operator with autograd"
+    config = DeformAttnConfig(BF16, BF16, F32, *SHAPES["default model"], 4, False)
+    inputs = make(config, (24, 40), device, B=2, Q=300)
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs[:3]]
+    result = deform_attn(*leaves, *inputs[3:])
+    grad = torch.randn_like(result)
+    got = [result.detach(), *torch.autograd.grad(result, leaves, grad)]
+    usable = kernels_of_the_operator()
+    if usable is None or usable.switched_off:
+        why = "; ".join(usable.switched_off.values()) if usable is not None else "CuPy is not usable"
+        return {"name": name, "passed": False, "why": why}
+    error = worst(got, exact(inputs, grad))
+    return {"name": name, "passed": error <= TOLERANCE[BF16], "error": error, "limit": TOLERANCE[BF16]}
+
+
+def check_stream(kernels: DeformAttnKernels, device: torch.device) -> dict[str, Any]:
+    """On a stream of its own, after work that is still running: another stream would read zeros."""
+    config = DeformAttnConfig(F32, F32, F32, *SHAPES["R50"], 2, False)
+    inputs = make(config, (45, 80), device, B=2, Q=300)
+    wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
+    late = torch.zeros_like(inputs[0])
+    kernels.forward(*inputs)
+    torch.cuda.synchronize(device)
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        late.copy_(inputs[0])
+        result = kernels.forward(late, *inputs[1:])
+    stream.synchronize()
+    if result is None:
+        return {"name": "a stream of its own", "passed": False, "why": "kernel switched off"}
+    error = worst([result], [wanted])
+    return {
+        "name": "a stream of its own",
+        "passed": error <= TOLERANCE[F32],
+        "error": error,
+        "limit": TOLERANCE[F32],
+    }
+
+
+def check_graph(kernels: DeformAttnKernels, device: torch.device) -> dict[str, Any]:
+    """Captured once, replayed with other inputs."""
+    config = DeformAttnConfig(F16, F16, F32, *SHAPES["R50"], 2, False)
+    inputs = make(config, (45, 80), device, B=2, Q=300)
+    graph, result = capture(lambda: kernels.forward(*inputs), device)
+    for tensor in inputs[:2]:
+        tensor.copy_(tensor.flip(1))
+    wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
+    graph.replay()
+    torch.cuda.synchronize(device)
+    if result is None:
+        return {"name": "graph replay, changed inputs", "passed": False, "why": "kernel switched off"}
+    error = worst([result], [wanted])
+    return {
+        "name": "graph replay, changed inputs",
+        "passed": error <= TOLERANCE[F16],
+        "error": error,
+        "limit": TOLERANCE[F16],
+    }
+
+
+def capture(step: Callable[[], Any], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of one step, warmed up outside of it."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph, result
+
+
+def time_us(step: Callable[[], Any], device: torch.device, *, calls: int) -> float:
+    """Median over rounds of the time of a call, when `calls` of them follow each other."""
+    for _ in range(3):
+        step()
+    times = []
+    for _ in range(ROUNDS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(calls):
+            step()
+        end.record()
+        torch.cuda.synchronize(device)
+        times.append(begin.elapsed_time(end) * 1e3 / calls)
+    return statistics.median(times)
+
+
+def graph_time_us(step: Callable[[], Any], device: torch.device, *, calls: int = 20) -> float:
+    """The same with the calls in a graph: what the device takes, without Python and the driver."""
+
+    def many() -> None:
+        for _ in range(calls):
+            step()
+
+    graph, _ = capture(many, device)
+    return time_us(graph.replay, device, calls=1) / calls
+
+
+def time_layer(
+    kernels: DeformAttnKernels, layer: str, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Microseconds of an encoder layer's attention: kernels, portable form and grid_sample, in one run."""
+    shape, frames, size0 = LAYERS[layer]
+    config = DeformAttnConfig(dtype, dtype, F32, *SHAPES[shape], 2, False)
+    Q = sum(height * width for height, width in level_sizes(*size0, num_levels=config.num_levels))
+    inputs = make(config, size0, device, B=frames, Q=Q)
+    grad = torch.randn(frames, Q, config.num_heads * config.head_dim, device=device).to(dtype)
+
+    def textbook_with_gradients() -> None:
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs[:3]]
+        torch.autograd.grad(deform_attn_reference(*leaves, *inputs[3:]), leaves, grad)
+
+    def kernel_with_gradients() -> None:
+        kernels.forward(*inputs)
+        kernels.backward(grad, *inputs)
+
+    def portable_with_gradients() -> None:
+        deform_attn_bag(*inputs)
+        deform_attn_backward_bag(grad, *inputs)
+
+    with torch.no_grad():
+        figures = {
+            "kernel in a graph": graph_time_us(lambda: kernels.forward(*inputs), device),
+            "kernel": time_us(lambda: kernels.forward(*inputs), device, calls=50),
+            "portable": time_us(lambda: deform_attn_bag(*inputs), device, calls=5),
+            "grid_sample": time_us(lambda: deform_attn_reference(*inputs), device, calls=5),
+            "kernel, with gradients": time_us(kernel_with_gradients, device, calls=10),
+            "portable, with gradients": time_us(portable_with_gradients, device, calls=2),
+        }
+    figures["grid_sample, with gradients"] = time_us(textbook_with_gradients, device, calls=2)
+    used = all(off != config for _, _, off in kernels.switched_off)
+    return {
+        "layer": layer,
+        "dtype": str(dtype).removeprefix("torch."),
+        "queries": frames * Q,
+        "kernels_used": used,
+        "us": figures,
+    }
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    failed = [row for row in report["checks"] if not row["passed"]]
+    lines = [
+        f"# Speed on {report['device']}",
+        "",
+        "Written by `make gpu-report` (`tests/benchmarks/gpu_report.py`). Ratios are within one run.",
+        "",
+        f"Machine: {report['machine']}",
+        "",
+        f"Checks against float64: {len(report['checks']) - len(failed)} of {len(report['checks'])} passed.",
+        "",
+        *(f"- FAILED {row['name']}: {row.get('why') or format(row['error'], '.1e')}" for row in failed),
+        *([""] if failed else []),
+        "## Deformable attention, one encoder layer, microseconds",
+        "",
+    ]
+    for row in report["timings"]:
+        us = row["us"]
+        limit = LIMIT_US.get(row["layer"]) if row["dtype"] == "float16" else None
+        target = f"; target on an H200: {limit:.0f} in a graph" if limit else ""
+        unused = "" if row["kernels_used"] else "; a kernel was switched off: the kernel's figures are void"
+        lines += [
+            f"### {row['layer']}, {row['dtype']}, {row['queries']} queries{target}{unused}",
+            "",
+            "| form | forward | against grid_sample | forward and backward | against grid_sample |",
+            "| --- | --- | --- | --- | --- |",
+            f"| kernel, in a CUDA graph | {us['kernel in a graph']:.1f} "
+            f"| {us['grid_sample'] / us['kernel in a graph']:.1f}× faster | | |",
+        ]
+        for form in ("kernel", "portable", "grid_sample"):
+            both = f"{form}, with gradients"
+            lines.append(
+                f"| {form} | {us[form]:.1f} | {us['grid_sample'] / us[form]:.1f}× faster "
+                f"| {us[both]:.1f} | {us['grid_sample, with gradients'] / us[both]:.1f}× faster |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def refuse() -> DeformAttnKernels | str:
+    """The kernels, or why there is nothing to report on."""
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        return f"gpu-report needs an NVIDIA GPU: torch {torch.__version__}, {built}, sees none"
+    try:
+        return DeformAttnKernels(CupyCompiler())
+    except RuntimeError as exc:
+        return f"gpu-report needs CuPy: {exc}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "performance", metavar="FOLDER")
+    parser.add_argument("--device", type=int, default=0, metavar="N")
+    arguments = parser.parse_args()
+    kernels = refuse()
+    if isinstance(kernels, str):
+        print(kernels, file=sys.stderr)
+        return 2
+
+    device = torch.device("cuda", arguments.device)
+    torch.cuda.set_device(device)
+    properties = torch.cuda.get_device_properties(device)
+    report: dict[str, Any] = {
+        "device": properties.name,
+        "machine": f"{properties.name}, sm_{properties.major}{properties.minor}, {properties.multi_processor_count} "
+        f"multiprocessors, {properties.total_memory / 2**30:.0f} GiB; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, CUDA {torch.version.cuda}; {date.today().isoformat()}",
+        "checks": [],
+        "timings": [],
+    }
+    for name, config in configs():
+        report["checks"].append(check(kernels, name, config, device))
+        print(report["checks"][-1], flush=True)
+    for special in (check_stream, check_graph):
+        report["checks"].append(special(kernels, device))
+        print(report["checks"][-1], flush=True)
+    report["checks"].append(check_operator(device))
+    print(report["checks"][-1], flush=True)
+    for layer in LAYERS:
+        for dtype in (F16, BF16, F32):
+            report["timings"].append(time_layer(kernels, layer, dtype, device))
+            print(report["timings"][-1], flush=True)
+
+    slug = re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    target = arguments.output / f"gpu-{slug}.md"
+    target.write_text(page(report), encoding="utf-8")
+    target.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {target}")
+    return 0 if all(row["passed"] for row in report["checks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
