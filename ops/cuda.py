@@ -76,16 +76,13 @@ class CupyCompiler:
         def run(blocks: int, addresses: tuple[int, ...], ints: tuple[int, ...]) -> None:
             function((blocks,), block, (*addresses, *map(np.int32, ints)), stream=self._current_stream(index))
 
-        run.module = module  # type: ignore[attr-defined]  # unloaded with its last reference
         return run
 
     def _current_stream(self, index: int) -> Any:
         address = torch.cuda.current_stream(index).cuda_stream
         stream = self._streams.get((index, address))
         if stream is None:
-            external = self._cupy.cuda.ExternalStream
-            stream = external(address, index) if address else self._cupy.cuda.Stream.null
-            self._streams[index, address] = stream
+            stream = self._streams[index, address] = self._cupy.cuda.ExternalStream(address, index)
         return stream
 
 
@@ -278,7 +275,7 @@ def _backward(
 
 
 def _check(found: tuple[Launch, Run], device: torch.device) -> None:
-    """Compare a kernel with the portable form in float64, on random input down to levels of a pixel.
+    """Compare a kernel with the portable form in float64 on the CPU; levels go down to a pixel.
 
     Raises ArithmeticError where they differ by more than rounding.
     """
@@ -289,13 +286,13 @@ def _check(found: tuple[Launch, Run], device: torch.device) -> None:
     S = sum(height * width for height, width in level_sizes(*size0, num_levels=L))
 
     def random(*shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device, dtype)
+        return torch.randn(*shape, generator=generator, device="cpu").to(dtype)
 
     value = random(B, S, M, D, dtype=config.value)
     sampling = random(B, Q, 3 * M * L * K, dtype=config.sampling)
     points = (B, Q, L, config.coordinates) if config.per_level else (B, Q, config.coordinates)
-    reference = torch.rand(points, generator=generator).to(device, config.reference)
-    tensors = (value, sampling, reference)
+    reference = torch.rand(points, generator=generator, device="cpu").to(config.reference)
+    tensors = (value.to(device), sampling.to(device), reference.to(device))
     exact = (value.double(), sampling.double(), reference.double())
     got: tuple[Tensor, ...]
     wanted: tuple[Tensor, ...]
@@ -303,11 +300,11 @@ def _check(found: tuple[Launch, Run], device: torch.device) -> None:
         got, wanted = (_forward(found, tensors, size0),), (deform_attn_bag(*exact, *size0, L, K),)
     else:
         grad = random(B, Q, M * D, dtype=config.value)
-        got = _backward(found, grad, tensors, size0)
+        got = _backward(found, grad.to(device), tensors, size0)
         wanted = deform_attn_backward_bag(grad.double(), *exact, *size0, L, K)
     tolerance = max(_CHECK_TOLERANCE[t] for t in (config.value, config.sampling, config.reference))
     for index, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
-        error = float((ours.double() - theirs).norm() / theirs.norm())  # once a kernel, so it may wait
+        error = float((ours.cpu().double() - theirs).norm() / theirs.norm())  # once a kernel, so it may wait
         if not error <= tolerance:
             raise ArithmeticError(
                 f"output {index} differs from the portable form by {error:.1e} of its norm, "

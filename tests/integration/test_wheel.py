@@ -92,6 +92,11 @@ def test_the_shipped_configs_are_found_from_any_folder(installed: Path, tmp_path
         assert yaml.safe_load(text)["model"]["network"]
 
 
+def test_the_kernels_are_shipped(installed: Path, tmp_path: Path) -> None:
+    code = "from ops.launch import KERNEL_SOURCE; print('deform_attn_forward' in KERNEL_SOURCE.read_text())"
+    assert run(installed, "-c", code, folder=tmp_path) == "True\n"
+
+
 def test_the_demo_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     run(
         installed,
