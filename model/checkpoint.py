@@ -97,6 +97,11 @@ def load_weights(path: str | os.PathLike[str]) -> Network:
     return network
 
 
+def shipped_weights() -> Path:
+    """The file of the weights that ship with the package (docs/model-card.md)."""
+    return Path(__file__).parent / "weights" / "default.safetensors"
+
+
 def load_seqformer(
     state_dict: Mapping[str, Any],
     *,

@@ -32,6 +32,9 @@ CUE_PLANES: dict[str, int] = {"background": 1, "flow": 2}
 """Planes that each cue adds to the stem: the frame's difference to a running median; optical flow less the
 camera's motion (x, y)."""
 
+SHIPPED_WEIGHTS = "default"
+"""What a stream's config calls the weights that ship with the package."""
+
 SIZE_MULTIPLE = 8
 SIZE_RANGE = (64, 2048)
 

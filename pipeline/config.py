@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from model.config import ModelConfig
+from model.config import SHIPPED_WEIGHTS, ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.redact import redact, redact_url
 from pipeline.types import check_source_id
@@ -105,9 +105,9 @@ class WindowConfig(Section):
 class ModelSection(Section):
     """Which network runs."""
 
-    weights: str | None = None
-    """A .safetensors file made by `python -m model convert` or training; null: seeded at random,
-    untrained."""
+    weights: str | None = SHIPPED_WEIGHTS
+    """`default`: the weights that ship; a .safetensors file made by `python -m model convert` or training;
+    null: seeded at random, untrained."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random weights where `weights` is null."""
     class_bias: float = 0.0
@@ -265,7 +265,8 @@ class StreamConfig(Section):
 
     @model_validator(mode="after")
     def _check_across(self) -> StreamConfig:
-        if self.model.weights is None and self.window.stride > self.network.num_frames:
+        own = self.model.weights not in (None, SHIPPED_WEIGHTS)
+        if not own and self.window.stride > self.network.num_frames:
             raise ValueError(stride_error(self.window.stride, self.network.num_frames))
         if self.cadence.hold and self.emission == "final":
             raise ValueError(

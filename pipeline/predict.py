@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config import ModelConfig, contradictions
+from model.config import SHIPPED_WEIGHTS, ModelConfig, contradictions
 from model.cues import CueState
 from model.errors import CheckpointError
 from model.network import FrameFeatures, Network, build_model
@@ -177,7 +177,7 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         logger.warning("no weights are given: the model is untrained and its masks mean nothing")
     else:
         network, wanted = _load(section.weights, section.network)
-        name = Path(section.weights).stem
+        name = network.metadata.get("name") or Path(section.weights).stem
     if config.window.stride > wanted.num_frames:
         raise ConfigError(stride_error(config.window.stride, wanted.num_frames))
     return NetworkPredictor(
@@ -191,16 +191,16 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
 
 
 def _load(weights: str, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:
-    from model.checkpoint import load_weights
+    from model.checkpoint import load_weights, shipped_weights
 
     try:
-        network = load_weights(weights)
+        network = load_weights(shipped_weights() if weights == SHIPPED_WEIGHTS else weights)
     except CheckpointError as error:
         raise ConfigError(f"model.weights: {error}") from None
     faults = contradictions(network.config, overrides)
     if faults:
         raise ConfigError(
             f"model.network contradicts model.weights {weights}: {'; '.join(faults)}; "
-            "leave the key out: the weights' own config counts"
+            "leave the key out: the weights' own config counts (model.weights=null: an untrained network)"
         )
     return network, ModelConfig.from_dict(overrides, base=network.config)

@@ -25,7 +25,7 @@ from support.wait import wait_until
 from run_stream import main, parse_sources
 
 ROOT = Path(__file__).parents[2]
-TINY = [f"model.network={json.dumps(TINY_NETWORK)}"]
+TINY = ["model.weights=null", f"model.network={json.dumps(TINY_NETWORK)}"]
 
 
 def free_address() -> str:

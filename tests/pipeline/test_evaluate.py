@@ -184,7 +184,7 @@ def test_streaming_is_what_a_stream_publishes(tmp_path: Path) -> None:
     assert [row["score"] for row in predictions.rows] == [np.mean(each) for each in scores.values()]
 
 
-TINY = [f"model.network.{key}={value}" for key, value in TINY_NETWORK.items()]
+TINY = ["model.weights=null", *(f"model.network.{key}={value}" for key, value in TINY_NETWORK.items())]
 
 
 @pytest.mark.parametrize("mode", MODES)

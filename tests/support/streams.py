@@ -28,7 +28,7 @@ def tiny_config(inputs: str | Path | dict[str, str], **sections: Any) -> StreamC
     sources = inputs if isinstance(inputs, dict) else {"source0": str(inputs)}
     sections["source"] = {"inputs": sources, **sections.get("source", {})}
     model = sections.get("model", {})
-    sections["model"] = {**model, "network": {**TINY_NETWORK, **model.get("network", {})}}
+    sections["model"] = {"weights": None, **model, "network": {**TINY_NETWORK, **model.get("network", {})}}
     return load_config(values=sections)
 
 
