@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check bench soak train-default gpu-report data-preview format wheel clean
+.PHONY: run test check bench soak train-default card gpu-report data-preview format wheel clean
 
 run: $(VENV)/.run
 	mkdir -p out
@@ -47,6 +47,15 @@ gpu-report: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
 data-preview: $(VENV)/.run
 	mkdir -p out
 	$(BIN)/python -m model data-preview --output out/data_preview.png
+
+# The model card's numbers (docs/model-card.md); CARD_VIDEOS=200 is all of the frozen test set.
+CARD_VIDEOS ?= 200
+card: $(VENV)/.dev
+	mkdir -p out/card
+	test -f out/street_test/annotations.json || $(BIN)/python -m model data-freeze --set street --split test --output out/street_test
+	$(BIN)/python -m pipeline evaluate --mode streaming --data out/street_test --limit $(CARD_VIDEOS) --json > out/card/streaming.json
+	$(BIN)/python -m pipeline evaluate --mode streaming --data out/street_test --limit $(CARD_VIDEOS) --set model.cues=false --json > out/card/streaming_without_cues.json
+	$(BIN)/python tests/benchmarks/bench_real.py --json out/card/real.json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
