@@ -121,6 +121,8 @@ class TrainingOptions:
     """Seed of the weights, of the clips and of dropout."""
     network: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ModelConfig` that differ from its defaults."""
+    initial_weights: str | None = None
+    """A .safetensors file of the same network to start from, `default`: those that ship; None: random."""
     precision: Precision = "fp32"
     """Arithmetic of the forward pass on a GPU that has it; a CPU trains in fp32 unless bf16 is asked."""
     ema_decay: float = 0.998

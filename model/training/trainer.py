@@ -22,6 +22,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from model.checkpoint import load_weights, shipped_weights
+from model.config import SHIPPED_WEIGHTS, contradictions
 from model.errors import CheckpointError, ModelError
 from model.network import Network, build_model
 from model.training.batch import Batch, batches
@@ -68,7 +70,7 @@ class Trainer:
         self.rank, self.world = _rank()
         self.step = 0
         self.stage_index = 0
-        self.network = build_model(options.model_config, seed=options.seed).to(self.device).train()
+        self.network = _initial_network(options).to(self.device).train()
         torch.manual_seed(options.seed + 1 + self.rank)
         self.auxiliary = Auxiliary(options.model_config).to(self.device)
         with_judge = any(stage.separability_weight for stage in options.stages)
@@ -397,6 +399,24 @@ def rate_factor(stage: Stage, step: int) -> float:
     if stage.schedule == "steps":
         return warm * 0.1 ** sum(share >= drop for drop in DROPS)
     return warm
+
+
+def _initial_network(options: TrainingOptions) -> Network:
+    """Random weights of the run's seed, or those that the run starts from.
+
+    Raises CheckpointError for a file that cannot be used or is of another network.
+    """
+    if options.initial_weights is None:
+        return build_model(options.model_config, seed=options.seed)
+    shipped = options.initial_weights == SHIPPED_WEIGHTS
+    network = load_weights(shipped_weights() if shipped else options.initial_weights)
+    faults = contradictions(network.config, options.model_config.to_dict())
+    if faults:
+        raise CheckpointError(
+            f"initial_weights {options.initial_weights!r} are of another network: {'; '.join(faults)}; "
+            "give the run the same `[network]`"
+        )
+    return network
 
 
 def _rank() -> tuple[int, int]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from support.training_runs import stage, state_tensors, tiny_options, toy_clips, trainer
 
+from model.checkpoint import save_weights
 from model.errors import CheckpointError, ModelError
 from model.training.data.clip import ClipSource, TrainingClip
 from model.training.progress import read_log
@@ -337,6 +338,19 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         shared = state["optimizer"]["state"][index]["exp_avg"]
         scale = float(moments["exp_avg"].abs().max())
         assert torch.allclose(shared, moments["exp_avg"], rtol=0, atol=1e-3 * scale + 1e-9), index
+
+
+def test_a_run_may_start_from_weights_of_the_same_network(tmp_path: Path) -> None:
+    first = trainer(tiny_options(), tmp_path / "first")
+    first.run()
+    file = tmp_path / "first.safetensors"
+    save_weights(first.averaged_network(), file, name="first", trained=True)
+    second = trainer(tiny_options(initial_weights=str(file)), tmp_path / "second")
+    for name, value in second.network.state_dict().items():
+        assert torch.equal(value, first.average[name]), name
+    other = tiny_options(initial_weights=str(file), network={"num_queries": 7})
+    with pytest.raises(CheckpointError, match="num_queries: 7 was asked for"):
+        trainer(other, tmp_path / "other")
 
 
 def test_options_and_sources_belong_together(tmp_path: Path) -> None:
