@@ -14,7 +14,11 @@ from model.postprocess import candidates
 def test_lists_have_the_published_lengths_and_ids() -> None:
     lengths = {name: len(table) for name, table in CLASS_LISTS.items()}
     assert lengths == {
-        "object": 1, "youtube_vis_2019": 40, "youtube_vis_2021": 40, "ovis": 25, "coco": 80,
+        "object": 1,
+        "youtube_vis_2019": 40,
+        "youtube_vis_2021": 40,
+        "ovis": 25,
+        "coco": 80,
         "sprites": 10,
     }
     for table in CLASS_LISTS.values():
