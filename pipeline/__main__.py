@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add(verb)
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A shell starts background jobs with SIGINT ignored, which Python keeps: both are asked for by name.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         run_verb: Callable[[argparse.Namespace], int] = options.run
         return run_verb(options)
