@@ -34,6 +34,7 @@ __all__ = [
     "clip_cues",
     "clip_indices",
     "median_image",
+    "mirrored_planes",
     "sample_indices",
 ]
 
@@ -378,6 +379,14 @@ def clip_cues(
     state.reset(origin_seconds=0.0)
     planes = {i: state.update(frame(i), i / fps) for i in clip_indices(cues, first, num_frames, fps)}
     return np.stack([planes[i] for i in range(first, first + num_frames)])
+
+
+def mirrored_planes(planes: Planes, cues: Sequence[str]) -> Planes:
+    """The planes (T, R, H, W) of the mirrored frames: flow to the right becomes flow to the left."""
+    signs: list[float] = []
+    for cue in cues:
+        signs += [-1.0, 1.0] if cue == "flow" else [1.0] * CUE_PLANES[cue]
+    return planes[..., ::-1] * np.array(signs, np.float32)[:, None, None]
 
 
 def _slot(seconds: float, every_seconds: float) -> int:

@@ -223,6 +223,7 @@ class _Mp4:
         self._closed = False
 
     def write(self, picture: NDArray[np.uint8], frame: Frame) -> None:
+        """Encode a picture (H, W, 3) RGB at the frame's time. Raises as the file's faults are mapped."""
         with self._mapped():
             if self._open is None:
                 self._open = self._start(picture.shape[0], picture.shape[1])

@@ -136,7 +136,7 @@ class TrainingOptions:
     pool_clips: int = 0
     """Rendered clips that are kept on disk and drawn again and again; 0: every clip is a new one."""
 
-    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "pool_clips", "images")
+    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "images")
     """Fields that may change when a run is resumed."""
 
     def __post_init__(self) -> None:

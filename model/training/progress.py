@@ -95,6 +95,7 @@ class StatusLine:
         self._next = 0.0
 
     def show(self, text: str, *, last: bool = False) -> None:
+        """Show the text if it is time for it, or if it is a stage's last."""
         now = time.monotonic()
         if now < self._next and not last:
             return

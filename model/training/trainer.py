@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
-from torch import Tensor, nn
+from torch import nn
 
 from model.checkpoint import load_weights, shipped_weights
 from model.config import SHIPPED_WEIGHTS, contradictions
@@ -31,6 +30,13 @@ from model.training.data.clip import ClipSource
 from model.training.discriminator import Discriminator, discriminator_loss
 from model.training.matcher import NotFiniteError
 from model.training.options import DROPS, Stage, TrainingOptions, differing_fields
+from model.training.processes import (
+    any_wishes,
+    average_gradients,
+    broadcast_parameters,
+    gather_states,
+    rank_and_world,
+)
 from model.training.progress import CourseLog, StatusLine, draw_curves
 from model.training.state import MANIFEST, read_state, write_state
 from model.training.step import Auxiliary, Judged, step_loss
@@ -67,7 +73,7 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(device)
         self._sources = source_of
-        self.rank, self.world = _rank()
+        self.rank, self.world = rank_and_world()
         self.step = 0
         self.stage_index = 0
         self.network = _initial_network(options).to(self.device).train()
@@ -77,7 +83,7 @@ class Trainer:
         self.discriminator = Discriminator(options.model_config).to(self.device) if with_judge else None
         for module in (self.auxiliary, self.discriminator):
             if module is not None:
-                _broadcast(module)
+                broadcast_parameters(module)
         torch.manual_seed(options.seed + 101 + self.rank)
         self.noise = torch.Generator().manual_seed(options.seed + 1001 + self.rank)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -180,10 +186,10 @@ class Trainer:
                     self._show(status, means, speed)
                     sums, since, num_summed = {}, time.monotonic(), 0
                 now = time.monotonic()
-                if self._agree(max_seconds is not None and now - began > max_seconds):
+                if any_wishes(max_seconds is not None and now - began > max_seconds, self.device):
                     self.save()
                     return False
-                if self._agree(now - saved > self.options.checkpoint_seconds):
+                if any_wishes(now - saved > self.options.checkpoint_seconds, self.device):
                     self.save()
                     saved = now
             self.save()
@@ -197,8 +203,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint and the curves (the first process alone). Raises CheckpointError."""
-        random = _gather(torch.get_rng_state())
-        noise = _gather(self.noise.get_state())
+        random = gather_states(torch.get_rng_state())
+        noise = gather_states(self.noise.get_state())
         if self.rank:
             return
         state = {
@@ -261,14 +267,14 @@ class Trainer:
             raise TrainingError(self._save_batch(batch, str(exc))) from exc
         terms = {name: float(value) for name, value in loss.terms.items()}  # waits for the device once a step
         total = float(loss.total.detach())
-        if self._agree(not math.isfinite(total)):
+        if any_wishes(not math.isfinite(total), self.device):
             bad = [name for name, value in terms.items() if not math.isfinite(value)]
             raise TrainingError(self._save_batch(batch, ", ".join(bad) or "in another process"))
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss.total))
         parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
         # Averaged before the scaler looks at them, so that all processes skip the same steps.
-        self._average_gradients(parameters)
+        average_gradients(parameters)
         self._scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, stage.clip_norm))
         if not math.isfinite(norm) and not self._scaler.is_enabled():
@@ -291,7 +297,7 @@ class Trainer:
             )
         torch.autograd.backward(loss)
         parameters = list(self.discriminator.parameters())
-        self._average_gradients(parameters)
+        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         self._judge_optimizer.step()
         return float(loss.detach())
@@ -336,26 +342,6 @@ class Trainer:
         if kind is None or (kind == torch.float16 and self.device.type == "cpu"):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=kind)
-
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        if self.world == 1:
-            return
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        torch.distributed.all_reduce(flat)
-        flat /= self.world
-        begin = 0
-        for parameter in parameters:
-            part = flat[begin : begin + parameter.numel()].view_as(parameter)
-            parameter.grad = part.clone()
-            begin += parameter.numel()
-
-    def _agree(self, wish: bool) -> bool:
-        """Whether any process wishes it: all must stop or save at the same step."""
-        if self.world == 1:
-            return wish
-        wishes = torch.tensor(float(wish), device=self.device)
-        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
-        return bool(wishes.item())
 
     def _show(self, status: StatusLine, means: dict[str, float], speed: float) -> None:
         if self.rank:
@@ -417,29 +403,6 @@ def _initial_network(options: TrainingOptions) -> Network:
             "give the run the same `[network]`"
         )
     return network
-
-
-def _rank() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gather(state: Tensor) -> list[Tensor]:
-    """The states of all processes."""
-    _, world = _rank()
-    if world == 1:
-        return [state]
-    states: list[Tensor | None] = [None] * world
-    torch.distributed.all_gather_object(states, state)
-    return [value for value in states if value is not None]
-
-
-def _broadcast(module: nn.Module) -> None:
-    """Start every process with the first one's parameters."""
-    if _rank()[1] > 1:
-        for parameter in module.parameters():
-            torch.distributed.broadcast(parameter.data, 0)
 
 
 __all__ = ["CHECKPOINT", "Trainer", "TrainingError", "rate_factor"]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from model.class_lists import categories
 from model.errors import MissingPackageError
+from model.training.data.instances import MIN_VISIBLE
 from model.training.data.render import SceneRenderer
 from model.training.data.scenes import Scene
 from model.training.data.sprite_scenes import DECOY, SpriteScene, draw_sprite_scene
@@ -56,8 +57,6 @@ ANNOTATIONS = "annotations.json"
 _FIRST_SEED = 1 << 63
 _SPLIT_SEEDS = 1_000_000
 """Seeds kept for each split."""
-_MIN_VISIBLE = 12
-"""An instance with fewer visible pixels than this in every frame has no annotation."""
 _SLIVER = 4
 """Fewer visible pixels than this are no mask: the instance is null in that frame."""
 _PNG_LEVEL = 1
@@ -221,7 +220,7 @@ def annotation_rows(video: FrozenVideo, *, video_id: int, class_list: str) -> li
     outputs = categories(class_list)
     rows: list[dict[str, Any]] = []
     for number, label in enumerate(video.labels, start=1):
-        if label <= DECOY or areas[:, number].max() < _MIN_VISIBLE:
+        if label <= DECOY or areas[:, number].max() < MIN_VISIBLE:
             continue
         shown = areas[:, number] >= _SLIVER
         masks = [ids == number if there else None for ids, there in zip(video.ids, shown, strict=True)]

@@ -38,6 +38,7 @@ def lamp_map(scene: Scene) -> NDArray[np.float32] | None:
 
 
 def light_map(scene: Scene, lamps: NDArray[np.float32] | None, seconds: float) -> Bytes | None:
+    """Light on the picture at a time, (H, W, 3) of 255: lamps and passing clouds; None where it is even."""
     light = scene.light
     if light.cloud <= 0:
         return None if lamps is None else _as_bytes(lamps)

@@ -30,10 +30,12 @@ def grey(rng: Rng, low: float, high: float) -> Colour:
 
 
 def any_colour(rng: Rng) -> Colour:
+    """Any hue, neither black nor white."""
     return hsv(rng.random(), rng.uniform(0.1, 0.95), rng.uniform(0.15, 0.95))
 
 
 def cloth(rng: Rng) -> Colour:
+    """A colour of clothing: mostly dark, blue or earthen, at times bright."""
     draw = rng.random()
     if draw < 0.40:
         return grey(rng, 12, 75)
@@ -47,23 +49,27 @@ def cloth(rng: Rng) -> Colour:
 
 
 def skin(rng: Rng) -> Colour:
+    """A colour of skin, from light to dark."""
     depth = rng.random()
     return hsv(rng.uniform(0.03, 0.075), 0.25 + 0.4 * depth, 0.92 - 0.65 * depth)
 
 
 def hair(rng: Rng) -> Colour:
+    """A colour of hair, from black to fair, or grey."""
     if rng.random() < 0.15:
         return grey(rng, 120, 230)
     return hsv(rng.uniform(0.03, 0.12), rng.uniform(0.2, 0.7), rng.uniform(0.04, 0.55) ** 1.3)
 
 
 def fur(rng: Rng) -> Colour:
+    """A colour of an animal's coat."""
     if rng.random() < 0.4:
         return grey(rng, 15, 245)
     return hsv(rng.uniform(0.04, 0.11), rng.uniform(0.2, 0.65), rng.uniform(0.15, 0.8))
 
 
 def paint(rng: Rng) -> Colour:
+    """A colour of a vehicle: black, white and silver most often."""
     draw = rng.random()
     if draw < 0.28:
         return grey(rng, 12, 60)

@@ -17,10 +17,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cues import mirrored_planes
 from model.training.data.clip import ClipSource, TrainingClip
-
-MIN_VISIBLE = 12
-"""Pixels, in some frame, below which an instance of a cut is left out."""
+from model.training.data.instances import MIN_VISIBLE, draw_window
 
 
 class PooledClips:
@@ -74,16 +73,12 @@ def augment(
     images, masks, planes = clip.images, clip.masks, clip.cues
     height, width = images.shape[1:3]
     if crop is not None and crop != (height, width):
-        rows, columns = _window(masks, (height, width), crop, rng)
+        rows, columns = draw_window(rng, _owners(masks), crop)
         images, masks = images[:, rows, columns], masks[..., rows, columns]
         planes = None if planes is None else planes[..., rows, columns]
     if rng.random() < 0.5:
         images, masks = images[:, :, ::-1], masks[..., ::-1]
-        if planes is not None:
-            planes = planes[..., ::-1].copy()
-            if "flow" in cues:
-                first = 1 if cues[0] == "background" else 0
-                planes[:, first] *= -1
+        planes = None if planes is None else mirrored_planes(planes, cues)
     images = relight(images, rng)
     seen = masks.sum(axis=(2, 3)).max(axis=1, initial=0) >= MIN_VISIBLE
     return TrainingClip(
@@ -108,20 +103,6 @@ def relight(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.ascontiguousarray(changed)
 
 
-def _window(
-    masks: NDArray[np.bool_], size: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
-) -> tuple[slice, slice]:
-    (height, width), (rows, columns) = size, crop
-    top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
-    visible = np.flatnonzero(masks.any(axis=(1, 2, 3)))
-    if len(visible) and rng.random() < 0.9:
-        y, x = np.nonzero(masks[rng.choice(visible)].any(axis=0))
-        pick = int(rng.integers(len(y)))
-        top = int(np.clip(y[pick] - rng.uniform(0.2, 0.8) * rows, 0, height - rows))
-        left = int(np.clip(x[pick] - rng.uniform(0.2, 0.8) * columns, 0, width - columns))
-    return slice(top, top + rows), slice(left, left + columns)
-
-
 def _frames(clip: TrainingClip, start: int, num_frames: int) -> TrainingClip:
     chosen = slice(start, start + num_frames)
     return TrainingClip(
@@ -132,12 +113,16 @@ def _frames(clip: TrainingClip, start: int, num_frames: int) -> TrainingClip:
     )
 
 
+def _owners(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Whose each pixel is, (T, H, W): 0 for nobody, i + 1 for instance i; visible masks are disjoint."""
+    owners = np.zeros(masks.shape[1:], np.uint8)
+    for index, mask in enumerate(masks):
+        owners[mask] = index + 1
+    return owners
+
+
 def _save(path: Path, clip: TrainingClip) -> None:
-    """Visible masks are disjoint, so one number per pixel holds them all."""
-    owner = np.zeros(clip.images.shape[:3], np.uint8)
-    for index, mask in enumerate(clip.masks):
-        owner[mask] = index + 1
-    arrays: dict[str, Any] = {"images": clip.images, "owner": owner, "labels": clip.labels}
+    arrays: dict[str, Any] = {"images": clip.images, "owner": _owners(clip.masks), "labels": clip.labels}
     if clip.cues is not None:
         arrays["cues"] = clip.cues.astype(np.float16)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

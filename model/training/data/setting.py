@@ -15,6 +15,7 @@ Rng = np.random.Generator
 
 
 def draw_view(rng: Rng, height: int, width: int) -> View:
+    """Where the camera hangs and looks: on a wall, a mast, a roof or in a hand."""
     draw = rng.random()
     if draw < 0.38:  # a camera on a wall
         horizon, up = rng.uniform(0.1, 0.45), rng.uniform(2.0, 4.0)
@@ -32,6 +33,7 @@ def draw_view(rng: Rng, height: int, width: int) -> View:
 
 
 def draw_clutter(rng: Rng, crowd: Crowd) -> tuple[Clutter, ...]:
+    """Poles, trees, fences and the like, and the wind that bends them."""
     things = []
     wind = rng.uniform(0.005, 0.05) if rng.random() < 0.45 else 0.0
     for _ in range(int(rng.choice([0, 1, 2, 4, 7], p=[0.25, 0.2, 0.25, 0.2, 0.1]))):
@@ -67,6 +69,7 @@ def draw_clutter(rng: Rng, crowd: Crowd) -> tuple[Clutter, ...]:
 
 
 def draw_camera(rng: Rng, height: int) -> Camera:
+    """How the camera moves: still, shaking, panning, zooming or carried."""
     phases = tuple(rounded(value) for value in rng.uniform(0, 2 * math.pi, 6))
     draw, unit = rng.random(), height / REFERENCE_ROWS
     if draw < 0.52:
@@ -109,6 +112,7 @@ def draw_camera(rng: Rng, height: int) -> Camera:
 
 
 def draw_light(rng: Rng, night: float, duration: float) -> Light:
+    """Sun, shadows, clouds, flicker and changes of the light over the scene."""
     sunny = rng.random() < 0.45 and not night
     return Light(
         sun=(rounded(rng.uniform(-1.6, 1.6)), rounded(rng.uniform(-1.2, 1.2))),
@@ -126,6 +130,7 @@ def draw_light(rng: Rng, night: float, duration: float) -> Light:
 
 
 def draw_look(rng: Rng, night: float, height: int) -> Look:
+    """What lens, sensor, compression and overlay make of the picture."""
     draw = rng.random()
     saturation = 0.0 if draw < 0.07 else rng.uniform(0.25, 0.8) if draw < 0.55 else rng.uniform(0.8, 1.25)
     warm, green = rng.normal(0, 0.07), rng.normal(0, 0.03)

@@ -18,6 +18,7 @@ from model.cues import CueState, clip_cues
 from model.training.data import canvas, sensor
 from model.training.data.backgrounds import cloud_noise, colour_noise, dead_leaves
 from model.training.data.clip import TrainingClip
+from model.training.data.instances import draw_window, instance_masks
 from model.training.data.palette import any_colour
 from model.training.data.scenes import Light
 from model.training.data.sprite_scenes import (
@@ -29,14 +30,12 @@ from model.training.data.sprite_scenes import (
     sprite_turn,
 )
 
-__all__ = ["SpriteClips", "SpriteRenderer", "instance_masks"]
+__all__ = ["SpriteClips", "SpriteRenderer"]
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.uint16]
 Rng = np.random.Generator
 
-MIN_VISIBLE = 12
-"""An instance with fewer visible pixels than this in every frame of a clip is left out."""
 
 _LEVELS = (16, 32, 64, 128, 192, 384)
 """Sides of the drawn sprites; the circle around the shape touches them."""
@@ -136,7 +135,7 @@ class SpriteClips:
         elif self.cues:
             planes = clip_cues(self.cues, image, first=start, num_frames=num_frames, fps=scene.fps)
         if self.crop is not None:
-            rows, columns = _draw_crop(rng, ids, self.crop)
+            rows, columns = draw_window(rng, ids, self.crop)
             images, ids = images[:, rows, columns], ids[:, rows, columns]
             planes = None if planes is None else planes[..., rows, columns]
         masks, labels = instance_masks(ids, np.array([actor.label for actor in scene.actors], np.int64))
@@ -146,29 +145,6 @@ class SpriteClips:
             labels=labels,
             cues=None if planes is None else np.ascontiguousarray(planes),
         )
-
-
-def instance_masks(ids: Ids, labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(N, T, H, W) masks and (N,) labels out of identities (T, H, W), i + 1 having labels[i].
-
-    Those with too few visible pixels in every frame are left out.
-    """
-    areas = np.stack([np.bincount(frame.ravel(), minlength=len(labels) + 1) for frame in ids])
-    kept = [number for number in range(1, len(labels) + 1) if areas[:, number].max() >= MIN_VISIBLE]
-    masks = np.stack([ids == number for number in kept]) if kept else np.zeros((0, *ids.shape), np.bool_)
-    return masks, labels[np.array(kept, np.int64) - 1]
-
-
-def _draw_crop(rng: Rng, ids: Ids, crop: tuple[int, int]) -> tuple[slice, slice]:
-    """A window that holds a random visible pixel; anywhere by chance, or where nothing is visible."""
-    height, width = ids.shape[1:]
-    top, left = int(rng.integers(0, height - crop[0] + 1)), int(rng.integers(0, width - crop[1] + 1))
-    seen = np.argwhere(ids > 0)
-    if len(seen) and rng.random() < 0.9:
-        _, row, column = seen[int(rng.integers(len(seen)))]
-        top = int(np.clip(row - rng.uniform(0.2, 0.8) * crop[0], 0, height - crop[0]))
-        left = int(np.clip(column - rng.uniform(0.2, 0.8) * crop[1], 0, width - crop[1]))
-    return slice(top, top + crop[0]), slice(left, left + crop[1])
 
 
 def _background(scene: SpriteScene) -> Bytes:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import CUE_PLANES
-from model.cues import clip_cues
+from model.cues import clip_cues, mirrored_planes
 from model.training.data.backgrounds import list_photos
 from model.training.data.clip import TrainingClip
 from model.training.data.crowd import REFERENCE_ROWS, Crowd, draw_seed, ground_range, rounded
+from model.training.data.instances import draw_window, instance_masks
 from model.training.data.render import SceneRenderer
 from model.training.data.scenes import Backdrop, Scene
 from model.training.data.setting import draw_camera, draw_clutter, draw_light, draw_look, draw_view
@@ -31,8 +32,6 @@ _CUE_DROPPED = 0.15
 _COLD = 0.12
 """Part of the clips that start anywhere, also before the background is warm."""
 _WARM_SECONDS = 1.1
-_MIN_VISIBLE = 12
-"""An instance with fewer visible pixels than this in every frame of a clip is left out."""
 
 
 def draw_scene(
@@ -147,52 +146,16 @@ class StreetClips:
             num_planes = sum(CUE_PLANES[cue] for cue in self.cues)
             planes = np.zeros((num_frames, num_planes, *ids.shape[1:]), np.float32)
         if self.crop is not None:
-            rows, columns = _draw_crop(rng, ids, self.crop)
+            rows, columns = draw_window(rng, ids, self.crop)
             images, ids = images[:, rows, columns], ids[:, rows, columns]
             planes = None if planes is None else planes[:, :, rows, columns]
         if rng.random() < 0.5:
             images, ids = images[:, :, ::-1], ids[:, :, ::-1]
-            planes = None if planes is None else _mirrored(planes, self.cues)
-        masks, labels = _instances(ids, scene)
+            planes = None if planes is None else mirrored_planes(planes, self.cues)
+        masks, labels = instance_masks(ids, np.array([actor.label for actor in scene.actors], np.int64))
         return TrainingClip(
             images=np.ascontiguousarray(images),
             masks=masks,
             labels=labels,
             cues=None if planes is None else np.ascontiguousarray(planes),
         )
-
-
-def _mirrored(planes: NDArray[np.float32], cues: tuple[str, ...]) -> NDArray[np.float32]:
-    """The planes (T, R, H, W) of the mirrored frames: flow to the right becomes flow to the left."""
-    signs: list[float] = []
-    for cue in cues:
-        signs += [-1.0, 1.0] if cue == "flow" else [1.0] * CUE_PLANES[cue]
-    return planes[..., ::-1] * np.array(signs, np.float32)[:, None, None]
-
-
-def _draw_crop(
-    rng: np.random.Generator, ids: NDArray[np.uint16], crop: tuple[int, int]
-) -> tuple[slice, slice]:
-    """A window around a pixel of some instance; anywhere by chance or where nobody is."""
-    height, width = ids.shape[1:]
-    top, left = int(rng.integers(0, height - crop[0] + 1)), int(rng.integers(0, width - crop[1] + 1))
-    present = np.unique(ids)
-    present = present[present > 0]
-    if len(present) and rng.random() < 0.93:
-        places = np.argwhere(ids == rng.choice(present))
-        _, row, column = places[int(rng.integers(0, len(places)))]
-        top = int(np.clip(row - rng.uniform(0.2, 0.8) * crop[0], 0, height - crop[0]))
-        left = int(np.clip(column - rng.uniform(0.2, 0.8) * crop[1], 0, width - crop[1]))
-    return slice(top, top + crop[0]), slice(left, left + crop[1])
-
-
-def _instances(ids: NDArray[np.uint16], scene: Scene) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(N, T, H, W) masks and (N,) labels of those with enough visible pixels in some frame."""
-    kept = [
-        identity
-        for identity in np.unique(ids)
-        if identity > 0 and int((ids == identity).sum(axis=(1, 2)).max()) >= _MIN_VISIBLE
-    ]
-    masks = np.stack([ids == identity for identity in kept]) if kept else np.zeros((0, *ids.shape), bool)
-    labels = np.array([scene.actors[int(identity) - 1].label for identity in kept], np.int64)
-    return masks, labels

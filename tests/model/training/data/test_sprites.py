@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from model.class_lists import categories
 from model.cues import CueState
+from model.training.data.instances import instance_masks
 from model.training.data.scenes import Look
 from model.training.data.sprite_scenes import (
     CLASSES,
@@ -30,7 +31,7 @@ from model.training.data.sprite_scenes import (
     sprite_position,
     sprite_turn,
 )
-from model.training.data.sprites import SpriteClips, SpriteRenderer, instance_masks
+from model.training.data.sprites import SpriteClips, SpriteRenderer
 
 ROOT = Path(__file__).resolve().parents[4]
 SCENES = [draw_sprite_scene(seed) for seed in range(150)]

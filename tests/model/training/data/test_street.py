@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import cv2
@@ -202,14 +201,3 @@ def test_contact_sheet_shows_every_clip(tmp_path: Path) -> None:
     assert sheet.shape == (2 * (48 + 4), 2 * (3 * 80 + 4), 3)
     with pytest.raises(OSError, match="sheet"):
         contact_sheet(source, tmp_path / "none" / "sheet.png", num_clips=1)
-
-
-def test_speed_of_rendering_is_shown() -> None:
-    """Printed, not asserted: see `pytest -s`."""
-    source = StreetClips(0, cues=())
-    renderers = [SceneRenderer(source.scene(index)) for index in range(6)]
-    begin = time.process_time()
-    for renderer in renderers:
-        for frame in range(10, 14):
-            renderer(frame)
-    print(f"{(time.process_time() - begin) / 24 * 1000:.1f} ms of one core a frame of 192 × 320")
