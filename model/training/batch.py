@@ -118,8 +118,10 @@ def batches(
     if num_workers == 0:
         threads = torch.get_num_threads()
         for index in range(len(data)):
-            made = data[index]
-            torch.set_num_threads(threads)
+            try:
+                made = data[index]
+            finally:  # a source that fails must not leave the caller with one thread
+                torch.set_num_threads(threads)
             yield made
         return
     # Workers are started afresh: a forked child of a process that holds OpenMP threads may hang. The loader
