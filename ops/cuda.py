@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
+from ops.check import compare_with_portable
 from ops.launch import KERNEL_SOURCE, DeformAttnConfig, Launch, Pass, plan_deform_attn
-from ops.reference import level_sizes
 
 __all__ = ["CupyCompiler", "DeformAttnKernels", "deform_attn_backward_cuda", "deform_attn_cuda", "kernels"]
 
@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 Run = Callable[[int, tuple[int, ...], tuple[int, ...]], None]
 """Launches a kernel on the current stream of its device: (blocks, addresses, ints)."""
-
-_CHECK_TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Norm of the error against float64, relative: a few roundings of the type."""
 
 _MAX_INDEX = 2**31
 
@@ -275,41 +272,23 @@ def _backward(
 
 
 def _check(found: tuple[Launch, Run], device: torch.device) -> None:
-    """Compare a kernel with the portable form in float64 on the CPU; levels go down to a pixel.
-
-    Raises ArithmeticError where they differ by more than rounding.
-    """
+    """Compare a kernel with the portable form. Raises ArithmeticError where they differ by more than rounding."""
     config = found[0].config
-    L, K, M, D = config.num_levels, config.num_points, config.num_heads, config.head_dim
-    B, Q, size0 = 2, 19, (9, 6)
-    generator = torch.Generator().manual_seed(0)
-    S = sum(height * width for height, width in level_sizes(*size0, num_levels=L))
-
-    def random(*shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.randn(*shape, generator=generator, device="cpu").to(dtype)
-
-    value = random(B, S, M, D, dtype=config.value)
-    sampling = random(B, Q, 3 * M * L * K, dtype=config.sampling)
-    points = (B, Q, L, config.coordinates) if config.per_level else (B, Q, config.coordinates)
-    reference = torch.rand(points, generator=generator, device="cpu").to(config.reference)
-    tensors = (value.to(device), sampling.to(device), reference.to(device))
-    exact = (value.double(), sampling.double(), reference.double())
-    got: tuple[Tensor, ...]
-    wanted: tuple[Tensor, ...]
-    if found[0].kernel == "forward":
-        got, wanted = (_forward(found, tensors, size0),), (deform_attn_bag(*exact, *size0, L, K),)
-    else:
-        grad = random(B, Q, M * D, dtype=config.value)
-        got = _backward(found, grad.to(device), tensors, size0)
-        wanted = deform_attn_backward_bag(grad.double(), *exact, *size0, L, K)
-    tolerance = max(_CHECK_TOLERANCE[t] for t in (config.value, config.sampling, config.reference))
-    for index, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
-        error = float((ours.cpu().double() - theirs).norm() / theirs.norm())  # once a kernel, so it may wait
-        if not error <= tolerance:
-            raise ArithmeticError(
-                f"output {index} differs from the portable form by {error:.1e} of its norm, "
-                f"allowed {tolerance:.0e}"
-            )
+    one = found[0].kernel == "forward"
+    compare_with_portable(
+        (lambda *tensors: _forward(found, tensors[:3], tensors[3:5])) if one else None,
+        None if one else (lambda grad, *tensors: _backward(found, grad, tensors[:3], tensors[3:5])),
+        dtype=config.value,
+        sampling=config.sampling,
+        reference=config.reference,
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        num_levels=config.num_levels,
+        num_points=config.num_points,
+        coordinates=config.coordinates,
+        per_level=config.per_level,
+        device=device,
+    )
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.cuda import deform_attn_backward_cuda, deform_attn_cuda
+from ops.native import deform_attn_backward_cpu, deform_attn_cpu
 
 __all__ = ["deform_attn"]
 
@@ -27,6 +28,8 @@ _library.define(f"deform_attn({_ARGUMENTS}) -> Tensor")
 _library.define(f"deform_attn_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 _library.impl("deform_attn", deform_attn_bag, "CompositeExplicitAutograd")
 _library.impl("deform_attn_backward", deform_attn_backward_bag, "CompositeExplicitAutograd")
+_library.impl("deform_attn", deform_attn_cpu, "CPU")
+_library.impl("deform_attn_backward", deform_attn_backward_cpu, "CPU")
 _library.impl("deform_attn", deform_attn_cuda, "CUDA")
 _library.impl("deform_attn_backward", deform_attn_backward_cuda, "CUDA")
 

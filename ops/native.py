@@ -1,0 +1,211 @@
+"""The CPU kernel of `vis::deform_attn` at work: compiled once by the machine's C++ compiler, checked, called.
+
+The kernel is `ops/kernels/deform_attn.cpp`; the library is kept on disk and found there by later processes. No
+kernel is needed for a result: where there is no compiler, or it fails, that is said once and the portable form
+of `ops.bag` runs. Threads are torch's own: the code has no OpenMP runtime but the one that torch has loaded
+(two of them would fight for the cores).
+
+Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.bag import deform_attn_backward_bag, deform_attn_bag
+from ops.check import compare_with_portable
+
+__all__ = ["NativeKernels", "deform_attn_backward_cpu", "deform_attn_cpu", "native_kernels"]
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "MSSTS_NATIVE"
+"""Environment variable; 0 leaves the CPU kernel out."""
+
+SOURCE = Path(__file__).parent / "kernels" / "deform_attn.cpp"
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
+_COMPILERS = ("g++", "c++", "clang++")
+_COMPILE_SECONDS = 120
+_MAX_SAMPLES, _MAX_LEVELS = 64, 16
+"""What the code has room for (`kMaxSamples`, `kMaxLevels`)."""
+
+_C_NAMES = {torch.float32: "float", torch.float64: "double"}
+
+
+class NativeKernels:
+    """The compiled library. Results do not depend on the number of threads, to the bit."""
+
+    def __init__(self, library: Path) -> None:
+        """Raises OSError for a library that cannot be loaded."""
+        self._library = ctypes.CDLL(str(library))
+
+    def forward(
+        self,
+        value: Tensor,
+        sampling: Tensor,
+        reference: Tensor,
+        height0: int,
+        width0: int,
+        num_levels: int,
+        num_points: int,
+    ) -> Tensor:
+        """As `ops.deform_attn`, for `usable` arguments."""
+        tensors = _same_dtype(value, sampling, reference)
+        B, Q = sampling.shape[:2]
+        result = torch.empty(B, Q, value.shape[2] * value.shape[3], dtype=tensors[0].dtype)
+        self._call("forward", (result, *tensors), tensors, (height0, width0, num_levels, num_points))
+        return result.to(value.dtype)
+
+    def backward(
+        self,
+        grad: Tensor,
+        value: Tensor,
+        sampling: Tensor,
+        reference: Tensor,
+        height0: int,
+        width0: int,
+        num_levels: int,
+        num_points: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of value, sampling and reference, for `usable` arguments."""
+        tensors = _same_dtype(value, sampling, reference)
+        outputs = (torch.zeros_like(tensors[0]), torch.empty_like(tensors[1]), torch.empty_like(tensors[2]))
+        grad = grad.to(tensors[0].dtype).contiguous()
+        self._call(
+            "backward", (*outputs, grad, *tensors), tensors, (height0, width0, num_levels, num_points)
+        )
+        return (
+            outputs[0].to(value.dtype),
+            outputs[1].to(sampling.dtype),
+            outputs[2].to(reference.dtype),
+        )
+
+    def _call(
+        self,
+        kernel: str,
+        arguments: tuple[Tensor, ...],
+        tensors: tuple[Tensor, Tensor, Tensor],
+        geometry: tuple[int, int, int, int],
+    ) -> None:
+        value, sampling, reference = tensors
+        numbers = (
+            *value.shape,
+            sampling.shape[1],
+            *geometry,
+            reference.shape[-1],
+            int(reference.dim() == 4),
+        )
+        function = self._library[f"deform_attn_{kernel}_{_C_NAMES[value.dtype]}"]
+        failed = function(
+            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in arguments),
+            (ctypes.c_int64 * len(numbers))(*numbers),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        if failed:
+            raise RuntimeError(f"the CPU kernel of deform_attn has no room for {numbers}")
+
+
+def usable(reference: Tensor, num_levels: int, num_points: int) -> bool:
+    """Whether the kernel has room for the samples of a head."""
+    return num_levels <= _MAX_LEVELS and num_levels * num_points <= _MAX_SAMPLES and reference.numel() > 0
+
+
+def _same_dtype(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Contiguous tensors of the type that positions are computed in."""
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    value, sampling, reference = (tensor.to(dtype).contiguous() for tensor in tensors)
+    return value, sampling, reference
+
+
+def _instruction_flags() -> tuple[str, ...]:
+    """What torch itself uses of this CPU (ATEN_CPU_CAPABILITY limits both): 256-bit vectors at most."""
+    return ("-mavx2", "-mfma") if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else ()
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: `$XDG_CACHE_HOME/mssts-stream` or `~/.cache/mssts-stream`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mssts-stream"
+
+
+def build(folder: Path) -> Path:
+    """The library in `folder`, compiled if it is not there yet (3 s).
+
+    Raises RuntimeError with the remedy where there is no compiler, OSError where the folder cannot be written,
+    subprocess.SubprocessError where the compiler fails.
+    """
+    flags = (*_FLAGS, *_instruction_flags())
+    name = hashlib.sha256(SOURCE.read_bytes() + " ".join((*flags, platform.machine())).encode()).hexdigest()
+    library = folder / f"deform_attn-{name[:16]}.so"
+    if library.is_file():
+        return library
+    chosen = os.environ.get("CXX")
+    compiler = chosen or next(filter(shutil.which, _COMPILERS), None)
+    if compiler is None:
+        raise RuntimeError("no C++ compiler; install g++, or name one in CXX")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / "deform_attn.o"
+        # Linked without -fopenmp: its symbols are those of the runtime that torch has loaded.
+        _run([*compiler.split(), *flags, "-c", str(SOURCE), "-o", str(made)])
+        linked = made.with_suffix(".so")
+        _run([*compiler.split(), "-shared", str(made), "-o", str(linked)])
+        os.replace(linked, library)
+    return library
+
+
+def _run(command: list[str]) -> None:
+    """Raises subprocess.SubprocessError with the end of what the compiler said."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-3:]
+        raise subprocess.SubprocessError(f"{command[0]} ended with {done.returncode}: {' '.join(said)}")
+
+
+def load(folder: Path) -> NativeKernels:
+    """Build, load and compare with the portable form. Raises what `build` raises, and ArithmeticError."""
+    kernels = NativeKernels(build(folder))
+    for dtype in (torch.float32, torch.float64):
+        compare_with_portable(kernels.forward, kernels.backward, dtype=dtype, num_heads=2, head_dim=24)
+    return kernels
+
+
+@lru_cache(maxsize=1)
+def native_kernels() -> NativeKernels | None:
+    """The CPU kernels; None, said once, where they cannot be had or `MSSTS_NATIVE=0` leaves them out."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        return load(cache_folder())
+    except (RuntimeError, OSError, subprocess.SubprocessError, ArithmeticError) as exc:
+        logger.warning("no compiled CPU operator, deform_attn runs in its portable form: %s", exc)
+        return None
+
+
+def deform_attn_cpu(*arguments: Any) -> Tensor:
+    """Forward of `vis::deform_attn` on a CPU: the kernel where it is usable, else the portable form."""
+    value, _, reference, _, _, num_levels, num_points = arguments
+    kernels = native_kernels()
+    if kernels is None or not value.numel() or not usable(reference, num_levels, num_points):
+        return deform_attn_bag(*arguments)
+    return kernels.forward(*arguments)
+
+
+def deform_attn_backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward of `vis::deform_attn` on a CPU: the kernel where it is usable, else the portable form."""
+    _, value, _, reference, _, _, num_levels, num_points = arguments
+    kernels = native_kernels()
+    if kernels is None or not value.numel() or not usable(reference, num_levels, num_points):
+        return deform_attn_backward_bag(*arguments)
+    return kernels.backward(*arguments)
