@@ -1,4 +1,4 @@
-"""A kernel of `vis::deform_attn` beside the portable form, on random input: what each one is asked before use.
+"""A kernel of `vis::deform_attn` beside the portable form, on random input: what each is asked before use.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """
@@ -64,9 +64,7 @@ def compare_with_portable(
         )
 
 
-def _compare(
-    got: tuple[Tensor | None, ...] | None, wanted: tuple[Tensor, ...], tolerance: float
-) -> None:
+def _compare(got: tuple[Tensor | None, ...] | None, wanted: tuple[Tensor, ...], tolerance: float) -> None:
     if got is None:
         raise ArithmeticError("there is no result to compare with the portable form")
     for index, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):

@@ -272,7 +272,7 @@ def _backward(
 
 
 def _check(found: tuple[Launch, Run], device: torch.device) -> None:
-    """Compare a kernel with the portable form. Raises ArithmeticError where they differ by more than rounding."""
+    """Compare a kernel with the portable form. Raises ArithmeticError where they differ."""
     config = found[0].config
     one = found[0].kernel == "forward"
     compare_with_portable(

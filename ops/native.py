@@ -1,8 +1,8 @@
 """The CPU kernel of `vis::deform_attn` at work: compiled once by the machine's C++ compiler, checked, called.
 
-The kernel is `ops/kernels/deform_attn.cpp`; the library is kept on disk and found there by later processes. No
-kernel is needed for a result: where there is no compiler, or it fails, that is said once and the portable form
-of `ops.bag` runs. Threads are torch's own: the code has no OpenMP runtime but the one that torch has loaded
+The kernel is `ops/kernels/deform_attn.cpp`; the library is kept on disk and found there by later processes.
+No kernel is needed for a result: where there is no compiler, or it fails, that is said once and the portable
+form of `ops.bag` runs. Threads are torch's own: the code has no OpenMP runtime but the one that torch has loaded
 (two of them would fight for the cores).
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
@@ -82,9 +82,7 @@ class NativeKernels:
         tensors = _same_dtype(value, sampling, reference)
         outputs = (torch.zeros_like(tensors[0]), torch.empty_like(tensors[1]), torch.empty_like(tensors[2]))
         grad = grad.to(tensors[0].dtype).contiguous()
-        self._call(
-            "backward", (*outputs, grad, *tensors), tensors, (height0, width0, num_levels, num_points)
-        )
+        self._call("backward", (*outputs, grad, *tensors), tensors, (height0, width0, num_levels, num_points))
         return (
             outputs[0].to(value.dtype),
             outputs[1].to(sampling.dtype),
@@ -142,8 +140,8 @@ def cache_folder() -> Path:
 def build(folder: Path) -> Path:
     """The library in `folder`, compiled if it is not there yet (3 s).
 
-    Raises RuntimeError with the remedy where there is no compiler, OSError where the folder cannot be written,
-    subprocess.SubprocessError where the compiler fails.
+    Raises RuntimeError with the remedy where there is no compiler, OSError where the folder cannot be
+    written, subprocess.SubprocessError where the compiler fails.
     """
     flags = (*_FLAGS, *_instruction_flags())
     name = hashlib.sha256(SOURCE.read_bytes() + " ".join((*flags, platform.machine())).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,11 +83,21 @@ def clip_source(run: TrainingOptions, stage: Stage, folder: Path) -> ClipSource:
     )
 
 
-def _street(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
+def _street(
+    run: TrainingOptions, seed: int, crop: Crop, *, close: float = 0.0, walkers: bool = True
+) -> ClipSource:
     from model.training.data.street import StreetClips
 
     config = run.model_config
-    return StreetClips(seed=seed, height=config.height, width=config.width, cues=config.cues, crop=crop)
+    return StreetClips(
+        seed=seed,
+        height=config.height,
+        width=config.width,
+        cues=config.cues,
+        crop=crop,
+        close=close,
+        walkers=walkers,
+    )
 
 
 def _sprites(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
@@ -100,6 +111,8 @@ def _sprites(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
 
 SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {
     "street": _street,
+    "street_close": partial(_street, close=0.3),
+    "street_without_walkers": partial(_street, walkers=False),
     "sprites": _sprites,
 }
 

@@ -110,7 +110,8 @@ class TrainingOptions:
     stages: tuple[Stage, ...]
     """Stages in order."""
     data: str = "street"
-    """Set of clips: street, sprites, or a YouTube-VIS JSON file."""
+    """Set of clips: street, street_close (three tenths of them through a longer lens),
+    street_without_walkers, sprites, or a YouTube-VIS JSON file."""
     images: str | None = None
     """Folder that a JSON file's file_names start from; None: its own, or `images` or `JPEGImages` in it."""
     sampling: Sampling = "consecutive"
@@ -125,6 +126,9 @@ class TrainingOptions:
     """A .safetensors file of the same network to start from, `default`: those that ship; None: random."""
     precision: Precision = "fp32"
     """Arithmetic of the forward pass on a GPU that has it; a CPU trains in fp32 unless bf16 is asked."""
+    dropout: float | None = None
+    """Dropout of this run in place of the network's: a short run on rendered clips fits too little, not too
+    much, and drawing the noise takes a tenth of a CPU's step. None: the network's."""
     ema_decay: float = 0.998
     """Decay of the average of the weights, which is what is shipped; it begins faster."""
     checkpoint_seconds: float = 60.0
@@ -147,6 +151,10 @@ class TrainingOptions:
             raise ValueError(f"stages.name: {names} must differ")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision: {self.precision!r} is not one of {get_args(Precision)}")
+        if self.dropout is not None:
+            _check_number(self.dropout, "dropout")
+            if not self.dropout < 1:
+                raise ValueError(f"dropout: {self.dropout} must be in [0, 1)")
         _check_number(self.ema_decay, "ema_decay")
         if not self.ema_decay < 1:
             raise ValueError(f"ema_decay: {self.ema_decay} must be in [0, 1)")

@@ -77,6 +77,10 @@ class Trainer:
         self.step = 0
         self.stage_index = 0
         self.network = _initial_network(options).to(self.device).train()
+        if options.dropout is not None:
+            for module in self.network.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = options.dropout
         torch.manual_seed(options.seed + 1 + self.rank)
         self.auxiliary = Auxiliary(options.model_config).to(self.device)
         with_judge = any(stage.separability_weight for stage in options.stages)
@@ -306,12 +310,13 @@ class Trainer:
     def _update_average(self) -> None:
         count = self.total_steps + 1
         decay = min(self.options.ema_decay, (1 + count) / (10 + count))
-        for name, value in self.network.state_dict().items():
-            kept = self.average[name]
-            if kept.is_floating_point():
-                kept.lerp_(value, 1 - decay)
-            else:
-                kept.copy_(value)
+        values = self.network.state_dict()
+        moving = [name for name, kept in self.average.items() if kept.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[name] for name in moving], [values[name] for name in moving], 1 - decay
+        )
+        for name in self.average.keys() - set(moving):
+            self.average[name].copy_(values[name])
 
     def _make_optimizer(self, stage: Stage) -> torch.optim.AdamW:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -328,7 +333,8 @@ class Trainer:
             [
                 {"params": parameters, "lr": 0.0, "peak": stage.learning_rate * factor, "weight_decay": decay}
                 for (factor, decay), parameters in groups.items()
-            ]
+            ],
+            fused=True,
         )
 
     def _make_judge_optimizer(self) -> torch.optim.Adam | None:

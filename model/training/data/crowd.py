@@ -53,13 +53,16 @@ class Crowd:
         self.far, self.near = ground_range(view, height)
         self.actors: list[Actor] = []
 
-    def fill(self) -> None:
-        """Draw everybody."""
+    def fill(self, *, walkers: bool = True) -> None:
+        """Draw everybody, or everybody who is not on foot."""
         rng = self.rng
         if rng.random() < 0.015:
             return
         wanted = int(min(16, 1 + rng.poisson(float(rng.choice([2.0, 5.0, 9.0])))))
         theme = rng.dirichlet((3.5, 1.0, 1.7, 0.4, 0.45))
+        if not walkers:
+            theme[0] = 0.0
+            theme /= theme.sum()
         while len(self.actors) < wanted:
             group = str(rng.choice(["walker", "rider", "vehicle", "animal", "blob"], p=theme))
             if group == "walker":

@@ -8,6 +8,7 @@ compression of cheap sensors. Source: ours.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ _CUE_DROPPED = 0.15
 _COLD = 0.12
 """Part of the clips that start anywhere, also before the background is warm."""
 _WARM_SECONDS = 1.1
+_CLOSE_LOG_ZOOM = (math.log(1.5), math.log(3.5))
 
 
 def draw_scene(
@@ -42,8 +44,12 @@ def draw_scene(
     num_frames: int = _SCENE_FRAMES,
     fps: float | None = None,
     photos: tuple[str, ...] = (),
+    walkers: bool = True,
 ) -> Scene:
-    """The street scene of a seed. `photos` are the names of photographs that backgrounds may show."""
+    """The street scene of a seed. `photos` are the names of photographs that backgrounds may show.
+
+    walkers=False draws nobody on foot: what a network learns of people without them is measured so.
+    """
     rng = np.random.default_rng(seed)
     rate = float(rng.choice(_FPS)) if fps is None else fps
     duration = num_frames / rate
@@ -67,7 +73,7 @@ def draw_scene(
         photo=photo if kind == "photo" else "",
     )
     crowd = Crowd(rng, view=view, height=height, width=width, duration=duration, road=road, depth=depth)
-    crowd.fill()
+    crowd.fill(walkers=walkers)
     return Scene(
         seed=seed,
         height=height,
@@ -90,7 +96,10 @@ class StreetClips:
     `cues` names the planes of model.cues that each clip carries; 15 % of the clips carry zeros. `crop`
     (h, w) cuts the same window out of all frames, mostly one with somebody in it; sizes stay those of
     height × width. `photos` is a folder of photographs that some backgrounds show; None renders without.
-    Raises ValueError where the crop is larger than the picture.
+    `close` is the part of the scenes that is filmed through a longer lens: what stands near the middle fills
+    the picture. `walkers` as in `draw_scene`. The frozen sets have neither.
+
+    Raises ValueError where the crop is larger than the picture, or `close` no part.
     """
 
     def __init__(
@@ -102,23 +111,34 @@ class StreetClips:
         cues: tuple[str, ...] = ("background",),
         crop: tuple[int, int] | None = None,
         photos: Path | None = None,
+        close: float = 0.0,
+        walkers: bool = True,
     ) -> None:
+        if not 0 <= close <= 1:
+            raise ValueError(f"close {close} must be in [0, 1]")
         if crop is not None and not (0 < crop[0] <= height and 0 < crop[1] <= width):
             raise ValueError(f"crop {crop} must fit into the picture {(height, width)}")
         self.seed, self.height, self.width = seed, height, width
         self.cues, self.crop, self.photos = cues, crop, photos
+        self.close, self.walkers = close, walkers
         self._names = list_photos(photos) if photos is not None else ()
 
     def scene(self, index: int, *, num_frames: int = _SCENE_FRAMES) -> Scene:
         """The scene that clip `index` is cut out of."""
         entropy = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0]
-        return draw_scene(
+        scene = draw_scene(
             int(entropy >> np.uint64(1)),
             height=self.height,
             width=self.width,
             num_frames=num_frames,
             photos=self._names,
+            walkers=self.walkers,
         )
+        rng = np.random.default_rng((self.seed, index, 2))
+        if rng.random() < self.close:
+            zoom = rounded(scene.camera.zoom * math.exp(rng.uniform(*_CLOSE_LOG_ZOOM)))
+            scene = replace(scene, camera=replace(scene.camera, zoom=zoom))
+        return scene
 
     def __call__(self, index: int, *, num_frames: int) -> TrainingClip:
         if num_frames < 1:

@@ -76,6 +76,7 @@ def changed(*, in_stage: bool = False, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
+        ({"dropout": 1}, r"dropout: 1 must be in \[0, 1\)"),
         ({"seeed": 1}, r"unknown field seeed; did you mean 'seed'\?"),
         ({"zzz": 1}, r"unknown field zzz$"),
         ({"stages": []}, "at least one stage is needed"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from support.training_runs import stage, state_tensors, tiny_options, toy_clips, trainer
+from torch import nn
 
 from model.checkpoint import save_weights
 from model.errors import CheckpointError, ModelError
@@ -351,6 +352,14 @@ def test_a_run_may_start_from_weights_of_the_same_network(tmp_path: Path) -> Non
     other = tiny_options(initial_weights=str(file), network={"num_queries": 7})
     with pytest.raises(CheckpointError, match="num_queries: 7 was asked for"):
         trainer(other, tmp_path / "other")
+
+
+def test_a_run_may_have_its_own_dropout(tmp_path: Path) -> None:
+    run = trainer(tiny_options(network=NETWORK, dropout=0.0), tmp_path)
+    drops = [module for module in run.network.modules() if isinstance(module, nn.Dropout)]
+    assert drops
+    assert all(module.p == 0.0 for module in drops)
+    assert run.options.model_config.dropout == 0.2
 
 
 def test_options_and_sources_belong_together(tmp_path: Path) -> None:

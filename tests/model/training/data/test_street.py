@@ -176,6 +176,7 @@ def test_photographs_are_shown_where_a_folder_is_given(tmp_path: Path) -> None:
     [
         (lambda path: StreetClips(crop=(300, 20)), "crop"),
         (lambda path: StreetClips(photos=path), "no photographs"),
+        (lambda path: StreetClips(close=1.5), "close"),
         (lambda path: StreetClips()(0, num_frames=0), "num_frames"),
     ],
 )
@@ -201,3 +202,19 @@ def test_contact_sheet_shows_every_clip(tmp_path: Path) -> None:
     assert sheet.shape == (2 * (48 + 4), 2 * (3 * 80 + 4), 3)
     with pytest.raises(OSError, match="sheet"):
         contact_sheet(source, tmp_path / "none" / "sheet.png", num_clips=1)
+
+
+def test_close_scenes_are_the_same_scenes_through_a_longer_lens() -> None:
+    close, far = StreetClips(3, close=0.5), StreetClips(3)
+    pairs = [(close.scene(index), far.scene(index)) for index in range(60)]
+    zooms = [ours.camera.zoom / theirs.camera.zoom for ours, theirs in pairs]
+    assert 15 < sum(zoom > 1.4 for zoom in zooms) < 45
+    assert all(zoom == 1.0 or 1.4 < zoom < 3.6 for zoom in zooms)
+    assert all(ours.actors == theirs.actors for ours, theirs in pairs)
+
+
+def test_a_set_without_walkers_has_riders_and_vehicles_but_nobody_on_foot() -> None:
+    scenes = [StreetClips(0, walkers=False).scene(index) for index in range(60)]
+    kinds = {actor.kind for scene in scenes for actor in scene.actors}
+    assert "walker" not in kinds
+    assert {"car", "cyclist", "animal"} <= kinds
