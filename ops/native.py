@@ -2,8 +2,8 @@
 
 The kernel is `ops/kernels/deform_attn.cpp`; the library is kept on disk and found there by later processes.
 No kernel is needed for a result: where there is no compiler, or it fails, that is said once and the portable
-form of `ops.bag` runs. Threads are torch's own: the code has no OpenMP runtime but the one that torch has loaded
-(two of them would fight for the cores).
+form of `ops.bag` runs. Threads are torch's own: the code has no OpenMP runtime but the one that torch has
+loaded (two of them would fight for the cores).
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """

@@ -78,9 +78,9 @@ class Trainer:
         self.stage_index = 0
         self.network = _initial_network(options).to(self.device).train()
         if options.dropout is not None:
-            for module in self.network.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = options.dropout
+            for part in self.network.modules():
+                if isinstance(part, nn.Dropout):
+                    part.p = options.dropout
         torch.manual_seed(options.seed + 1 + self.rank)
         self.auxiliary = Auxiliary(options.model_config).to(self.device)
         with_judge = any(stage.separability_weight for stage in options.stages)
