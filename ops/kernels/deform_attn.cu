@@ -1,7 +1,7 @@
 // Multi-scale deformable attention, forward and backward, with softmax and location arithmetic inside.
 //
-// Ours. Formula and layout: ops/deform_attn.py. Header-free, so that NVRTC needs no include path; also
-// compiled by g++ with tests/support/kernel_shim.h, where fibres stand for threads.
+// Ours. Formula and layout: ops/deform_attn.py. Follows numbers.cu in one translation unit. Also compiled by
+// g++ with tests/support/kernel_shim.h, where fibres stand for threads.
 //
 // B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 // A block serves QUERIES queries; D / VECTOR neighbouring threads ("lanes") serve one query and head:
@@ -12,35 +12,6 @@
 // A first corner is clamped into its level, so that every corner is a row of `value`; the hat
 // max(0, 1 - |position - corner|) gives corners outside the level weight 0. Comparisons are written so
 // that a NaN position gives a NaN weight, as in ops/bag.py.
-
-struct half_t { unsigned short bits; };
-struct bfloat16_t { unsigned short bits; };
-
-#ifndef KERNEL_SHIM  // the shim brings its own
-__device__ __forceinline__ float half_to_float(unsigned short bits) {
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(bits));
-    return result;
-}
-
-__device__ __forceinline__ unsigned short float_to_half(float x) {
-    unsigned short result;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(x));
-    return result;
-}
-#endif
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(half_t x) { return half_to_float(x.bits); }
-__device__ __forceinline__ float to_float(bfloat16_t x) { return __uint_as_float((unsigned)x.bits << 16); }
-
-__device__ __forceinline__ void store(float* to, float x) { *to = x; }
-__device__ __forceinline__ void store(half_t* to, float x) { to->bits = float_to_half(x); }
-__device__ __forceinline__ void store(bfloat16_t* to, float x) {
-    // Round to nearest even in integers: the conversion instruction needs sm_80.
-    const unsigned bits = __float_as_uint(x);
-    to->bits = x != x ? 0x7fc0 : (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 template <typename T, int VECTOR>
 struct alignas(sizeof(T) * VECTOR) Pack { T data[VECTOR]; };

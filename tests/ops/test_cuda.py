@@ -40,7 +40,7 @@ def test_without_cupy_the_portable_form_runs_and_the_remedy_is_said_once() -> No
         "assert all(torch.equal(ours, theirs) for ours, theirs in pairs)\n"
     )
     (line,) = done.stderr.splitlines()
-    assert line.startswith("WARNING:ops.cuda:no CUDA kernels, deform_attn runs in its portable form: CuPy is")
+    assert line.startswith("WARNING:ops.cuda:no CUDA kernels, the portable forms run: CuPy is")
     assert "pip install 'mssts-stream[cu12]'" in line
     assert "'mssts-stream[cu13]'" in line
 

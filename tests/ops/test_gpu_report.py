@@ -14,7 +14,8 @@ import pytest
 import torch
 from support.kernel_shim import KernelShim
 
-from ops.cuda import DeformAttnKernels, Run
+from ops.cuda import DeformAttnKernels
+from ops.kernel import Run, Scalar
 from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
@@ -61,21 +62,21 @@ def test_a_right_kernel_passes_its_check(gpu_report: ModuleType, shim: KernelShi
 def skewed(run: Run) -> Run:
     """Reads a narrower level 0 in large pyramids only: the check at the first launch cannot see it."""
 
-    def run_skewed(blocks: int, addresses: tuple[int, ...], ints: tuple[int, ...]) -> None:
-        run(blocks, addresses, (*ints[:4], ints[4] - (ints[4] > 20)))
+    def run_skewed(blocks: int, addresses: tuple[int, ...], scalars: tuple[Scalar, ...]) -> None:
+        run(blocks, addresses, (*scalars[:4], scalars[4] - (scalars[4] > 20)))
 
     return run_skewed
 
 
 def swapped(run: Run) -> Run:
-    return lambda blocks, addresses, ints: run(blocks, addresses, (*ints[:3], ints[4], ints[3]))
+    return lambda blocks, addresses, given: run(blocks, addresses, (*given[:3], given[4], given[3]))
 
 
 @pytest.mark.parametrize(("change", "told"), [(skewed, "error"), (swapped, "why")])
 def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
     gpu_report: ModuleType, shim: KernelShim, change: Callable[[Run], Run], told: str
 ) -> None:
-    def compile_wrongly(launch: Launch, device: torch.device) -> Run:
+    def compile_wrongly(launch: Launch[DeformAttnConfig], device: torch.device) -> Run:
         return change(shim(launch, device))
 
     device = torch.device("cpu")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from support.kernel_shim import KernelShim
+from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin
 from torch import Tensor
 
-from ops.cuda import DeformAttnKernels, Run
-from ops.launch import KERNEL_SOURCE, DeformAttnConfig, Launch, plan_deform_attn
+from ops.cuda import DeformAttnKernels
+from ops.kernel import Run, Scalar
+from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
 from ops.reference import deform_attn_reference, level_sizes
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -205,15 +204,15 @@ def test_a_kernel_that_computes_wrongly_is_switched_off_and_said_once(
 ) -> None:
     one, other = CONFIGS["default model, float32"], CONFIGS["R50, float32, a box"]
 
-    def swapped(launch: Launch, device: torch.device) -> Run:
+    def swapped(launch: Launch[DeformAttnConfig], device: torch.device) -> Run:
         run = shim(launch, device)
         if launch.config == other:
             return run
         # Width for height: what a mistake in the order of arguments would do.
-        return lambda blocks, addresses, ints: run(blocks, addresses, (*ints[:3], ints[4], ints[3]))
+        return lambda blocks, addresses, given: run(blocks, addresses, (*given[:3], given[4], given[3]))
 
     kernels = DeformAttnKernels(swapped)
-    with caplog.at_level(logging.WARNING, logger="ops.cuda"):
+    with caplog.at_level(logging.WARNING, logger="ops.kernel"):
         assert [kernels.forward(*make(one, (5, 3))) for _ in range(3)] == [None] * 3
         assert kernels.forward(*make(other, (5, 3))) is not None
     (record,) = caplog.records
@@ -227,21 +226,21 @@ def test_a_failing_compile_or_launch_switches_that_kernel_off(
     config, uncompilable = CONFIGS["default model, float32"], CONFIGS["odd channels"]
     broken = False
 
-    def fragile(launch: Launch, device: torch.device) -> Run:
+    def fragile(launch: Launch[DeformAttnConfig], device: torch.device) -> Run:
         if launch.config == uncompilable:
             raise OSError("no compiler today")
         run = shim(launch, device)
 
-        def run_or_fail(blocks: int, addresses: tuple[int, ...], ints: tuple[int, ...]) -> None:
+        def run_or_fail(blocks: int, addresses: tuple[int, ...], scalars: tuple[Scalar, ...]) -> None:
             if broken and launch.kernel == "backward":
                 raise OSError("the driver is gone")
-            run(blocks, addresses, ints)
+            run(blocks, addresses, scalars)
 
         return run_or_fail
 
     kernels = DeformAttnKernels(fragile)
     inputs, grad = make(config, (5, 3)), torch.ones(2, 7, 96)
-    with caplog.at_level(logging.WARNING, logger="ops.cuda"):
+    with caplog.at_level(logging.WARNING, logger="ops.kernel"):
         assert kernels.forward(*make(uncompilable, (5, 3))) is None
         assert kernels.backward(grad, *inputs) is not None
         broken = True
@@ -260,7 +259,7 @@ def test_what_has_no_kernel_is_said_once_and_left_to_the_portable_form(
     kernels: DeformAttnKernels, caplog: pytest.LogCaptureFixture
 ) -> None:
     inputs = make(DeformAttnConfig(torch.float64, torch.float64, torch.float64, 2, 4, 2, 2, 2, False), (5, 3))
-    with caplog.at_level(logging.INFO, logger="ops.cuda"):
+    with caplog.at_level(logging.INFO, logger="ops.kernel"):
         assert [kernels.forward(*inputs), kernels.forward(*inputs)] == [None, None]
     (record,) = caplog.records
     assert "no kernel for torch.float64" in record.getMessage()
@@ -277,34 +276,8 @@ def test_deterministic_algorithms_do_without_the_backward_kernel(kernels: Deform
         torch.use_deterministic_algorithms(False)
 
 
-if shutil.which("nvcc"):  # not a skip: where it is missing there is nothing to be tested
-
-    @pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100"])
-    def test_nvcc_builds_cubins_without_spills(architecture: str, tmp_path: Path) -> None:
-        launches = [
-            plan_deform_attn(p, CONFIGS[name])
-            for name in ("default model, float16", "R50, float16, float32 reference", "R50, float32, a box")
-            for p in ("forward", "backward")
-        ]
-        # Taking an instance's address makes the compiler build it.
-        uses = [f"auto* const use_{i} = &{launch.expression};" for i, launch in enumerate(launches)]
-        source = tmp_path / "instances.cu"
-        source.write_text("\n".join([f'#include "{KERNEL_SOURCE}"', *uses]))
-        command = ["nvcc", "-std=c++17", f"-arch={architecture}", "-cubin", "-Xptxas", "-v", "-o"]
-        done = subprocess.run(
-            [*command, tmp_path / "instances.cubin", source],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=110,
-        )
-        lines = done.stderr.splitlines()
-        spills = [line for line in lines if "spill stores" in line]
-        assert len(spills) == len(launches)
-        assert all(line.strip().startswith("0 bytes stack frame, 0 bytes spill stores") for line in spills), (
-            lines
-        )
-        used = sorted(
-            int(line.split(" bytes smem")[0].split()[-1]) for line in lines if " bytes smem" in line
-        )
-        assert used == sorted(launch.shared_bytes for launch in launches)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvcc_builds_cubins_without_spills(architecture: str, tmp_path: Path) -> None:
+    names = ("default model, float16", "R50, float16, float32 reference", "R50, float32, a box")
+    launches = [plan_deform_attn(p, CONFIGS[name]) for name in names for p in ("forward", "backward")]
+    check_cubin(launches, architecture, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ops.launch import KERNEL_SOURCE, DeformAttnConfig, Pass, plan_deform_attn
+from ops.launch import KERNEL_SOURCE, DeformAttnConfig, plan_deform_attn
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 R50 = DeformAttnConfig(F16, F16, F32, 8, 32, 4, 4, 2, False)
@@ -20,9 +20,8 @@ def config(**changes: Any) -> DeformAttnConfig:
 
 def test_r50_in_half_precision_is_a_warp_a_query_with_16_byte_loads() -> None:
     launch = plan_deform_attn("forward", R50)
-    assert launch.vector == 8
     assert launch.alignment == 16
-    assert launch.threads == 32 * launch.queries_per_block == 128
+    assert launch.threads == 32 * launch.per_block == 128
     assert launch.expression == "deform_attn_forward<half_t, half_t, float, 8, 32, 4, 4, 2, false, 8, 4>"
     assert KERNEL_SOURCE.is_file()
 
@@ -37,7 +36,10 @@ def test_blocks_cover_all_queries_and_no_more(num_queries: int, blocks: int) -> 
     [(F32, 32, 4), (F32, 24, 4), (F32, 6, 2), (F32, 7, 1), (BF16, 64, 8), (BF16, 24, 8), (BF16, 12, 4)],
 )
 def test_loads_are_as_wide_as_the_channels_allow(dtype: torch.dtype, head_dim: int, vector: int) -> None:
-    assert plan_deform_attn("forward", config(value=dtype, head_dim=head_dim)).vector == vector
+    assert (
+        plan_deform_attn("forward", config(value=dtype, head_dim=head_dim)).alignment
+        == vector * dtype.itemsize
+    )
 
 
 @pytest.mark.parametrize("kernel", ["forward", "backward"])
@@ -45,20 +47,20 @@ def test_loads_are_as_wide_as_the_channels_allow(dtype: torch.dtype, head_dim: i
 @pytest.mark.parametrize(("num_heads", "head_dim"), [(8, 32), (4, 24), (8, 64), (1, 1), (16, 16)])
 @pytest.mark.parametrize("num_points", [1, 2, 4])
 def test_every_plan_fits_a_block(
-    kernel: Pass, dtype: torch.dtype, num_heads: int, head_dim: int, num_points: int
+    kernel: str, dtype: torch.dtype, num_heads: int, head_dim: int, num_points: int
 ) -> None:
     launch = plan_deform_attn(
         kernel, config(value=dtype, num_heads=num_heads, head_dim=head_dim, num_points=num_points)
     )
-    assert launch.threads == launch.queries_per_block * num_heads * head_dim // launch.vector
-    assert 1 <= launch.threads <= 128 or launch.queries_per_block == 1
+    assert launch.threads == launch.per_block * num_heads * head_dim * dtype.itemsize // launch.alignment
+    assert 1 <= launch.threads <= 128 or launch.per_block == 1
     assert launch.shared_bytes <= 48 * 1024
 
 
 def test_a_block_serves_fewer_queries_where_its_memory_is_short() -> None:
     many = config(num_levels=4, num_points=6)
-    assert plan_deform_attn("backward", many).queries_per_block < 4
-    assert plan_deform_attn("backward", many).queries_per_block >= 1
+    assert plan_deform_attn("backward", many).per_block < 4
+    assert plan_deform_attn("backward", many).per_block >= 1
 
 
 @pytest.mark.parametrize(

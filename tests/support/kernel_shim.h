@@ -12,6 +12,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #define KERNEL_SHIM 1
@@ -104,7 +106,7 @@ static void run_block(int threads, bool backward) {
     }
 }
 
-static void launch(int blocks, int threads, bool backward, const std::function<void()>& kernel) {
+static void run_blocks(int blocks, int threads, bool backward, const std::function<void()>& kernel) {
     if ((int)fibres.size() < threads) fibres.resize(threads);
     body = &kernel;
     for (int block = 0; block < blocks; ++block) {
@@ -113,12 +115,57 @@ static void launch(int blocks, int threads, bool backward, const std::function<v
     }
 }
 
+// Any kernel by addresses and numbers, in the order of its parameters of either kind.
+template <typename P>
+P argument(void* const* pointers, const double* scalars, int index, int pointers_before) {
+    if constexpr (std::is_pointer_v<P>) return (P)pointers[pointers_before];
+    else return (P)scalars[index - pointers_before];
+}
+
+template <typename... P>
+struct Kernel {
+    static constexpr int num_pointers = (0 + ... + std::is_pointer_v<P>), num_scalars = sizeof...(P) - num_pointers;
+
+    // How many of the first `end` parameters are pointers.
+    static constexpr int pointers_before(int end) {
+        constexpr bool kinds[] = {std::is_pointer_v<P>...};
+        int num = 0;
+        for (int i = 0; i < end; ++i) num += kinds[i];
+        return num;
+    }
+
+    template <size_t... I>
+    static void call(void (*kernel)(P...), void* const* pointers, const double* scalars, std::index_sequence<I...>) {
+        kernel(argument<P>(pointers, scalars, (int)I, pointers_before(I))...);
+    }
+};
+
+template <typename... P>
+int launch(void (*kernel)(P...), void* const* pointers, int num_pointers, const double* scalars, int num_scalars,
+           int blocks, int threads, bool backward) {
+    if (num_pointers != Kernel<P...>::num_pointers || num_scalars != Kernel<P...>::num_scalars) return 1;
+    run_blocks(blocks, threads, backward, [&] {
+        Kernel<P...>::call(kernel, pointers, scalars, std::index_sequence_for<P...>());
+    });
+    return 0;
+}
+
 }  // namespace shim
 
 inline void __syncwarp() { shim::pause(shim::Wait::warp); }
 inline void __syncthreads() { shim::pause(shim::Wait::block); }
 inline float __expf(float x) { return std::exp(x); }
 inline void atomicAdd(float* to, float x) { *to += x; }
+inline void atomicMin(int* to, int x) { *to = std::min(*to, x); }
+inline void atomicMax(int* to, int x) { *to = std::max(*to, x); }
+
+using std::max;
+using std::min;
+
+// g++ fuses no multiplication with an addition unless it is told of a processor that can.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 
 inline float __uint_as_float(unsigned bits) {
     float result;
