@@ -1,0 +1,220 @@
+"""`ops.masks.crop_masks` on a GPU: from mask logits to COCO run lengths by a kernel on torch's stream.
+
+The kernel is `ops/kernels/mask_rle.cu`; it takes the steps of `crop_masks` one by one, so that its runs are
+equal to the last one. How it comes to be used, and when not, is `ops.kernel`'s.
+
+N masks of h × w cells.
+"""
+
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.cuda import cupy_compiler
+from ops.kernel import Compiler, KernelTable, Ready
+from ops.launch import MASK_RUNS_HEADER, MaskRunsConfig, plan_mask_runs
+from ops.masks import crop_masks
+from ops.preprocess import Fit, fit_size
+from ops.rle import EMPTY, CropRLE, _write
+
+__all__ = [
+    "CAPACITY",
+    "DeviceRuns",
+    "MaskRunsKernels",
+    "crop_masks_of_tensors",
+    "crops_of_runs",
+    "mask_runs_cuda",
+]
+
+CAPACITY = 4096
+"""Counts of a mask that there is room for, if not told: two a column of a mask as wide as 2K."""
+
+_MAX_INDEX = 2**31
+
+
+class DeviceRuns(NamedTuple):
+    """Masks as run lengths down the columns of the rectangle of their ones, zeros first, as COCO counts them.
+
+    All are int32 views of one tensor, `packed`, so that one copy brings all of them to the host.
+    """
+
+    counts: Tensor
+    """(N, capacity), the first num_runs of a row; the rest means nothing, nor does a row that overflowed."""
+    num_runs: Tensor
+    """(N,) counts of each mask, of zeros and of ones, even where it overflowed; 0 for a mask without ones."""
+    overflowed: Tensor
+    """(N,) 1 where the counts are more than the capacity, else 0."""
+    rectangles: Tensor
+    """(N, 4) x, y, width, height in source pixels; all 0 for a mask without ones."""
+    packed: Tensor
+    """(N, 6 + capacity)."""
+
+    @classmethod
+    def of(cls, packed: Tensor) -> "DeviceRuns":
+        """The views of what the kernel writes, on whatever device."""
+        return cls(packed[:, MASK_RUNS_HEADER:], packed[:, 4], packed[:, 5], packed[:, :4], packed)
+
+
+class _Job(NamedTuple):
+    """Masks and where they lie."""
+
+    mask_logits: Tensor
+    boxes_xyxy: Tensor
+    fit: Fit
+    stride: int
+    grow: float
+    capacity: int
+
+
+class MaskRunsKernels:
+    """The kernels from mask logits to runs, one for each pair of dtypes."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._table = KernelTable(compiler, operator="mask encoding", plan=plan_mask_runs, check=_check)
+        self.switched_off = self._table.switched_off
+        """Kernels that are not used, and why."""
+
+    def device_runs(
+        self,
+        mask_logits: Tensor,
+        boxes_xyxy: Tensor,
+        *,
+        fit: Fit,
+        stride: int = 4,
+        grow: float = 0.1,
+        capacity: int = CAPACITY,
+    ) -> DeviceRuns | None:
+        """The runs of masks within their boxes; None where the kernel is switched off.
+
+        mask_logits (N, h, w), boxes_xyxy (N, 4) in source pixels, stride and grow are as `crop_masks` takes
+        them; logits are float32, float16 or bfloat16, boxes float32 or float64.
+
+        Raises ValueError for shapes that contradict each other or the fit, and for a capacity below 1.
+        """
+        job = _job(mask_logits, boxes_xyxy, fit, stride, grow, capacity)
+        if _too_large(job):
+            return None
+        config = MaskRunsConfig(mask_logits.dtype, boxes_xyxy.dtype)
+        return self._table.use("mask_runs", mask_logits.device, config, partial(_runs, job=job))
+
+
+def _job(mask_logits: Tensor, boxes_xyxy: Tensor, fit: Fit, stride: int, grow: float, capacity: int) -> _Job:
+    cells = (-(-fit.height // stride), -(-fit.width // stride))
+    shapes = tuple(mask_logits.shape), tuple(boxes_xyxy.shape)
+    if len(shapes[0]) != 3 or shapes[0][1:] != cells or shapes[1] != (shapes[0][0], 4):
+        raise ValueError(
+            f"mask_logits must be (N, {cells[0]}, {cells[1]}) for a model input of {fit.height}×{fit.width} "
+            f"at stride {stride}, and boxes_xyxy (N, 4), got {shapes[0]} and {shapes[1]}"
+        )
+    if capacity < 1:
+        raise ValueError(f"capacity must be at least 1, got {capacity}")
+    return _Job(mask_logits.contiguous(), boxes_xyxy.contiguous(), fit, stride, grow, capacity)
+
+
+def _too_large(job: _Job) -> bool:
+    """Whether 32-bit counts do not reach: pixels of a frame."""
+    return job.fit.source_height * job.fit.source_width >= _MAX_INDEX
+
+
+def _runs(ready: Ready[MaskRunsConfig], job: _Job) -> DeviceRuns:
+    logits, boxes, fit = job.mask_logits, job.boxes_xyxy, job.fit
+    num, rows, columns = logits.shape
+    make = partial(torch.empty, dtype=torch.int32, device=logits.device)
+    packed = make(num, MASK_RUNS_HEADER + job.capacity)
+    scratch = make(num, 3, fit.source_width)
+    factors = (
+        fit.scale_x / job.stride,
+        fit.scale_y / job.stride,
+        job.grow,
+        job.stride / fit.scale_x,
+        job.stride / fit.scale_y,
+    )
+    if num:
+        ready(
+            num,
+            tuple(tensor.data_ptr() for tensor in (packed, scratch, logits, boxes)),
+            (job.capacity, rows, columns, fit.source_height, fit.source_width, *map(np.float64, factors)),
+        )
+    return DeviceRuns.of(packed)
+
+
+def crops_of_runs(runs: DeviceRuns) -> list[CropRLE | None]:
+    """Encode what the kernel gave; None for each mask that overflowed. Waits for the kernel."""
+    packed = runs.packed.cpu().numpy()  # the one copy, of what is to be sent from the host
+    crops: list[CropRLE | None] = [None if row[5] else EMPTY for row in packed]
+    used = [(index, row) for index, row in enumerate(packed) if row[4] and not row[5]]
+    if used:
+        lengths = [row[MASK_RUNS_HEADER : MASK_RUNS_HEADER + row[4]].astype(np.uint32) for _, row in used]
+        for (index, row), text in zip(used, _write(lengths), strict=True):
+            x, y, width, height = row[:4].tolist()
+            crops[index] = CropRLE(x, y, width, height, text)
+    return crops
+
+
+def crop_masks_of_tensors(
+    mask_logits: Tensor,
+    boxes_xyxy: Tensor,
+    *,
+    fit: Fit,
+    stride: int = 4,
+    grow: float = 0.1,
+    capacity: int = CAPACITY,
+) -> list[CropRLE]:
+    """`crop_masks` of tensors on any device: by the kernel where it is usable, else on the host.
+
+    Masks of more than `capacity` counts are done on the host. Waits for the device. Errors are `crop_masks`'.
+    """
+    runs = mask_runs_cuda(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow, capacity=capacity)
+    crops = crops_of_runs(runs) if runs is not None else [None] * len(mask_logits)
+    left = [index for index, crop in enumerate(crops) if crop is None]
+    # Copies that wait: of all masks without a kernel, else of the few that overflowed.
+    logits = mask_logits[left].float().cpu().numpy()
+    boxes = boxes_xyxy[left].cpu().numpy()
+    others = dict(zip(left, crop_masks(logits, boxes, fit=fit, stride=stride, grow=grow), strict=True))
+    return [others[index] if crop is None else crop for index, crop in enumerate(crops)]
+
+
+def _check(ready: Ready[MaskRunsConfig], device: torch.device) -> None:
+    """Compare with `crop_masks`, run by run. Raises ArithmeticError where they differ."""
+    config = ready.launch.config
+    fit = fit_size(97, 211, height=45, width=64)
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    blob = 3 - torch.hypot(x - 7, (y - 4) * 1.3)
+    noise = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0), device="cpu")
+    logits = torch.cat([blob[None], -blob[None], blob[None] - 9, noise]).to(config.logits)
+    boxes = torch.tensor([[60.0, 40, 120, 60], [-9, -9, 999, 999]] * 3).to(config.boxes)
+    wanted = crop_masks(logits.float().numpy(), boxes.numpy(), fit=fit)
+    job = _job(logits.to(device), boxes.to(device), fit, 4, 0.1, CAPACITY)
+    got = crops_of_runs(_runs(ready, job))
+    for index, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
+        if ours != theirs:
+            raise ArithmeticError(f"mask {index} differs from the portable form: {ours} instead of {theirs}")
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> MaskRunsKernels | None:
+    compiler = cupy_compiler()
+    return None if compiler is None else MaskRunsKernels(compiler)
+
+
+def mask_runs_cuda(
+    mask_logits: Tensor,
+    boxes_xyxy: Tensor,
+    *,
+    fit: Fit,
+    stride: int = 4,
+    grow: float = 0.1,
+    capacity: int = CAPACITY,
+) -> DeviceRuns | None:
+    """The runs of masks on their GPU: arguments and errors as of `MaskRunsKernels.device_runs`.
+
+    Waits for nothing; before a CUDA graph is captured, it must have run once with the same dtypes, else
+    RuntimeError. None where the tensors are not on a GPU, without CuPy, and where the kernel is switched off.
+    """
+    usable = _kernels() if mask_logits.is_cuda and boxes_xyxy.is_cuda else None
+    if usable is None:
+        return None
+    return usable.device_runs(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow, capacity=capacity)
