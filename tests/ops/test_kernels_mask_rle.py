@@ -209,7 +209,9 @@ def test_no_write_leaves_the_mask(shim: KernelShim) -> None:
 def test_the_order_of_threads_does_not_matter(shim: KernelShim, kernels: MaskRunsKernels) -> None:
     fit = fit_size(480, 854, height=96, width=160)
     logits, boxes = blobs(fit, stride=4)
-    boxes[0] = torch.tensor([0.0, 0, 854, 480])  # more columns than threads
+    # Ones in more columns than there are threads.
+    logits[0] = torch.randn(logits[0].shape, generator=torch.Generator().manual_seed(0))
+    boxes[0] = torch.tensor([0.0, 0, 854, 480])
     crops = []
     for shim.lanes_backward in (False, True):
         runs = kernels.device_runs(logits, boxes, fit=fit)
