@@ -214,7 +214,7 @@ def test_the_order_of_threads_does_not_matter(shim: KernelShim, kernels: MaskRun
     boxes[0] = torch.tensor([0.0, 0, 854, 480])
     crops = []
     for shim.lanes_backward in (False, True):
-        runs = kernels.device_runs(logits, boxes, fit=fit)
+        runs = kernels.device_runs(logits, boxes, fit=fit, capacity=1 << 15)
         assert runs is not None
         crops.append(crops_of_runs(runs))
     shim.lanes_backward = False
