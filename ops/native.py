@@ -137,6 +137,16 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "mssts-stream"
 
 
+def find_compiler() -> str:
+    """The C++ compiler: CXX, or the first of the usual names. Raises RuntimeError with the remedy."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
+    if compiler is None:
+        raise RuntimeError("no C++ compiler; install g++, or name one in CXX")
+    if shutil.which(compiler.split()[0]) is None:
+        raise RuntimeError(f"the C++ compiler {compiler!r} (CXX) is not there; install g++, or name another")
+    return compiler
+
+
 def build(folder: Path) -> Path:
     """The library in `folder`, compiled if it is not there yet (3 s).
 
@@ -148,10 +158,7 @@ def build(folder: Path) -> Path:
     library = folder / f"deform_attn-{name[:16]}.so"
     if library.is_file():
         return library
-    chosen = os.environ.get("CXX")
-    compiler = chosen or next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
-        raise RuntimeError("no C++ compiler; install g++, or name one in CXX")
+    compiler = find_compiler()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / "deform_attn.o"
