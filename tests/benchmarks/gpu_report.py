@@ -2,8 +2,9 @@
 
     python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N]
 
-Needs torch with CUDA, numpy and CuPy, nothing else; takes a few minutes, most of it NVRTC's. Exit code 0: all
-checks passed; 1: a check failed (the page says which); 2: nothing could be run, and why.
+Needs torch with CUDA, numpy and CuPy, and for the kernels beside attention OpenCV and pycocotools (the page says
+if those were left out); takes a few minutes, most of it NVRTC's. Exit code 0: all checks passed; 1: a check
+failed (the page says which); 2: nothing could be run, and why.
 """
 
 from __future__ import annotations
@@ -12,26 +13,27 @@ import argparse
 import json
 import platform
 import re
-import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
+from benchmarks.gpu_timing import capture, graph_time_us, time_us
 from torch import Tensor
 
 from ops import deform_attn
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.cuda import CupyCompiler, DeformAttnKernels
 from ops.cuda import kernels as kernels_of_the_operator
+from ops.kernel import Compiler
 from ops.launch import DeformAttnConfig
 from ops.reference import deform_attn_reference, level_sizes
 
-ROOT = Path(__file__).resolve().parents[2]
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 # heads, channels of a head, levels, points
@@ -46,7 +48,6 @@ LAYERS = {
     "default model, T = 5, 192×320": ("default model", 5, (24, 40)),
 }
 LIMIT_US = {"R50, T = 5, 360×640": 40.0}  # float16, the target for an H200
-ROUNDS = 15
 
 Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]
 
@@ -190,51 +191,6 @@ def check_graph(kernels: DeformAttnKernels, device: torch.device) -> dict[str, A
     }
 
 
-def capture(step: Callable[[], Any], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A graph of one step, warmed up outside of it."""
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
-    return graph, result
-
-
-def time_us(step: Callable[[], Any], device: torch.device, *, calls: int) -> float:
-    """Median over rounds of the time of a call, when `calls` of them follow each other; NaN where it fails."""
-    try:
-        for _ in range(3):
-            step()
-    except RuntimeError as exc:
-        print(f"not timed: {exc}", file=sys.stderr)
-        return float("nan")
-    times = []
-    for _ in range(ROUNDS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(calls):
-            step()
-        end.record()
-        torch.cuda.synchronize(device)
-        times.append(begin.elapsed_time(end) * 1e3 / calls)
-    return statistics.median(times)
-
-
-def graph_time_us(step: Callable[[], Any], device: torch.device, *, calls: int = 20) -> float:
-    """The same with the calls in a graph: what the device takes, without Python and the driver."""
-
-    def many() -> None:
-        for _ in range(calls):
-            step()
-
-    graph, _ = capture(many, device)
-    return time_us(graph.replay, device, calls=1) / calls
-
-
 def time_layer(
     kernels: DeformAttnKernels, layer: str, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
@@ -287,8 +243,10 @@ def page(report: dict[str, Any]) -> str:
         "",
         f"Machine: {report['machine']}",
         "",
-        f"Checks against float64: {len(report['checks']) - len(failed)} of {len(report['checks'])} passed.",
+        f"Checks against float64 (runs of masks: for equality): {len(report['checks']) - len(failed)} of "
+        f"{len(report['checks'])} passed.",
         "",
+        *([f"NOT CHECKED: {report['left_out']}", ""] if report["left_out"] else []),
         *(f"- FAILED {row['name']}: {row.get('why') or format(row['error'], '.1e')}" for row in failed),
         *([""] if failed else []),
         "## Deformable attention, one encoder layer, microseconds",
@@ -314,16 +272,30 @@ def page(report: dict[str, Any]) -> str:
                 f"| {us[both]:.1f} | {us['grid_sample, with gradients'] / us[both]:.1f}× faster |"
             )
         lines.append("")
+    if report["frame_timings"]:
+        from benchmarks import gpu_frames
+
+        lines += ["## Around the network", "", *gpu_frames.page(report["frame_timings"])]
     return "\n".join(lines)
 
 
-def refuse() -> DeformAttnKernels | str:
-    """The kernels, or why there is nothing to report on."""
+def frame_rows(compiler: Compiler, device: torch.device) -> Iterator[tuple[str, Any]]:
+    """Rows on the kernels around the network; or the one that says why they are left out."""
+    try:
+        from benchmarks import gpu_frames
+    except ModuleNotFoundError as exc:
+        yield "left_out", f"preprocessing and mask encoding, for want of a package ({exc})"
+        return
+    yield from gpu_frames.report(compiler, device)
+
+
+def refuse() -> CupyCompiler | str:
+    """The compiler of kernels, or why there is nothing to report on."""
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         return f"gpu-report needs an NVIDIA GPU: torch {torch.__version__}, {built}, sees none"
     try:
-        return DeformAttnKernels(CupyCompiler())
+        return CupyCompiler()
     except RuntimeError as exc:
         return f"gpu-report needs CuPy: {exc}"
 
@@ -333,10 +305,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "performance", metavar="FOLDER")
     parser.add_argument("--device", type=int, default=0, metavar="N")
     arguments = parser.parse_args()
-    kernels = refuse()
-    if isinstance(kernels, str):
-        print(kernels, file=sys.stderr)
+    compiler = refuse()
+    if isinstance(compiler, str):
+        print(compiler, file=sys.stderr)
         return 2
+    kernels = DeformAttnKernels(compiler)
 
     device = torch.device("cuda", arguments.device)
     torch.cuda.set_device(device)
@@ -348,6 +321,8 @@ def main() -> int:
         f"torch {torch.__version__}, CUDA {torch.version.cuda}; {date.today().isoformat()}",
         "checks": [],
         "timings": [],
+        "frame_timings": [],
+        "left_out": "",
     }
     for name, config in configs():
         report["checks"].append(check(kernels, name, config, device))
@@ -358,6 +333,12 @@ def main() -> int:
     for plain in (check_operator, check_portable):
         report["checks"].append(plain(device))
         print(report["checks"][-1], flush=True)
+    for part, row in frame_rows(compiler, device):
+        if part == "left_out":
+            report[part] = row
+        else:
+            report[part].append(row)
+        print(row, flush=True)
     for layer in LAYERS:
         for dtype in (F16, BF16, F32):
             report["timings"].append(time_layer(kernels, layer, dtype, device))

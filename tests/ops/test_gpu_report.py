@@ -1,4 +1,4 @@
-"""The GPU report where there is no GPU: it refuses and says why; its check runs on the shim's kernels."""
+"""The GPU report where there is no GPU: it refuses and says why; its checks run on the shim's kernels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import benchmarks
 import pytest
 import torch
+from benchmarks import gpu_frames, gpu_timing
 from support.kernel_shim import KernelShim
 
 from ops.cuda import DeformAttnKernels
-from ops.kernel import Run, Scalar
-from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
+from ops.device_masks import MaskRunsKernels
+from ops.device_preprocess import PreprocessKernels
+from ops.kernel import Compiler, Run, Scalar
+from ops.launch import (
+    DeformAttnConfig,
+    Launch,
+    MaskRunsConfig,
+    PreprocessConfig,
+    plan_deform_attn,
+    plan_mask_runs,
+    plan_preprocess,
+)
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
 CONFIG = DeformAttnConfig(torch.float16, torch.float16, torch.float32, 2, 8, 2, 2, 2, False)
@@ -94,9 +107,20 @@ def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
         "us": times | {"kernel in a graph": 20.0},
     }
     page = gpu_report.page(
-        {"device": "D", "machine": "M", "checks": [right, wrong], "timings": [timing]}
+        {
+            "device": "D",
+            "machine": "M",
+            "checks": [right, wrong],
+            "timings": [timing],
+            "frame_timings": [{"name": "some masks", "us": {"kernel": 5.0, "host, wall clock": 40.0}}],
+            "left_out": "masks, for want of a package",
+        }
     ).splitlines()
-    assert "Checks against float64: 1 of 2 passed." in page
+    assert "Checks against float64 (runs of masks: for equality): 1 of 2 passed." in page
+    assert "NOT CHECKED: masks, for want of a package" in page
+    assert "### some masks" in page
+    assert "| form | microseconds | against host |" in page
+    assert "| kernel | 5.0 | 8.0× faster |" in page
     assert [line for line in page if line.startswith("- FAILED wrong: ")]
     assert not [line for line in page if line.startswith("- FAILED right")]
     assert "| kernel, in a CUDA graph | 20.0 | 4.0× faster | | |" in page
@@ -109,3 +133,88 @@ def test_every_configuration_of_the_report_has_both_kernels(gpu_report: ModuleTy
     for _, config in gpu_report.configs():
         for kernel in ("forward", "backward"):
             assert plan_deform_attn(kernel, config).threads >= 1
+
+
+CPU = torch.device("cpu")
+SMALL = (((24, 38), (6, 10)), ((9, 7), (12, 16)))
+
+
+@pytest.fixture(scope="module")
+def preprocess_shim(tmp_path_factory: pytest.TempPathFactory) -> KernelShim:
+    launches = [plan_preprocess("preprocess", PreprocessConfig(torch.float16))]
+    return KernelShim(launches, tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="module")
+def mask_shim(tmp_path_factory: pytest.TempPathFactory) -> KernelShim:
+    launches = [plan_mask_runs("mask_runs", MaskRunsConfig(torch.float16, torch.float32))]
+    return KernelShim(launches, tmp_path_factory.mktemp("kernels"))
+
+
+def altered(shim: KernelShim, index: int, limit: float, change: float) -> Compiler:
+    """Adds `change` to a scalar where it is above `limit`: the check at the first launch cannot see it."""
+
+    def compile_wrongly(launch: Launch[Any], device: torch.device) -> Run:
+        run = shim(launch, device)
+
+        def run_wrongly(blocks: int, addresses: tuple[int, ...], scalars: tuple[Scalar, ...]) -> None:
+            changed = list(scalars)
+            if changed[index] > limit:
+                changed[index] = type(changed[index])(changed[index] + change)
+            run(blocks, addresses, tuple(changed))
+
+        return run_wrongly
+
+    return compile_wrongly
+
+
+def test_preprocessing_is_checked_against_the_readable_form(preprocess_shim: KernelShim) -> None:
+    row = gpu_frames.check_preprocess(PreprocessKernels(preprocess_shim), torch.float16, CPU, SMALL)
+    assert row["passed"]
+    assert 0 < row["error"] < row["limit"]
+    lines = altered(preprocess_shim, 0, 38, 1)  # the line of luma of a picture of 38 columns and 5 beside
+    row = gpu_frames.check_preprocess(PreprocessKernels(lines), torch.float16, CPU, (SMALL[0],))
+    assert not row["passed"]
+    assert row["why"] if "why" in row else row["error"] > row["limit"]
+
+
+def test_masks_are_checked_for_equality(mask_shim: KernelShim) -> None:
+    dtypes = (torch.float16, torch.float32)
+    row = gpu_frames.check_masks(MaskRunsKernels(mask_shim), dtypes, CPU, ((48, 85),))
+    assert row["passed"]
+    # Scalar 3 is the height of the source: a row more than there are, where there are more than 97.
+    taller = altered(mask_shim, 3, 97, 1)
+    row = gpu_frames.check_masks(MaskRunsKernels(taller), dtypes, CPU, ((130, 70),))
+    assert not row["passed"]
+    assert 0 < row["error"] < 1
+
+
+def test_all_forms_that_are_timed_give_the_same(preprocess_shim: KernelShim, mask_shim: KernelShim) -> None:
+    forms = gpu_frames.preprocess_forms(PreprocessKernels(preprocess_shim), (72, 128), (24, 40), CPU)
+    kernel, readable, over_rgb = (form().float() for form in forms.values())
+    assert (kernel - readable).abs().max() < 2e-3
+    assert (kernel - over_rgb).abs().max() < 4 / 255 / 0.224  # levels, by the smallest deviation
+    assert kernel.std() > 0.2
+
+    forms = gpu_frames.mask_forms(MaskRunsKernels(mask_shim), (72, 128), (48, 80), CPU)
+    _, encoded, host = (form() for form in forms.values())
+    assert encoded == host
+    assert sum(rle.area for rle in host) > 1000
+
+
+def test_a_step_is_timed_by_the_wall_clock() -> None:
+    calls = []
+    microseconds = gpu_timing.wall_time_us(lambda: calls.append(sum(range(10_000))), CPU)
+    assert len(calls) == gpu_timing.ROUNDS + 3
+    assert 1 < microseconds < 1e6
+
+
+def test_what_cannot_be_checked_for_want_of_a_package_is_said(
+    gpu_report: ModuleType, mask_shim: KernelShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.gpu_frames")
+    monkeypatch.delattr(benchmarks, "gpu_frames")
+    ((part, why),) = gpu_report.frame_rows(mask_shim, CPU)
+    assert part == "left_out"
+    assert "cv2" in why
