@@ -39,6 +39,8 @@ _PREPROCESS_THREADS = 256
 """`THREADS` of preprocess.cu."""
 _MASK_RUNS_THREADS = 512
 """`THREADS` of mask_rle.cu."""
+_MASK_RUNS_GROUPS = 32
+"""`GROUPS` of mask_rle.cu."""
 
 _TARGET_THREADS = 128
 """Threads of a block: small blocks wait less at their barriers and end more evenly."""
@@ -194,7 +196,7 @@ def plan_mask_runs(kernel: str, config: MaskRunsConfig) -> Launch[MaskRunsConfig
         expression=f"mask_runs<{_c_type(config.logits)}, {_BOX_C_TYPES[config.boxes]}>",
         per_block=1,
         threads=_MASK_RUNS_THREADS,
-        shared_bytes=(4 + 4 + 2 * _MASK_RUNS_THREADS) * 4,
+        shared_bytes=(4 + 4 + _MASK_RUNS_THREADS + _MASK_RUNS_GROUPS + 1) * 4,
     )
 
 

@@ -13,6 +13,7 @@
 //   4. neighbouring bounds are subtracted.
 
 constexpr int THREADS = 512;
+constexpr int GROUPS = 32;
 constexpr int HEADER = 6;  // x, y, width, height, number of counts, whether they are more than fit
 
 struct Grid {
@@ -118,7 +119,8 @@ mask_runs(int* __restrict__ packed, int* scratch, const T* __restrict__ logits, 
           double ratio_y, double grow, double cell_x, double cell_y) {
     __shared__ Crop crop;
     __shared__ int left, right, upper, lower;  // the rectangle of all ones
-    __shared__ int sums[2 * THREADS];
+    __shared__ int sums[THREADS];              // bounds in the columns of a thread, then in those before it
+    __shared__ int group_sums[GROUPS + 1];     // the same of a group of threads, and all
 
     const Grid grid = {rows, num_columns, source_height, source_width, ratio_x, ratio_y};
     const T* map = logits + (long long)blockIdx.x * rows * num_columns;
@@ -167,19 +169,30 @@ mask_runs(int* __restrict__ packed, int* scratch, const T* __restrict__ logits, 
         columns.num[x] = sum;
         sum += bounds;
     }
-    int *now = sums, *next = sums + THREADS;
-    now[threadIdx.x] = sum;
+    sums[threadIdx.x] = sum;
     __syncthreads();
-    for (int distance = 1; distance < THREADS; distance *= 2) {
-        next[threadIdx.x] =
-            now[threadIdx.x] + ((int)threadIdx.x >= distance ? now[threadIdx.x - distance] : 0);
-        __syncthreads();
-        int* const other = now;
-        now = next;
-        next = other;
+    if (threadIdx.x < GROUPS) {
+        int before = 0;
+        for (int i = threadIdx.x * (THREADS / GROUPS); i < (threadIdx.x + 1) * (THREADS / GROUPS); ++i) {
+            const int of_thread = sums[i];
+            sums[i] = before;
+            before += of_thread;
+        }
+        group_sums[threadIdx.x] = before;
     }
-    for (int x = from; x < to; ++x) columns.num[x] += now[threadIdx.x] - sum;
-    const int num_bounds = now[THREADS - 1], height = lower - upper;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int before = 0;
+        for (int i = 0; i <= GROUPS; ++i) {
+            const int of_group = i < GROUPS ? group_sums[i] : 0;
+            group_sums[i] = before;
+            before += of_group;
+        }
+    }
+    __syncthreads();
+    const int offset = group_sums[threadIdx.x / (THREADS / GROUPS)] + sums[threadIdx.x];
+    for (int x = from; x < to; ++x) columns.num[x] += offset;
+    const int num_bounds = group_sums[GROUPS], height = lower - upper;
     const int num_counts = num_bounds + (columns.last[right - 1] < lower);  // zeros after the last run
     __syncthreads();
 

@@ -71,7 +71,7 @@ def test_runs_equal_those_of_crop_masks(kernels: MaskRunsKernels, size: tuple[in
     fit = fit_size(*size, height=96, width=160)
     logits, boxes = blobs(fit, stride=stride)
     some = 0
-    for config in CONFIGS:
+    for config in CONFIGS if stride == 4 else CONFIGS[:1]:
         given, its_boxes = logits.to(config.logits), boxes.to(config.boxes)
         runs = kernels.device_runs(given, its_boxes, fit=fit, stride=stride)
         assert runs is not None, kernels.switched_off
@@ -84,8 +84,7 @@ def test_runs_equal_those_of_crop_masks(kernels: MaskRunsKernels, size: tuple[in
     assert some or size == (1, 1)
 
 
-@pytest.mark.parametrize("grow", [0.0, 0.25])
-@pytest.mark.parametrize("model_size", [(33, 50), (8, 8), (4, 90)])
+@pytest.mark.parametrize(("model_size", "grow"), [((33, 50), 0.0), ((8, 8), 0.25), ((4, 90), 0.1)])
 @pytest.mark.parametrize("size", [(97, 211), (5, 3), (1, 1)])
 def test_noise_in_boxes_of_any_size_equals_crop_masks(
     kernels: MaskRunsKernels, size: tuple[int, int], model_size: tuple[int, int], grow: float
@@ -351,4 +350,4 @@ def test_what_has_no_kernel_is_said_and_left_to_the_portable_form(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvcc_builds_cubins_without_spills(architecture: str, tmp_path: Path) -> None:
-    check_cubin([plan_mask_runs("mask_runs", config) for config in CONFIGS[:3:2]], architecture, tmp_path)
+    check_cubin([plan_mask_runs("mask_runs", MaskRunsConfig(F16, F32))], architecture, tmp_path)

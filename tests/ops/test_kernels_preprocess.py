@@ -197,5 +197,4 @@ def test_planes_on_the_cpu_are_none_of_its_business() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvcc_builds_cubins_without_spills(architecture: str, tmp_path: Path) -> None:
-    launches = [plan_preprocess("preprocess", PreprocessConfig(dtype)) for dtype in (F32, F16, BF16)]
-    check_cubin(launches, architecture, tmp_path)
+    check_cubin([plan_preprocess("preprocess", PreprocessConfig(F16))], architecture, tmp_path)

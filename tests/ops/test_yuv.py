@@ -97,11 +97,11 @@ def decoded(
 
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("matrix", ["bt601", "bt709"])
-@pytest.mark.parametrize("size", [(720, 1280), (480, 640), (96, 128), (250, 420)])
+@pytest.mark.parametrize("size", [(720, 1280), (250, 420)])
 def test_equals_the_way_over_rgb_on_decoded_video(
     size: tuple[int, int], matrix: ColourMatrix, full_range: bool
 ) -> None:
-    planes, rgb = decoded(*size, matrix, full_range, nv12=size[0] == 480)
+    planes, rgb = decoded(*size, matrix, full_range, nv12=size[0] == 250)
     output, fit = yuv_to_input(planes, matrix=matrix, full_range=full_range, height=192, width=320)
     content, expected_fit = fit_content(rgb, height=192, width=320)
     assert fit == expected_fit
