@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.attention import DeformableAttention, FeedForward, SelfAttention, TimeAttention
 from model.config import ModelConfig
 from model.heads import MLP
-from model.modules import module_list
+from model.modules import Head, LayerNorm, module_list
 from model.position import Sizes, temporal_sine
 from model.selection import QuerySelection
 
@@ -72,11 +72,11 @@ class DecoderLayer(nn.Module):
             width, num_heads=heads, num_levels=config.num_levels, num_points=config.num_points
         )
         self.output_proj_box = nn.Linear(width, width)
-        self.frame_weights = nn.Linear(width, 1)
+        self.frame_weights = Head(width, 1)
         self.ffn = FeedForward(width, config.ffn_dim, dropout=config.dropout)
         self.ffn_box = FeedForward(width, config.ffn_dim, dropout=config.dropout)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
-        self.norm1_box, self.norm2_box, self.norm3_box = (nn.LayerNorm(width) for _ in range(3))
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(width) for _ in range(3))
+        self.norm1_box, self.norm2_box, self.norm3_box = (LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -112,7 +112,7 @@ class DecoderLayer(nn.Module):
         box = self.norm1_box(box + drop(self.output_proj_box(found)))
         box = self.norm3_box(box + drop(self.ffn_box(box)))
 
-        weights = self.frame_weights(box).softmax(dim=1)  # (B, T, Q, 1)
+        weights = self.frame_weights(box).softmax(dim=1).to(box.dtype)  # (B, T, Q, 1)
         update = (self.cross_attention.output_proj(found) * weights).sum(dim=1)
         tgt = self.norm1(tgt + drop(update))
         tgt = self.norm3(tgt + drop(self.ffn(tgt)))
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
         self.num_queries = config.num_queries
         if config.query_selection == "learned":
             self.query_embed = nn.Parameter(torch.zeros(config.num_queries, 2 * width))
-            self.reference_points = nn.Linear(width, 2)
+            self.reference_points = Head(width, 2)
         else:
             self.query_embed = nn.Parameter(torch.zeros(config.num_queries, width))
         self.selection = QuerySelection(config) if config.query_selection == "encoder" else None
@@ -136,8 +136,8 @@ class Decoder(nn.Module):
             DecoderLayer(config, over_time=config.decoder_temporal_attention and index > 0)
             for index in range(depth)
         )
-        self.class_embed = module_list(nn.Linear(width, config.outputs) for _ in range(depth))
-        self.bbox_embed = module_list(MLP(width, width, 4, num_layers=3) for _ in range(depth))
+        self.class_embed = module_list(Head(width, config.outputs) for _ in range(depth))
+        self.bbox_embed = module_list(MLP(width, width, 4, num_layers=3, linear=Head) for _ in range(depth))
 
     def forward(
         self,

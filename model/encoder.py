@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.attention import DeformableAttention, FeedForward
 from model.config import ModelConfig
-from model.modules import module_list, split_dim
+from model.modules import LayerNorm, module_list, precise, split_dim
 from model.position import Sizes, pixel_centres
 from model.sts import SpatioTemporalSplit
 
@@ -37,14 +37,14 @@ class DeformableLayer(nn.Module):
             num_levels=config.num_levels,
             num_points=config.num_points,
         )
-        self.norm1 = nn.LayerNorm(config.hidden_dim)
+        self.norm1 = LayerNorm(config.hidden_dim)
         self.ffn = FeedForward(config.hidden_dim, config.ffn_dim, dropout=config.dropout)
-        self.norm2 = nn.LayerNorm(config.hidden_dim)
+        self.norm2 = LayerNorm(config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
 
     def attend(self, x: Tensor, position: Tensor, sizes: Sizes) -> Tensor:
         """x + deform(x), not yet normalised; x (N, P, C), position (P, C)."""
-        centres = pixel_centres(sizes, x.device, x.dtype).expand(x.shape[0], -1, -1)
+        centres = pixel_centres(sizes, x.device, precise(x.dtype)).expand(x.shape[0], -1, -1)
         update = self.attention(x + position, reference=centres, tokens=x, sizes=sizes)
         output: Tensor = x + self.dropout(update)
         return output
@@ -65,9 +65,9 @@ class SplitLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.sts = SpatioTemporalSplit(config)
-        self.norm1 = nn.LayerNorm(config.hidden_dim)
+        self.norm1 = LayerNorm(config.hidden_dim)
         self.ffn = FeedForward(config.hidden_dim, config.ffn_dim, dropout=config.dropout)
-        self.norm2 = nn.LayerNorm(config.hidden_dim)
+        self.norm2 = LayerNorm(config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
 
     def feed(self, x: Tensor) -> Tensor:

@@ -16,17 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.modules import module_list, split_dim
+from model.modules import Head, module_list, split_dim
 from model.position import Sizes, level_starts
 
 
 class MLP(nn.Module):
     """Linear layers with relu between."""
 
-    def __init__(self, inputs: int, inner: int, outputs: int, *, num_layers: int) -> None:
+    def __init__(
+        self, inputs: int, inner: int, outputs: int, *, num_layers: int, linear: type[nn.Linear] = nn.Linear
+    ) -> None:
         super().__init__()
         widths = [inputs, *[inner] * (num_layers - 1), outputs]
-        self.layers = module_list(nn.Linear(before, after) for before, after in pairwise(widths))
+        self.layers = module_list(linear(before, after) for before, after in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -86,13 +88,16 @@ class DynamicMaskHead(nn.Module):
         self.scale = config.mask_coordinate_scale
         c = self.channels
         self.splits = [c * (c + 2), c * c, c, c, c, 1]
-        self.controller = MLP(config.hidden_dim, config.hidden_dim, sum(self.splits), num_layers=3)
+        self.controller = MLP(
+            config.hidden_dim, config.hidden_dim, sum(self.splits), num_layers=3, linear=Head
+        )
 
     def forward(self, queries: Tensor, centres: Tensor, features: Tensor, *, stride: int) -> Tensor:
         """Mask logits (B, Q, T, h, w) of the given queries on the cells of the features.
 
         queries (B, Q, C); centres (B, T, Q, 2) in pixels; features (B, T, c, h, w).
         """
+        features = features.to(self.controller.layers[0].weight.dtype)  # pixels: no half type can count them
         B, T, c, h, w = features.shape
         Q = queries.shape[1]
         weight1, weight2, weight3, bias1, bias2, bias3 = self.controller(queries).split(self.splits, dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -19,3 +20,33 @@ def split_dim(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
     """One dimension as several: (…, a·b, …) → (…, a, b, …); one size may be -1. A view where it can be."""
     dim %= x.dim()
     return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm that stays in the type of its own weights, whatever comes in (float32 in a half network)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm, likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class Head(nn.Linear):
+    """A linear map whose answer is a coordinate or a score: it stays in float32 in a half network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """The type of coordinates beside tensors of a type: 8 bits of mantissa cannot name a pixel of 640."""
+    return torch.float32 if dtype.itemsize == 2 else dtype

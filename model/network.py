@@ -22,7 +22,7 @@ from model.decoder import Decoder, ExtraQueries, LayerOutput
 from model.encoder import Encoder
 from model.heads import DynamicMaskHead, MaskBranch, upsample_aligned
 from model.initialise import PRIOR_BIAS, initialise
-from model.modules import module_list, split_dim
+from model.modules import GroupNorm, Head, LayerNorm, module_list, split_dim
 from model.position import Sizes, level_sizes, spatial_sine
 from model.sts import expand_levels
 
@@ -124,12 +124,12 @@ class Network(nn.Module):
         self.backbone = ResNet(config)
         c2, *inputs = self.backbone.channels
         projections = [
-            nn.Sequential(nn.Conv2d(channels, width, 1), nn.GroupNorm(groups, width)) for channels in inputs
+            nn.Sequential(nn.Conv2d(channels, width, 1), GroupNorm(groups, width)) for channels in inputs
         ]
         for level in range(3, config.num_levels):
             channels = inputs[-1] if level == 3 else width
             projections.append(
-                nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(groups, width))
+                nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), GroupNorm(groups, width))
             )
         self.input_proj = module_list(projections)
         self.level_embed = nn.Parameter(torch.zeros(config.num_levels, width))
@@ -142,6 +142,19 @@ class Network(nn.Module):
     def trained(self) -> bool:
         """Whether the weights come from a training run; False for random ones."""
         return self.metadata.get("trained") == "true"
+
+    def to_precision(self, dtype: torch.dtype) -> Network:
+        """Cast for inference in a half type, for good: all but what would lose its meaning in 8 bits.
+
+        Norms, and what gives coordinates and scores (boxes, reference points, class logits, weights of
+        frames, dynamic masks), keep their type. Batch norms must have been folded (`stages.prepared`).
+        """
+        for module in self.modules():
+            if isinstance(module, LayerNorm | GroupNorm | Head):
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+        return self
 
     def forward(self, clip: Tensor, cues: Tensor | None = None) -> Output:
         """Every query's answer for whole windows.
@@ -164,6 +177,8 @@ class Network(nn.Module):
         """
         self._check_images(images, cues)
         height, width = images.shape[-2:]
+        images = images.to(self.backbone.conv1.weight.dtype)
+        cues = None if cues is None else cues.to(images.dtype)
         sizes = level_sizes(height, width, self.config.num_levels)
         c2, *maps = self.backbone(
             images.contiguous(memory_format=torch.channels_last),

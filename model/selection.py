@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.heads import MLP
-from model.modules import split_dim
+from model.modules import Head, precise, split_dim
 from model.position import Sizes, level_starts, pixel_centres
 
 _BESIDE_A_PEAK = 20.0
@@ -43,8 +43,8 @@ class QuerySelection(nn.Module):
         super().__init__()
         width = config.hidden_dim
         self.num_queries = config.num_queries
-        self.class_embed = nn.Linear(width, config.outputs)
-        self.bbox_embed = MLP(width, width, 4, num_layers=3)
+        self.class_embed = Head(width, config.outputs)
+        self.bbox_embed = MLP(width, width, 4, num_layers=3, linear=Head)
         self.num_features = width // 2
         self.position = MLP(4 * self.num_features, width, width, num_layers=2)
 
@@ -74,13 +74,14 @@ class QuerySelection(nn.Module):
 
     def embed(self, anchors: Tensor) -> Tensor:
         """The decoder's query position of anchors (…, 4) cxcywh in 0..1: (…, C)."""
-        embedded: Tensor = self.position(_sine_of_box(anchors, self.num_features))
+        sine = _sine_of_box(anchors, self.num_features)
+        embedded: Tensor = self.position(sine.to(self.position.layers[0].weight.dtype))
         return embedded
 
 
 def _prior_boxes(sizes: Sizes, like: Tensor) -> Tensor:
     """Inverse sigmoid of the box that each cell starts from, (P, 4): its centre, a few cells wide."""
-    centres = pixel_centres(sizes, like.device, like.dtype)  # (P, 2)
+    centres = pixel_centres(sizes, like.device, precise(like.dtype))  # (P, 2)
     extents = torch.cat(
         [
             centres.new_tensor([CELLS_PER_BOX / width, CELLS_PER_BOX / height]).expand(height * width, 2)

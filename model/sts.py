@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.attention import CellAttention, FeedForward, SelfAttention, TimeAttention
 from model.config import ModelConfig
+from model.modules import LayerNorm
 from model.position import Sizes, level_starts, spatial_sine, temporal_sine
 
 
@@ -27,9 +28,9 @@ class TemporalBlock(nn.Module):
         super().__init__()
         width = config.sts_dim
         self.attention = TimeAttention(width, width, num_heads=config.sts_heads)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.ffn = FeedForward(width, 4 * width, dropout=config.dropout)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
@@ -48,9 +49,9 @@ class CellBlock(nn.Module):
         super().__init__()
         width = config.sts_dim
         self.attention = CellAttention(width, num_heads=config.sts_heads, with_parent=False)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.ffn = FeedForward(width, 4 * width, dropout=config.dropout)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
@@ -72,9 +73,9 @@ class JointBlock(nn.Module):
         width = config.sts_dim
         self.level_embed = nn.Parameter(torch.zeros(config.num_levels, width))
         self.attention = SelfAttention(width, num_heads=config.sts_heads)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.ffn = FeedForward(width, 4 * width, dropout=config.dropout)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
@@ -97,9 +98,9 @@ class InterBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.sts_dim
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attention = CellAttention(width, num_heads=config.sts_heads, with_parent=True)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.ffn = FeedForward(width, 4 * width, dropout=config.dropout)
         self.dropout = nn.Dropout(config.dropout)
 

@@ -11,6 +11,7 @@ from support.small_models import live_model, random_images, small_config
 from model.config import Intra, ModelConfig, Variant
 from model.network import FrameFeatures, Network, build_model
 from model.position import level_sizes
+from model.stages import prepared
 
 BLOCKS: list[dict[str, Any]] = [
     {"intra": "temporal", "inter": True},
@@ -361,3 +362,26 @@ class TestBadInput:
         assert torch.equal(features[-1].tokens, features.tokens[2:])
         assert features[1:].tokens.data_ptr() == features.tokens[1].data_ptr()  # no copy
         assert torch.equal(FrameFeatures.stack([features[0], features[1:]]).tokens, features.tokens)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"mask_source": "c2", "norm": "gn"}, {"cues": ["background"]}])
+@torch.inference_mode()
+def test_a_half_network_answers_as_the_whole_and_keeps_coordinates_in_float32(
+    overrides: dict[str, Any],
+) -> None:
+    network = live_model(small_config(**overrides))
+    images = random_images(4, 3, 64, 96)
+    cues = torch.rand(4, 1, 64, 96) if overrides.get("cues") else None
+    whole, half = prepared(network), prepared(network).to_precision(torch.bfloat16)
+    features = half.encode_frames(images, cues)
+    assert features.tokens.dtype == torch.bfloat16
+    expected = whole.decode_window(whole.encode_frames(images, cues))
+    output = half.decode_window(features)
+    for name in ("logits", "boxes", "mask_logits"):
+        ours, theirs = getattr(output, name), getattr(expected, name)
+        assert ours.dtype == torch.float32, name
+        assert (ours - theirs).norm() < 0.05 * theirs.norm(), name
+    kept = {name for name, value in half.named_parameters() if value.dtype == torch.float32}
+    assert {"encoder.layers.0.norm1.weight", "decoder.class_embed.0.weight"} <= kept
+    assert half.backbone.conv1.weight.dtype == torch.bfloat16
+    assert half.encoder.layers[0].attention.value_proj.weight.dtype == torch.bfloat16
