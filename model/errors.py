@@ -4,6 +4,7 @@
     ├── CheckpointError         a file of weights is missing, damaged, holds code or belongs to another
     │                           architecture
     ├── DatasetError            annotations, results or images are missing, damaged or contradict each other
+    ├── EngineError             an engine that was asked for cannot be built, loaded or trusted
     ├── MissingPackageError     an optional package is not installed; the text names it and how to get it
     └── VideoError              a video, folder of images or camera cannot be read
 
@@ -21,6 +22,10 @@ class CheckpointError(ModelError):
 
 class DatasetError(ModelError):
     """Annotations, results or images cannot be used; the text names file, entry and remedy."""
+
+
+class EngineError(ModelError):
+    """An engine cannot be had; the text names it, the cause and what runs without it."""
 
 
 class MissingPackageError(ModelError):

@@ -122,6 +122,9 @@ class ModelSection(Section):
     """Compute the network's cues (`network.cues`) from the stream; false leaves their planes at zero."""
     num_threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of the network; null leaves torch's choice."""
+    engine: Literal["auto", "eager", "inductor"] = "auto"
+    """What runs the network: eager, inductor (compiled for this machine), or auto: compiled where it is in
+    the cache, else eager until it has been compiled beside the stream (docs/runtime.md)."""
 
     @field_validator("network")
     @classmethod

@@ -18,11 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.checkpoint import load_weights, shipped_weights
 from model.config import SHIPPED_WEIGHTS, ModelConfig, contradictions
 from model.cues import CueState
-from model.errors import CheckpointError
+from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import candidates
+from model.runtime import EngineName, Runtime
+from model.stages import StageSpec
 from ops.preprocess import Fit, fit_content, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
@@ -84,12 +87,21 @@ class NetworkPredictor:
         max_instances: int = 30,
         cache: bool = True,
         cues: bool = True,
+        engine: EngineName = "eager",
+        weights: Path | None = None,
     ) -> None:
-        self._network = network.eval()
+        """engine and weights are `model.runtime.Runtime`'s, which says what it raises."""
         self._config = config
-        self._max_instances = max_instances
         self._cache = cache
         self._cues = config.cues if cues else ()
+        spec = StageSpec(
+            height=config.height,
+            width=config.width,
+            num_frames=config.num_frames,
+            num_kept=max_instances,
+            with_cues=bool(self._cues),
+        )
+        self._runtime = Runtime(network, spec, engine=engine, weights=weights)
         self._sources: dict[str, _Kept] = {}
         classes = {
             index: (each.id, each.name)
@@ -115,9 +127,7 @@ class NetworkPredictor:
         }
         kept.planes = {index: kept.planes[index] for index in kept.features if index in kept.planes}
         places = [kept.features[frame.index] for frame in window.frames]
-        output = self._network.decode_window(
-            FrameFeatures.stack([features for features, _ in places]), num_kept=self._max_instances
-        )
+        output = self._runtime.decode(FrameFeatures.stack([features for features, _ in places]))
         (found,) = candidates(output, self._config)
         fit = places[-1][1]
         return WindowPrediction(
@@ -152,7 +162,7 @@ class NetworkPredictor:
                 kept.planes[frame.index] = _pad(kept.cues.update(content, frame.seconds), fit)
                 kept.num_frames += 1
             cues = kept.planes[frame.index][None]
-        return self._network.encode_frames(normalise_content(content, fit)[None], cues), fit
+        return self._runtime.encode(normalise_content(content, fit)[None], cues), fit
 
 
 def _pad(planes: NDArray[np.float32], fit: Fit) -> Tensor:
@@ -168,6 +178,7 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
     Raises ConfigError for weights that cannot be read, or that a key of `model.network` contradicts.
     """
     section = config.model
+    weights = None
     if section.num_threads is not None:
         torch.set_num_threads(section.num_threads)
     if section.weights is None:
@@ -176,25 +187,29 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         name = f"untrained-{wanted.backbone}-{wanted.variant}"
         logger.warning("no weights are given: the model is untrained and its masks mean nothing")
     else:
-        network, wanted = _load(section.weights, section.network)
+        weights = shipped_weights() if section.weights == SHIPPED_WEIGHTS else Path(section.weights)
+        network, wanted = _load(weights, section.network)
         name = network.metadata.get("name") or Path(section.weights).stem
     if config.window.stride > wanted.num_frames:
         raise ConfigError(stride_error(config.window.stride, wanted.num_frames))
-    return NetworkPredictor(
-        network,
-        wanted,
-        name=name,
-        max_instances=section.max_instances,
-        cache=section.cache,
-        cues=section.cues,
-    )
-
-
-def _load(weights: str, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:
-    from model.checkpoint import load_weights, shipped_weights
-
     try:
-        network = load_weights(shipped_weights() if weights == SHIPPED_WEIGHTS else weights)
+        return NetworkPredictor(
+            network,
+            wanted,
+            name=name,
+            max_instances=section.max_instances,
+            cache=section.cache,
+            cues=section.cues,
+            engine=section.engine,
+            weights=weights,
+        )
+    except EngineError as error:
+        raise ConfigError(f"model.engine: {error}") from None
+
+
+def _load(weights: Path, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:
+    try:
+        network = load_weights(weights)
     except CheckpointError as error:
         raise ConfigError(f"model.weights: {error}") from None
     faults = contradictions(network.config, overrides)

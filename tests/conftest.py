@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# Streams of the tests are not worth a compilation beside them; tests that build say so.
+os.environ["MSSTS_BUILD"] = "0"
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:

@@ -49,7 +49,7 @@ def run_recorded(config: StreamConfig) -> tuple[list[NDArray[np.float32] | None]
     def record(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
         given.append(None if args[1] is None else args[1][0].numpy().copy())
 
-    predictor._network.backbone.register_forward_pre_hook(record)
+    predictor._runtime.network.backbone.register_forward_pre_hook(record)
     Stream(config, predictor=predictor).run()
     return given, predictor
 

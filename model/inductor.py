@@ -1,0 +1,90 @@
+"""The two stages compiled ahead of time for a CPU by inductor (AOTInductor), as packages on disk.
+
+A package has the weights in it, folded and laid out for this machine, needs no Python to run but for our
+operator, and can never recompile. Building takes a minute or two of a laptop and a C++ compiler; loading a
+fraction of a second. Source: torch.export and AOTInductor.
+
+Why `lifted` is there: tables that the network keeps (sines, cells) enter an exported graph as constants, and
+inductor's freezing loses those that are read twice; as buffers it folds them like weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import ops  # noqa: F401  (registers vis::deform_attn, which packages call by name)
+from model.network import Network
+from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs
+from ops.native import find_compiler
+
+__all__ = ["build_packages", "export_stage", "load_packages"]
+
+logger = logging.getLogger(__name__)
+
+Stage = Callable[..., tuple[Tensor, ...]]
+
+ENCODE, DECODE = "encode.pt2", "decode.pt2"
+
+_SETTINGS = {"freezing": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
+"""Weights are laid out for this machine; the code between kernels is not worth the time to optimise it."""
+
+
+def export_stage(stage: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The stage as a graph of tensor operations with static shapes; the network's tables are its buffers."""
+    with torch.no_grad():
+        stage(*example)  # tables that are made at the first call must be there before the trace
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations
+            program = torch.export.export(stage, example, strict=False)
+            return torch.export.export(lifted(program), example, strict=False)
+
+
+def lifted(program: torch.export.ExportedProgram) -> nn.Module:
+    """The program as a module whose constants are buffers."""
+    module = program.module()
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, Tensor):
+                delattr(part, name)
+                part.register_buffer(name, value.clone())
+    return module
+
+
+def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
+    """Compile both stages of a `prepared` network into `folder`.
+
+    Raises RuntimeError where there is no compiler, torch's own errors (with the compiler's words) where it
+    fails.
+    """
+    find_compiler()  # known before the trace, which takes a while
+    frame, window = example_inputs(network, spec)
+    for name, stage, example in (
+        (ENCODE, EncodeStage(network), frame),
+        (DECODE, DecodeStage(network, spec), window),
+    ):
+        program = export_stage(stage, example)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(folder / name), inductor_configs=_SETTINGS
+            )
+
+
+def load_packages(folder: Path) -> tuple[Stage, Stage]:
+    """Both stages of a folder that `build_packages` filled. Raises RuntimeError for a damaged file."""
+    return _load(folder / ENCODE), _load(folder / DECODE)
+
+
+def _load(path: Path) -> Stage:
+    package = torch._inductor.aoti_load_package(str(path))
+
+    def stage(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(package(*(tensor.contiguous() for tensor in tensors)))
+
+    return stage

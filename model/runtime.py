@@ -1,0 +1,285 @@
+"""How the network runs: device, precision and engine, behind one object with the cache seam's two calls.
+
+    eager       torch's own kernels and ours, one after the other; always there
+    inductor    both stages compiled by torch's compiler (`model.inductor` on a CPU)
+    auto        the best that is there: what a CPU has compiled before is used at once; what it has not is
+                built by another process while eager serves, and taken over when it is ready and checked
+
+An engine asked for by name is used or is an error; `auto` falls back, once, and says why. Every engine is
+compared with eager on random input before it serves. Ours.
+
+Dimensions: B windows, T frames, R cue planes, H × W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.engine_cache import EngineCache, engine_key
+from model.errors import EngineError
+from model.network import FrameFeatures, Network, Output
+from model.stages import (
+    DecodeStage,
+    EncodeStage,
+    StageSpec,
+    assembled,
+    example_inputs,
+    prepared,
+    present,
+    to_output,
+)
+
+__all__ = ["ENGINES", "EngineName", "Runtime", "build_engine"]
+
+logger = logging.getLogger(__name__)
+
+EngineName = Literal["auto", "eager", "inductor"]
+ENGINES: tuple[EngineName, ...] = ("auto", "eager", "inductor")
+
+Stage = Callable[..., tuple[Tensor, ...]]
+
+BUILD_SWITCH = "MSSTS_BUILD"
+"""Environment variable; 0 keeps `auto` from compiling beside a running stream."""
+
+BUILD_AFTER_SECONDS = 15.0
+"""A stream that has run for so long is worth a minute of compiling."""
+
+_CHECK_INPUTS = 3
+_TOLERANCE = 2e-3
+"""Largest error of an engine's output against eager, relative to the output's largest value."""
+
+
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    encode: Stage
+    decode: Stage
+
+
+class Runtime:
+    """A network that answers for windows of one shape; used by one thread.
+
+    weights is the file that the network came from: `auto` builds from it in another process, and does not
+    where there is none. Raises EngineError where the engine asked for by name cannot be had.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        spec: StageSpec,
+        *,
+        engine: EngineName = "auto",
+        weights: Path | None = None,
+        cache: EngineCache | None = None,
+    ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
+        self.spec = spec
+        self.network = prepared(network)
+        """The copy that runs, in eager mode."""
+        self._cache = EngineCache() if cache is None else cache
+        self._weights = weights
+        eager = _Engine("eager", EncodeStage(self.network), DecodeStage(self.network, spec))
+        self._eager = self._engine = eager
+        self._began: float | None = None
+        self._builder: _Builder | None = None
+        self._may_build = engine == "auto" and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
+        if engine == "inductor":
+            self._engine = self._built()
+        elif engine == "auto":
+            self._take_over(self._found())
+
+    @property
+    def engine(self) -> str:
+        """Which engine serves now: eager or inductor."""
+        return self._engine.name
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, cues: Tensor | None = None) -> FrameFeatures:
+        """`Network.encode_frames` of one frame: images (1, 3, H, W), cues (1, R, H, W) where the spec has
+        them."""
+        self._poll()
+        tensors = (images,) if cues is None else (images, cues)
+        return assembled(self.network, self.spec, self._engine.encode(*tensors))
+
+    @torch.inference_mode()
+    def decode(self, features: FrameFeatures) -> Output:
+        """`Network.decode_window` of the spec's B·T frames, for its kept queries."""
+        return to_output(self._engine.decode(*present(features)))
+
+    def close(self) -> None:
+        """Stop what is being built; the runtime goes on with what it has."""
+        if self._builder is not None:
+            self._builder.stop()
+        self._may_build = False
+
+    def _key(self) -> dict[str, object]:
+        return engine_key(self.network, self.spec, engine="inductor")
+
+    def _built(self) -> _Engine:
+        """The compiled engine, built here and now where it is not in the cache."""
+        from model.inductor import build_packages
+
+        began = time.monotonic()
+        try:
+            folder = self._cache.make(self._key(), lambda path: build_packages(self.network, self.spec, path))
+            engine = self._load(folder)
+        except Exception as exc:  # torch's compiler has no base class of its own
+            raise EngineError(
+                f"engine 'inductor' cannot be had: {_first_line(exc)}; it needs a C++ compiler (g++) and "
+                f"room in {str(self._cache.root)!r}; model.engine=eager runs without"
+            ) from exc
+        logger.info("engine inductor ready after %.1f s", time.monotonic() - began)
+        return engine
+
+    def _found(self) -> _Engine | None:
+        """The compiled engine from the cache, checked; None where there is none or it is no good."""
+        folder = self._cache.find(self._key())
+        if folder is None:
+            return None
+        try:
+            return self._load(folder)
+        except Exception as exc:  # a damaged package raises what torch's loader raises
+            logger.warning("engine inductor left out, eager goes on: %s", _first_line(exc))
+            self._may_build = False
+            return None
+
+    def _load(self, folder: Path) -> _Engine:
+        """Load and compare with eager.
+
+        Raises EngineError where they differ, what torch raises for a bad file.
+        """
+        from model.inductor import load_packages
+
+        engine = _Engine("inductor", *load_packages(folder))
+        self._check(engine)
+        return engine
+
+    @torch.inference_mode()
+    def _check(self, engine: _Engine) -> None:
+        """Raises EngineError where the engine differs from eager on random input.
+
+        Queries are chosen by their order; where two nearly tie, rounding may choose otherwise. So what
+        differs on one input is tried on others, and wrong only if it differs on all.
+        """
+        errors = []
+        for seed in range(_CHECK_INPUTS):
+            errors.append(self._error(engine, seed))
+            if errors[-1] <= _TOLERANCE:
+                return
+        raise EngineError(
+            f"engine {engine.name!r} differs from eager by {min(errors):.1e} of the largest value, allowed "
+            f"{_TOLERANCE:.0e}"
+        )
+
+    def _error(self, engine: _Engine, seed: int) -> float:
+        """The largest difference from eager on the random input of a seed, relative to the largest value."""
+        frame, window = example_inputs(self.network, self.spec, seed=seed)
+        pairs = [
+            *zip(engine.encode(*frame), self._eager.encode(*frame), strict=True),
+            *zip(engine.decode(*window), self._eager.decode(*window), strict=True),
+        ]
+        return max(
+            float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+            for got, wanted in pairs
+            if wanted.is_floating_point()
+        )
+
+    def _take_over(self, engine: _Engine | None) -> None:
+        if engine is not None:
+            self._engine = engine
+            self._may_build = False
+            logger.info("engine %s serves", engine.name)
+
+    def _poll(self) -> None:
+        """Start to build once the stream is worth it; take over what is ready."""
+        if not self._may_build:
+            return
+        if self._builder is None:
+            now = time.monotonic()
+            self._began = now if self._began is None else self._began
+            if now - self._began >= BUILD_AFTER_SECONDS:
+                assert self._weights is not None
+                self._builder = _Builder(self._weights, self.spec, self._cache.root, self._found)
+        elif self._builder.done:
+            self._may_build = False
+            self._take_over(self._builder.engine)
+
+
+class _Builder:
+    """Builds an engine in a process of low priority, then loads and checks it in a thread."""
+
+    def __init__(
+        self, weights: Path, spec: StageSpec, root: Path, load: Callable[[], _Engine | None]
+    ) -> None:
+        self.done = False
+        self.engine: _Engine | None = None
+        self._load = load
+        self._began = time.monotonic()
+        command = [sys.executable, "-m", "model", "compile", "--low-priority", "--weights", str(weights)]
+        command += ["--height", str(spec.height), "--width", str(spec.width)]
+        command += ["--num-frames", str(spec.num_frames), "--num-kept", str(spec.num_kept)]
+        command += ["--threads", str(torch.get_num_threads()), "--cache", str(root)]
+        command += [] if spec.with_cues else ["--no-cues"]
+        logger.info("compiling the network in the background; eager serves meanwhile")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        weakref.finalize(self, _kill, self._process)  # also at the end of the program
+        threading.Thread(target=self._wait, name="engine-builder", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the process; what it had not finished is lost."""
+        _kill(self._process)
+
+    def _wait(self) -> None:
+        _, said = self._process.communicate()
+        if self._process.returncode == 0:
+            self.engine = self._load()
+            if self.engine is not None:
+                logger.info("compiled in %.0f s", time.monotonic() - self._began)
+        elif self._process.returncode > 0:
+            logger.warning("engine inductor could not be built, eager goes on: %s", said.strip()[-300:])
+        self.done = True
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(OSError):
+        process.kill()
+
+
+def build_engine(network: Network, spec: StageSpec, *, cache: EngineCache | None = None) -> Path:
+    """The folder of the compiled engine of a network on this machine, built if it is not there yet.
+
+    Raises what torch's compiler raises, OSError where the cache cannot be written.
+    """
+    from model.inductor import build_packages
+
+    ready = prepared(network)
+    key = engine_key(ready, spec, engine="inductor")
+    return (cache or EngineCache()).make(key, lambda path: build_packages(ready, spec, path))
+
+
+def _first_line(exc: Exception) -> str:
+    lines = str(exc).strip().splitlines()
+    return f"{type(exc).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,112 @@
+"""The two halves of the network as functions of tensors alone, in the form that engines compile.
+
+`EncodeStage` is `Network.encode_frames`, `DecodeStage` is `Network.decode_window`; shapes are fixed by a
+`StageSpec`. Ours.
+
+Dimensions: B windows, T frames, P positions of all levels, C width, Q queries, R cue planes, H × W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.network import FrameFeatures, Network, Output
+
+__all__ = ["DecodeStage", "EncodeStage", "StageSpec", "example_inputs", "prepared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """What the two stages are compiled for."""
+
+    height: int
+    """Rows of the network's input, pixels."""
+    width: int
+    num_frames: int
+    """T."""
+    num_kept: int
+    """Queries of a window that are answered for."""
+    with_cues: bool
+    """Whether frames come with their cue planes."""
+    num_windows: int = 1
+    """B: windows in one call of the second stage."""
+
+
+class EncodeStage(nn.Module):
+    """images (1, 3, H, W) and, where the spec has cues, cues (1, R, H, W) → the tensors of FrameFeatures."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
+        return present(self.network.encode_frames(images, cues))
+
+
+class DecodeStage(nn.Module):
+    """The tensors of the FrameFeatures of B·T frames → the tensors of Output, `kept` last."""
+
+    def __init__(self, network: Network, spec: StageSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        features = assembled(self.network, self.spec, tensors)
+        output = self.network.decode_window(
+            features, num_windows=self.spec.num_windows, num_kept=self.spec.num_kept
+        )
+        assert output.kept is not None
+        return output.logits, output.boxes, output.mask_logits, output.query_embeddings, output.kept
+
+
+def present(features: FrameFeatures) -> tuple[Tensor, ...]:
+    """The tensors that the network's features have: tokens, and narrow and c2 where it uses them."""
+    return tuple(tensor for tensor in (features.tokens, features.narrow, features.c2) if tensor is not None)
+
+
+def assembled(network: Network, spec: StageSpec, tensors: tuple[Tensor, ...]) -> FrameFeatures:
+    """The features of `present`'s tensors."""
+    rest = list(tensors[1:])
+    narrow = rest.pop(0) if network.config.variant != "baseline" else None
+    c2 = rest.pop(0) if network.config.mask_source == "c2" else None
+    return FrameFeatures(tokens=tensors[0], narrow=narrow, c2=c2, size=(spec.height, spec.width))
+
+
+def prepared(network: Network) -> Network:
+    """A copy for inference alone: batch norms are folded into the convolutions before them."""
+    ready = copy.deepcopy(network).eval().requires_grad_(False)
+    ready.backbone.fold_norms()
+    return ready
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def example_inputs(
+    network: Network, spec: StageSpec, *, seed: int = 0
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Random inputs of both stages; the second's are what the first makes of random frames."""
+    parameter = next(network.parameters())
+    generator = torch.Generator().manual_seed(seed)
+
+    def frame() -> tuple[Tensor, ...]:
+        planes = [torch.randn(1, 3, spec.height, spec.width, generator=generator)]
+        if spec.with_cues:
+            shape = (1, network.config.num_cue_planes, spec.height, spec.width)
+            planes.append(torch.rand(shape, generator=generator))
+        return tuple(plane.to(parameter.device, parameter.dtype) for plane in planes)
+
+    encode = EncodeStage(network)
+    frames = [frame() for _ in range(spec.num_frames * spec.num_windows)]
+    features = [encode(*each) for each in frames]
+    return frames[0], tuple(torch.cat(parts) for parts in zip(*features, strict=True))
+
+
+def to_output(tensors: tuple[Tensor, ...]) -> Output:
+    """The second stage's result by name."""
+    logits, boxes, mask_logits, embeddings, kept = tensors
+    return Output(logits=logits, boxes=boxes, mask_logits=mask_logits, query_embeddings=embeddings, kept=kept)

@@ -1,0 +1,260 @@
+"""Engines: what is compiled equals eager, is kept on disk, and is left out where it cannot be had."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.small_models import live_model, random_images, small_config
+from torch import Tensor
+
+import model.runtime
+from model.checkpoint import save_weights
+from model.engine_cache import EngineCache, engine_key
+from model.errors import EngineError
+from model.network import FrameFeatures, Network
+from model.runtime import Runtime
+from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+
+pytestmark = pytest.mark.timeout(600)  # for the one test that waits for the compiler
+
+SPEC = StageSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=False)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Small enough to be compiled in a test: one encoder layer, two decoder layers, two levels."""
+    return live_model(
+        small_config(encoder_layers=1, num_frames=2, num_levels=3, num_points=2, query_selection="encoder")
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_weights(network, path, name="small", trained=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(network: Network, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
+    """A cache that `auto` has filled beside a stream, by the real process: built once for all tests."""
+    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSSTS_BUILD", "1")
+        patch.setattr(model.runtime, "BUILD_AFTER_SECONDS", 0.0)
+        runtime = Runtime(network, SPEC, engine="auto", weights=weights, cache=cache)
+        assert runtime.engine == "eager"
+        expected = runtime.decode(window(runtime))
+
+        def serves_compiled() -> bool:
+            window(runtime)
+            return runtime.engine == "inductor"
+
+        wait_until(serves_compiled, 550)
+        assert_close(runtime.decode(window(runtime)).mask_logits, expected.mask_logits)
+    return cache
+
+
+def window(runtime: Runtime, seed: int = 0) -> FrameFeatures:
+    images = random_images(2, 3, 64, 96, seed=seed)
+    return FrameFeatures.stack([runtime.encode(image[None]) for image in images])
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def wait_until(done: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(1.0)  # the child has the lower priority
+
+
+@torch.inference_mode()
+def test_eager_is_the_network_itself(network: Network) -> None:
+    runtime = Runtime(network, SPEC, engine="eager")
+    output = runtime.decode(window(runtime))
+    expected = network.decode_window(network.encode_frames(random_images(2, 3, 64, 96)), num_kept=4)
+    assert runtime.engine == "eager"
+    assert torch.equal(output.kept, expected.kept)
+    for name in ("logits", "boxes", "mask_logits", "query_embeddings"):
+        assert_close(getattr(output, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("norm", ["bn", "frozen_bn", "gn"])
+@pytest.mark.parametrize(("backbone", "cues"), [("resnet18", ["background"]), ("resnet50", [])])
+@torch.inference_mode()
+def test_folded_norms_change_nothing(norm: str, backbone: str, cues: list[str]) -> None:
+    network = live_model(small_config(norm=norm, backbone=backbone, cues=cues, backbone_width=0.25))
+    generator = torch.Generator().manual_seed(3)
+    for name, value in network.backbone.state_dict().items():
+        if "running" in name or (norm == "frozen_bn" and ".bn" in name):
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    ready = prepared(network)
+    kinds = {type(module).__name__ for module in ready.backbone.modules()}
+    assert ("GroupNorm" in kinds) == (norm == "gn")
+    assert not kinds & {"BatchNorm2d", "FrozenBatchNorm2d"}
+    images = random_images(1, 3, 64, 96)
+    planes = torch.rand(1, 1, 64, 96, generator=generator) if cues else None
+    for ours, theirs in zip(ready.backbone(images, planes), network.backbone(images, planes), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_a_compiled_engine_equals_eager_and_is_built_once(
+    network: Network, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("it was in the cache")
+
+    monkeypatch.setattr("model.inductor.build_packages", refuse)
+    compiled = Runtime(network, SPEC, engine="inductor", cache=cache)
+    found = Runtime(network, SPEC, engine="auto", cache=cache)
+    eager = Runtime(network, SPEC, engine="eager")
+    assert (compiled.engine, found.engine) == ("inductor", "inductor")
+    for seed in range(3):
+        features, wanted = window(compiled, seed), window(eager, seed)
+        assert_close(features.tokens, wanted.tokens)
+        output, expected = compiled.decode(wanted), eager.decode(wanted)
+        assert torch.equal(output.kept, expected.kept)
+        for name in ("logits", "boxes", "mask_logits", "query_embeddings"):
+            assert_close(getattr(output, name), getattr(expected, name))
+
+
+def test_without_a_compiler_auto_says_so_once_and_eager_goes_on(
+    network: Network,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MSSTS_BUILD", "1")
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    monkeypatch.setattr(model.runtime, "BUILD_AFTER_SECONDS", 0.0)
+    runtime = Runtime(network, SPEC, engine="auto", weights=weights, cache=EngineCache(tmp_path))
+
+    def given_up() -> bool:
+        window(runtime)
+        return any("could not be built, eager goes on" in record.message for record in caplog.records)
+
+    with caplog.at_level(logging.WARNING):
+        wait_until(given_up, 100)
+        for _ in range(3):
+            window(runtime)
+    assert runtime.engine == "eager"
+    assert sum("eager goes on" in record.message for record in caplog.records) == 1
+    assert not list(tmp_path.glob("*/key.json"))
+
+
+def test_an_engine_asked_for_by_name_never_falls_back(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    with pytest.raises(EngineError, match=r"engine 'inductor' cannot be had: .*model\.engine=eager"):
+        Runtime(network, SPEC, engine="inductor", cache=EngineCache(tmp_path))
+    with pytest.raises(ValueError, match="'turbo' is not one of auto, eager, inductor"):
+        Runtime(network, SPEC, engine="turbo")  # type: ignore[arg-type]
+
+
+def damaged_copy(cache: EngineCache, network: Network, root: Path) -> EngineCache:
+    """A cache whose engine is cut short."""
+    copy = EngineCache(root)
+    key = engine_key(prepared(network), SPEC, engine="inductor")
+    folder = copy.folder(key)
+    folder.mkdir(parents=True)
+    for path in (cache.folder(key)).iterdir():
+        content = path.read_bytes()
+        (folder / path.name).write_bytes(content if path.suffix == ".json" else content[: len(content) // 2])
+    return copy
+
+
+def test_a_damaged_package_is_left_out_by_auto_and_an_error_by_name(
+    network: Network, cache: EngineCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = damaged_copy(cache, network, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        runtime = Runtime(network, SPEC, engine="auto", cache=damaged)
+    assert runtime.engine == "eager"
+    assert sum("left out, eager goes on" in record.message for record in caplog.records) == 1
+    with pytest.raises(EngineError, match="cannot be had"):
+        Runtime(network, SPEC, engine="inductor", cache=damaged)
+
+
+@pytest.mark.parametrize("stage", [0, 1], ids=["encode", "decode"])
+def test_an_engine_that_differs_from_eager_is_not_used(
+    network: Network, cache: EngineCache, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prepared(network)
+    right = [EncodeStage(ready), DecodeStage(ready, SPEC)]
+
+    def wrong(*tensors: Tensor) -> tuple[Tensor, ...]:
+        first, *rest = right[stage](*tensors)
+        return (first * 1.01, *rest)
+
+    stages: list[Any] = list(right)
+    stages[stage] = wrong
+    monkeypatch.setattr("model.inductor.load_packages", lambda folder: tuple(stages))
+    with pytest.raises(EngineError, match="differs from eager by"):
+        Runtime(network, SPEC, engine="inductor", cache=cache)
+    assert Runtime(network, SPEC, engine="auto", cache=cache).engine == "eager"
+
+
+def test_the_key_holds_weights_spec_threads_and_precision(network: Network) -> None:
+    key = engine_key(network, SPEC, engine="inductor")
+    assert key == engine_key(network, SPEC, engine="inductor")
+    other = live_model(network.config, seed=5)
+    assert engine_key(other, SPEC, engine="inductor")["weights"] != key["weights"]
+    longer = StageSpec(height=64, width=96, num_frames=3, num_kept=4, with_cues=False)
+    cache = EngineCache(Path("unused"))
+    assert cache.folder(engine_key(network, longer, engine="inductor")) != cache.folder(key)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert cache.folder(engine_key(network, SPEC, engine="inductor")) != cache.folder(key)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_build_that_fails_leaves_nothing_and_two_builds_at_once_are_one(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    key = {"engine": "test"}
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise RuntimeError("the compiler died")
+
+    with pytest.raises(RuntimeError, match="died"):
+        cache.make(key, fail)
+    assert cache.find(key) is None
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+    built = []
+
+    def build(folder: Path) -> None:
+        time.sleep(0.2)
+        built.append(folder)
+        (folder / "engine").write_text("whole")
+
+    threads = [threading.Thread(target=cache.make, args=(key, build)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = cache.find(key)
+    assert found is not None
+    assert (found / "engine").read_text() == "whole"
+    assert len(built) == 1
+
+
+def test_example_inputs_are_the_stages_inputs(network: Network) -> None:
+    frame, features = example_inputs(network, SPEC)
+    assert [tuple(tensor.shape) for tensor in frame] == [(1, 3, 64, 96)]
+    assert features[0].shape[0] == 2
+    again, _ = example_inputs(network, SPEC)
+    assert torch.equal(frame[0], again[0])
