@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ops.cuda import cupy_compiler
@@ -168,24 +169,29 @@ def crop_masks_of_tensors(
     Masks of more than `capacity` counts are done on the host. Waits for the device. Errors are `crop_masks`'.
     """
     runs = mask_runs_cuda(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow, capacity=capacity)
-    crops = crops_of_runs(runs) if runs is not None else [None] * len(mask_logits)
+    host = partial(crop_masks, fit=fit, stride=stride, grow=grow)
+    if runs is None:
+        return host(*_on_host(mask_logits, boxes_xyxy))
+    crops = crops_of_runs(runs)
     left = [index for index, crop in enumerate(crops) if crop is None]
-    # Copies that wait: of all masks without a kernel, else of the few that overflowed.
-    logits = mask_logits[left].float().cpu().numpy()
-    boxes = boxes_xyxy[left].cpu().numpy()
-    others = dict(zip(left, crop_masks(logits, boxes, fit=fit, stride=stride, grow=grow), strict=True))
-    return [others[index] if crop is None else crop for index, crop in enumerate(crops)]
+    others = iter(host(*_on_host(mask_logits[left], boxes_xyxy[left])) if left else ())
+    return [next(others) if crop is None else crop for crop in crops]
+
+
+def _on_host(mask_logits: Tensor, boxes_xyxy: Tensor) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
+    """Two copies that wait: what the kernel did not do is done on the host."""
+    return mask_logits.detach().float().cpu().numpy(), boxes_xyxy.detach().cpu().numpy()
 
 
 def _check(ready: Ready[MaskRunsConfig], device: torch.device) -> None:
     """Compare with `crop_masks`, run by run. Raises ArithmeticError where they differ."""
     config = ready.launch.config
     fit = fit_size(97, 211, height=45, width=64)
-    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    y, x = torch.arange(12.0, device="cpu")[:, None], torch.arange(16.0, device="cpu")
     blob = 3 - torch.hypot(x - 7, (y - 4) * 1.3)
     noise = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0), device="cpu")
     logits = torch.cat([blob[None], -blob[None], blob[None] - 9, noise]).to(config.logits)
-    boxes = torch.tensor([[60.0, 40, 120, 60], [-9, -9, 999, 999]] * 3).to(config.boxes)
+    boxes = torch.tensor([[60.0, 40, 120, 60], [-9, -9, 999, 999]] * 3, dtype=config.boxes, device="cpu")
     wanted = crop_masks(logits.float().numpy(), boxes.numpy(), fit=fit)
     job = _job(logits.to(device), boxes.to(device), fit, 4, 0.1, CAPACITY)
     got = crops_of_runs(_runs(ready, job))

@@ -262,6 +262,8 @@ def test_tensors_on_the_cpu_go_to_crop_masks() -> None:
     assert crop_masks_of_tensors(logits, boxes, fit=fit) == on_host(logits, boxes, fit)
     assert crop_masks_of_tensors(logits.bfloat16(), boxes, fit=fit) == on_host(logits.bfloat16(), boxes, fit)
     assert crop_masks_of_tensors(logits[:0], boxes[:0], fit=fit) == []
+    with pytest.raises(ValueError, match=r"boxes_xyxy \(N, 4\)"):
+        crop_masks_of_tensors(logits[:2], boxes, fit=fit)
 
 
 def test_masks_that_overflow_are_done_on_the_host(
