@@ -52,6 +52,13 @@ def test_nothing_on_the_cpu_asks_for_cupy() -> None:
         "from ops import deform_attn\n"
         "value = torch.randn(1, 20, 2, 4, requires_grad=True)\n"
         "deform_attn(value, torch.randn(1, 3, 24), torch.rand(1, 3, 2), 4, 4, 2, 2).sum().backward()\n"
+        "from ops.device_masks import crop_masks_of_tensors\n"
+        "from ops.device_preprocess import preprocess_cuda\n"
+        "from ops.preprocess import fit_size\n"
+        "fit = fit_size(8, 8, height=8, width=8)\n"
+        "assert crop_masks_of_tensors(torch.ones(1, 2, 2), torch.rand(1, 4), fit=fit)[0].area\n"
+        "planes = [torch.zeros(8, 8, dtype=torch.uint8), torch.zeros(4, 4, 2, dtype=torch.uint8)]\n"
+        "assert preprocess_cuda(planes, matrix='bt709', full_range=False, height=8, width=8) is None\n"
     )
     assert done.stderr == ""
 

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from ops.launch import KERNEL_SOURCE, DeformAttnConfig, plan_deform_attn
+from ops.launch import (
+    KERNEL_SOURCE,
+    DeformAttnConfig,
+    MaskRunsConfig,
+    PreprocessConfig,
+    plan_deform_attn,
+    plan_mask_runs,
+    plan_preprocess,
+)
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 R50 = DeformAttnConfig(F16, F16, F32, 8, 32, 4, 4, 2, False)
@@ -75,3 +83,21 @@ def test_a_block_serves_fewer_queries_where_its_memory_is_short() -> None:
 def test_what_has_no_kernel_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_deform_attn("backward", config(**changes))
+
+
+def test_a_thread_makes_a_pixel_of_the_input_and_a_block_a_mask() -> None:
+    launch = plan_preprocess("preprocess", PreprocessConfig(BF16))
+    assert launch.expression == "yuv_to_input<bfloat16_t>"
+    assert launch.threads == launch.per_block
+    assert launch.blocks(192 * 320 + 1) == 192 * 320 // launch.threads + 1
+    masks = plan_mask_runs("mask_runs", MaskRunsConfig(F16, torch.float64))
+    assert masks.expression == "mask_runs<half_t, double>"
+    assert masks.blocks(20) == 20
+    assert masks.shared_bytes < 48 * 1024
+
+
+def test_an_instance_is_compiled_after_the_half_types() -> None:
+    for launch in (plan_deform_attn("forward", R50), plan_preprocess("preprocess", PreprocessConfig(F32))):
+        name = launch.expression.split("<")[0]
+        assert 0 < launch.code.index("struct half_t") < launch.code.index(f"{name}(")
+        assert "#include" not in launch.code
