@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def _digest_weights(network: Network) -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=1)
 def _digest_source() -> str:
     """Of the code that a trace goes through and of the kernels: another version never meets old engines."""
     digest = hashlib.sha256()

@@ -23,7 +23,7 @@ from model.network import Network
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs
 from ops.native import find_compiler
 
-__all__ = ["build_packages", "export_stage", "load_packages"]
+__all__ = ["build_packages", "compile_stages", "export_stage", "load_packages"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,16 @@ _SETTINGS = {"freezing": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 
 def export_stage(stage: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """The stage as a graph of tensor operations with static shapes; the network's tables are its buffers."""
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        return torch.export.export(lifted(_export(stage, example)), example, strict=False)
+
+
+def _export(stage: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         stage(*example)  # tables that are made at the first call must be there before the trace
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations
-            program = torch.export.export(stage, example, strict=False)
-            return torch.export.export(lifted(program), example, strict=False)
+        return torch.export.export(stage, example, strict=False)
 
 
 def lifted(program: torch.export.ExportedProgram) -> nn.Module:
@@ -74,6 +78,19 @@ def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(folder / name), inductor_configs=_SETTINGS
             )
+
+
+def compile_stages(network: Network, spec: StageSpec) -> tuple[Stage, Stage]:
+    """Both stages compiled in this process, for a GPU: torch keeps the kernels in its own cache on disk.
+
+    One graph each and static shapes: another shape is an error, not a recompilation.
+    """
+    frame, window = example_inputs(network, spec)
+    encode, decode = (
+        torch.compile(lifted(_export(stage, example)), fullgraph=True, dynamic=False)
+        for stage, example in ((EncodeStage(network), frame), (DecodeStage(network, spec), window))
+    )
+    return encode, decode
 
 
 def load_packages(folder: Path) -> tuple[Stage, Stage]:

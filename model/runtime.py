@@ -1,12 +1,12 @@
 """How the network runs: device, precision and engine, behind one object with the cache seam's two calls.
 
     eager       torch's own kernels and ours, one after the other; always there
-    inductor    both stages compiled by torch's compiler (`model.inductor` on a CPU)
+    inductor    both stages compiled by torch's compiler (`model.inductor`)
     auto        the best that is there: what a CPU has compiled before is used at once; what it has not is
                 built by another process while eager serves, and taken over when it is ready and checked
 
-An engine asked for by name is used or is an error; `auto` falls back, once, and says why. Every engine is
-compared with eager on random input before it serves. Ours.
+On a GPU every engine runs as CUDA graphs. An engine asked for by name is used or is an error; `auto` falls
+back, once, and says why. Every engine is compared with eager on random input before it serves. Ours.
 
 Dimensions: B windows, T frames, R cue planes, H × W pixels.
 """
@@ -24,11 +24,12 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from model.cuda_graph import GraphedStage, Upload
 from model.engine_cache import EngineCache, engine_key
 from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output
@@ -48,7 +49,9 @@ __all__ = ["ENGINES", "EngineName", "Runtime", "build_engine"]
 logger = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "eager", "inductor"]
-ENGINES: tuple[EngineName, ...] = ("auto", "eager", "inductor")
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Stage = Callable[..., tuple[Tensor, ...]]
 
@@ -59,7 +62,7 @@ BUILD_AFTER_SECONDS = 15.0
 """A stream that has run for so long is worth a minute of compiling."""
 
 _CHECK_INPUTS = 3
-_TOLERANCE = 2e-3
+_TOLERANCE = {torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest error of an engine's output against eager, relative to the output's largest value."""
 
 
@@ -73,8 +76,11 @@ class _Engine:
 class Runtime:
     """A network that answers for windows of one shape; used by one thread.
 
-    weights is the file that the network came from: `auto` builds from it in another process, and does not
-    where there is none. Raises EngineError where the engine asked for by name cannot be had.
+    device: cpu, cuda, cuda:N or auto (a GPU where there is one). precision: fp32, bf16 or fp16, what is not
+    coordinates or scores; auto is fp32 on a CPU, bf16 on a GPU. weights is the file that the network came
+    from: `auto` builds from it in another process, and does not where there is none.
+
+    Raises EngineError where the engine asked for by name, the device or the precision cannot be had.
     """
 
     def __init__(
@@ -83,22 +89,34 @@ class Runtime:
         spec: StageSpec,
         *,
         engine: EngineName = "auto",
+        device: str = "cpu",
+        precision: Precision = "auto",
         weights: Path | None = None,
         cache: EngineCache | None = None,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
         self.spec = spec
-        self.network = prepared(network)
+        self.device = _device(device)
+        self._dtype = _dtype(precision, self.device)
+        self.network = prepared(network).to(self.device)
         """The copy that runs, in eager mode."""
+        if self._dtype != torch.float32:
+            self.network.to_precision(self._dtype)
+        self._upload = Upload(self.device) if self.device.type == "cuda" else None
         self._cache = EngineCache() if cache is None else cache
         self._weights = weights
         eager = _Engine("eager", EncodeStage(self.network), DecodeStage(self.network, spec))
         self._eager = self._engine = eager
         self._began: float | None = None
         self._builder: _Builder | None = None
-        self._may_build = engine == "auto" and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
-        if engine == "inductor":
+        on_cpu = self.device.type == "cpu"
+        self._may_build = (
+            engine == "auto" and on_cpu and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
+        )
+        if not on_cpu:
+            self._engine = self._on_gpu(engine)
+        elif engine == "inductor":
             self._engine = self._built()
         elif engine == "auto":
             self._take_over(self._found())
@@ -113,7 +131,9 @@ class Runtime:
         """`Network.encode_frames` of one frame: images (1, 3, H, W), cues (1, R, H, W) where the spec has
         them."""
         self._poll()
-        tensors = (images,) if cues is None else (images, cues)
+        tensors: tuple[Tensor, ...] = (images,) if cues is None else (images, cues)
+        if self._upload is not None:
+            tensors = self._upload(*tensors)
         return assembled(self.network, self.spec, self._engine.encode(*tensors))
 
     @torch.inference_mode()
@@ -126,6 +146,36 @@ class Runtime:
         if self._builder is not None:
             self._builder.stop()
         self._may_build = False
+
+    def _on_gpu(self, engine: EngineName) -> _Engine:
+        """The engine by name, or for `auto` the best that works, each as CUDA graphs.
+
+        Raises EngineError where a named one cannot be had.
+        """
+        for name in ("inductor", "eager") if engine == "auto" else (engine,):
+            try:
+                if name == "inductor":
+                    from model.inductor import compile_stages
+
+                    stages = compile_stages(self.network, self.spec)
+                else:
+                    stages = (self._eager.encode, self._eager.decode)
+                frame, window = example_inputs(self.network, self.spec)
+                with torch.inference_mode():
+                    graphs = _Engine(name, GraphedStage(stages[0], frame), GraphedStage(stages[1], window))
+                self._check(graphs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as exc:  # torch's compiler and the driver have no base class of their own
+                if engine != "auto":
+                    raise EngineError(
+                        f"engine {name!r} cannot be had on {self.device}: {_first_line(exc)}"
+                    ) from exc
+                logger.warning("engine %s left out: %s", name, _first_line(exc))
+            else:
+                return graphs
+        logger.warning("no CUDA graph: the network runs eager on %s", self.device)
+        return self._eager
 
     def _key(self) -> dict[str, object]:
         return engine_key(self.network, self.spec, engine="inductor")
@@ -177,13 +227,14 @@ class Runtime:
         differs on one input is tried on others, and wrong only if it differs on all.
         """
         errors = []
+        allowed = _TOLERANCE[self._dtype]
         for seed in range(_CHECK_INPUTS):
             errors.append(self._error(engine, seed))
-            if errors[-1] <= _TOLERANCE:
+            if errors[-1] <= allowed:
                 return
         raise EngineError(
             f"engine {engine.name!r} differs from eager by {min(errors):.1e} of the largest value, allowed "
-            f"{_TOLERANCE:.0e}"
+            f"{allowed:.0e}"
         )
 
     def _error(self, engine: _Engine, seed: int) -> float:
@@ -194,7 +245,7 @@ class Runtime:
             *zip(engine.decode(*window), self._eager.decode(*window), strict=True),
         ]
         return max(
-            float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+            float((got.float() - wanted).abs().max() / wanted.float().abs().max().clamp(min=1e-6))
             for got, wanted in pairs
             if wanted.is_floating_point()
         )
@@ -258,9 +309,45 @@ class _Builder:
             self.engine = self._load()
             if self.engine is not None:
                 logger.info("compiled in %.0f s", time.monotonic() - self._began)
+            else:
+                logger.warning("what was compiled is not for this program (edited since?); eager goes on")
         elif self._process.returncode > 0:
             logger.warning("engine inductor could not be built, eager goes on: %s", said.strip()[-300:])
         self.done = True
+
+
+def _device(name: str) -> torch.device:
+    """Raises EngineError for a device that this machine does not have, ValueError for no device at all."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise EngineError(
+                f"device {name!r}: torch sees {count} GPUs here; use device 'cpu', or install torch with CUDA"
+            )
+    return device
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Raises EngineError for a precision that the device has no arithmetic for, ValueError for none."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        precision = "fp32" if device.type == "cpu" else "bf16"
+    if device.type == "cpu" and precision == "fp16":
+        raise EngineError("precision 'fp16' is for GPUs; a CPU runs fp32")
+    if device.type == "cpu" and precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+        raise EngineError(
+            "precision 'bf16': this CPU has no bf16 arithmetic and would take ten times as long; use fp32"
+        )
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

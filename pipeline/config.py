@@ -122,8 +122,12 @@ class ModelSection(Section):
     """Compute the network's cues (`network.cues`) from the stream; false leaves their planes at zero."""
     num_threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of the network; null leaves torch's choice."""
+    device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """What runs the network: cpu, cuda, cuda:N, or auto (a GPU where there is one)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network; auto is fp32 on a CPU, bf16 on a GPU. Coordinates and scores stay fp32."""
     engine: Literal["auto", "eager", "inductor"] = "auto"
-    """What runs the network: eager, inductor (compiled for this machine), or auto: compiled where it is in
+    """How it is run: eager, inductor (compiled for this machine), or auto: compiled where it is in
     the cache, else eager until it has been compiled beside the stream (docs/runtime.md)."""
 
     @field_validator("network")

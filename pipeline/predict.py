@@ -24,7 +24,7 @@ from model.cues import CueState
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import candidates
-from model.runtime import EngineName, Runtime
+from model.runtime import EngineName, Precision, Runtime
 from model.stages import StageSpec
 from ops.preprocess import Fit, fit_content, normalise_content
 from pipeline.config import StreamConfig, stride_error
@@ -88,9 +88,11 @@ class NetworkPredictor:
         cache: bool = True,
         cues: bool = True,
         engine: EngineName = "eager",
+        device: str = "cpu",
+        precision: Precision = "auto",
         weights: Path | None = None,
     ) -> None:
-        """engine and weights are `model.runtime.Runtime`'s, which says what it raises."""
+        """engine, device, precision and weights are `model.runtime.Runtime`'s, which says what it raises."""
         self._config = config
         self._cache = cache
         self._cues = config.cues if cues else ()
@@ -101,7 +103,9 @@ class NetworkPredictor:
             num_kept=max_instances,
             with_cues=bool(self._cues),
         )
-        self._runtime = Runtime(network, spec, engine=engine, weights=weights)
+        self._runtime = Runtime(
+            network, spec, engine=engine, device=device, precision=precision, weights=weights
+        )
         self._sources: dict[str, _Kept] = {}
         classes = {
             index: (each.id, each.name)
@@ -201,10 +205,12 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
             cache=section.cache,
             cues=section.cues,
             engine=section.engine,
+            device=section.device,
+            precision=section.precision,
             weights=weights,
         )
     except EngineError as error:
-        raise ConfigError(f"model.engine: {error}") from None
+        raise ConfigError(f"model: {error}") from None
 
 
 def _load(weights: Path, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:

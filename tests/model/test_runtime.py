@@ -205,6 +205,39 @@ def test_an_engine_that_differs_from_eager_is_not_used(
     assert Runtime(network, SPEC, engine="auto", cache=cache).engine == "eager"
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"device": "tpu"}, ValueError, "'tpu' is not one of auto, cpu, cuda"),
+        ({"device": "mps"}, ValueError, "'mps' is not one of"),
+        ({"precision": "int8"}, ValueError, "'int8' is not one of auto, fp32, bf16, fp16"),
+        ({"precision": "fp16"}, EngineError, "'fp16' is for GPUs"),
+        ({"device": "cuda:99"}, EngineError, r"'cuda:99': torch sees \d+ GPUs here; use device 'cpu'"),
+    ],
+)
+def test_devices_and_precisions_that_cannot_be_had_are_named(
+    network: Network, options: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        Runtime(network, SPEC, engine="eager", **options)
+
+
+def test_bf16_runs_where_the_cpu_has_it_and_is_refused_elsewhere(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    with pytest.raises(EngineError, match="no bf16 arithmetic"):
+        Runtime(network, SPEC, engine="eager", precision="bf16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    half, whole = (Runtime(network, SPEC, engine="eager", precision=name) for name in ("bf16", "fp32"))
+    features, expected = window(half), window(whole)
+    assert features.tokens.dtype == torch.bfloat16
+    assert (features.tokens.float() - expected.tokens).norm() < 0.05 * expected.tokens.norm()
+    output = half.decode(features)
+    assert output.boxes.dtype == output.mask_logits.dtype == torch.float32
+    assert bool(output.mask_logits.isfinite().all())
+
+
 def test_the_key_holds_weights_spec_threads_and_precision(network: Network) -> None:
     key = engine_key(network, SPEC, engine="inductor")
     assert key == engine_key(network, SPEC, engine="inductor")
