@@ -13,11 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from model.class_lists import CLASS_LISTS
 from model.config import Variant
 from model.errors import ModelError
+
+if TYPE_CHECKING:
+    from model.network import Network
+    from model.stages import StageSpec
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -148,40 +152,62 @@ def adapt(arguments: Sequence[str]) -> None:
 def compile_engine(arguments: Sequence[str]) -> None:
     """Compile a network for this machine, so that streams find it compiled (docs/runtime.md)."""
     parser = argparse.ArgumentParser(prog="python -m model compile", description=compile_engine.__doc__)
-    parser.add_argument("--weights", default="default", help="a .safetensors file, or default (shipped)")
-    parser.add_argument("--height", type=int, help="rows of the network's input (default: the weights')")
-    parser.add_argument("--width", type=int, help="columns (default: the weights')")
-    parser.add_argument("--num-frames", type=int, help="T (default: the weights')")
-    parser.add_argument("--num-kept", type=int, default=20, help="model.max_instances (default: 20)")
-    parser.add_argument("--no-cues", action="store_true", help="for streams with model.cues=false")
+    _add_stage_options(parser)
     parser.add_argument("--threads", type=int, help="CPU threads of the network (default: torch's choice)")
     parser.add_argument("--cache", metavar="DIR", help="folder of engines (default: in the user's cache)")
     parser.add_argument("--low-priority", action="store_true", help="leave the cores to whoever wants them")
     options = parser.parse_args(arguments)
     import torch
 
-    from model.checkpoint import load_weights, shipped_weights
-    from model.config import SHIPPED_WEIGHTS
     from model.engine_cache import EngineCache
     from model.runtime import build_engine
-    from model.stages import StageSpec
 
     if options.low_priority:
         os.nice(10)
     if options.threads:
         torch.set_num_threads(options.threads)
+    network, spec = _stages_of(options)
+    began = time.monotonic()
+    folder = build_engine(network, spec, cache=EngineCache(Path(options.cache) if options.cache else None))
+    print(f"{folder}: {time.monotonic() - began:.0f} s")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Write a network as torch.export programs, for other runtimes (docs/runtime.md)."""
+    parser = argparse.ArgumentParser(prog="python -m model export", description=export.__doc__)
+    _add_stage_options(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the programs")
+    options = parser.parse_args(arguments)
+    from model.export import export_network
+
+    network, spec = _stages_of(options)
+    print(export_network(network, spec, Path(options.output)))
+
+
+def _add_stage_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which network, and for which shapes."""
+    parser.add_argument("--weights", default="default", help="a .safetensors file, or default (shipped)")
+    parser.add_argument("--height", type=int, help="rows of the network's input (default: the weights')")
+    parser.add_argument("--width", type=int, help="columns (default: the weights')")
+    parser.add_argument("--num-frames", type=int, help="T (default: the weights')")
+    parser.add_argument("--num-kept", type=int, default=20, help="model.max_instances (default: 20)")
+    parser.add_argument("--no-cues", action="store_true", help="for streams with model.cues=false")
+
+
+def _stages_of(options: argparse.Namespace) -> tuple[Network, StageSpec]:
+    from model.checkpoint import load_weights, shipped_weights
+    from model.config import SHIPPED_WEIGHTS
+    from model.stages import StageSpec
+
     network = load_weights(shipped_weights() if options.weights == SHIPPED_WEIGHTS else options.weights)
     config = network.config
-    spec = StageSpec(
+    return network, StageSpec(
         height=options.height or config.height,
         width=options.width or config.width,
         num_frames=options.num_frames or config.num_frames,
         num_kept=options.num_kept,
         with_cues=bool(config.cues) and not options.no_cues,
     )
-    began = time.monotonic()
-    folder = build_engine(network, spec, cache=EngineCache(Path(options.cache) if options.cache else None))
-    print(f"{folder}: {time.monotonic() - began:.0f} s")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -246,6 +272,7 @@ def data_freeze(arguments: Sequence[str]) -> None:
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "convert": convert,
     "compile": compile_engine,
+    "export": export,
     "show": show,
     "evaluate": evaluate,
     "adapt": adapt,
