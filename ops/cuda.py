@@ -27,6 +27,7 @@ __all__ = [
     "deform_attn_backward_cuda",
     "deform_attn_cuda",
     "kernels",
+    "nvrtc_ptx",
 ]
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,29 @@ class CupyCompiler:
         if stream is None:
             stream = self._streams[index, address] = self._cupy.cuda.ExternalStream(address, index)
         return stream
+
+
+def nvrtc_ptx(launch: Launch[Any], capability: tuple[int, int]) -> str:
+    """The launch's kernel as PTX, by the NVRTC that CuPy finds; needs no GPU.
+
+    Raises RuntimeError where CuPy or NVRTC is missing, or with the compiler's words where it fails.
+    """
+    major, minor = capability
+    try:
+        from cupy.cuda import nvrtc
+
+        program = nvrtc.createProgram(launch.code, "kernel.cu", (), ())
+    except Exception as exc:  # ImportError, or a class of the loader's own for a library that is not there
+        raise RuntimeError(f"no NVRTC through CuPy: {type(exc).__name__}: {exc}") from exc
+    try:
+        nvrtc.addNameExpression(program, launch.expression)
+        nvrtc.compileProgram(program, ("--std=c++17", f"--gpu-architecture=compute_{major}{minor}"))
+        text = nvrtc.getPTX(program)
+    except nvrtc.NVRTCError as exc:
+        raise RuntimeError(f"NVRTC: {exc}: {nvrtc.getProgramLog(program)}") from exc
+    finally:
+        nvrtc.destroyProgram(program)
+    return text.decode().rstrip("\0") if isinstance(text, bytes) else str(text)
 
 
 @lru_cache(maxsize=1)

@@ -120,7 +120,7 @@ class Launch(Generic[ConfigT]):
 
 
 def plan_deform_attn(kernel: str, config: DeformAttnConfig) -> Launch[DeformAttnConfig]:
-    """The launch of one pass, "forward" or "backward".
+    """The launch of one pass, "forward" or "backward", or of "plugin", forward as TensorRT calls it.
 
     Raises ValueError for what the kernels do not do: other dtypes than float32, float16 and bfloat16, or more
     than a block has room for.
@@ -210,6 +210,6 @@ def _shared_bytes(kernel: str, config: DeformAttnConfig, queries: int, threads: 
     """The `__shared__` arrays of the kernel, in the order of their declaration; threads are a query's."""
     samples = config.num_levels * config.num_points
     slots = queries * config.num_heads * (samples | 1)
-    if kernel == "forward":
+    if kernel != "backward":
         return slots * (16 + 8)
     return slots * (16 + 4) + queries * threads * (samples * 3 + 1) * 4

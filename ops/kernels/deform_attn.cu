@@ -93,10 +93,10 @@ __device__ __forceinline__ float largest(const TS* logits) {
 // value and out aligned to VECTOR elements. num_queries is B*Q. S*M*D < 2^31.
 template <typename T, typename TS, typename TR, int M, int D, int L, int K, int COORDINATES, bool PER_LEVEL,
           int VECTOR, int QUERIES>
-__global__ void __launch_bounds__(QUERIES * M * (D / VECTOR))
-deform_attn_forward(T* __restrict__ out, const T* __restrict__ value, const TS* __restrict__ sampling,
-                    const TR* __restrict__ reference, int num_queries, int queries_per_element,
-                    int num_positions, int height0, int width0) {
+__device__ __forceinline__ void
+attend(T* __restrict__ out, const T* __restrict__ value, const TS* __restrict__ sampling,
+       const TR* __restrict__ reference, int num_queries, int queries_per_element, int num_positions,
+       int height0, int width0) {
     constexpr int LANES = D / VECTOR, SAMPLES = L * K, N = M * SAMPLES;
     constexpr int STRIDE = SAMPLES | 1;  // odd: the heads of a warp read different banks
     constexpr bool BOX = COORDINATES == 4;
@@ -160,6 +160,27 @@ deform_attn_forward(T* __restrict__ out, const T* __restrict__ value, const TS* 
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) store(&result.data[i], sum[i] * scale);
     *reinterpret_cast<Pack<T, VECTOR>*>(out + ((long long)query * M + head) * D + lane * VECTOR) = result;
+}
+
+template <typename T, typename TS, typename TR, int M, int D, int L, int K, int COORDINATES, bool PER_LEVEL,
+          int VECTOR, int QUERIES>
+__global__ void __launch_bounds__(QUERIES * M * (D / VECTOR))
+deform_attn_forward(T* __restrict__ out, const T* __restrict__ value, const TS* __restrict__ sampling,
+                    const TR* __restrict__ reference, int num_queries, int queries_per_element,
+                    int num_positions, int height0, int width0) {
+    attend<T, TS, TR, M, D, L, K, COORDINATES, PER_LEVEL, VECTOR, QUERIES>(
+        out, value, sampling, reference, num_queries, queries_per_element, num_positions, height0, width0);
+}
+
+// The same with the parameters in TensorRT's order: inputs, integers, outputs (ops/tensorrt_plugin.py).
+template <typename T, typename TS, typename TR, int M, int D, int L, int K, int COORDINATES, bool PER_LEVEL,
+          int VECTOR, int QUERIES>
+__global__ void __launch_bounds__(QUERIES * M * (D / VECTOR))
+deform_attn_plugin(const T* __restrict__ value, const TS* __restrict__ sampling,
+                   const TR* __restrict__ reference, int num_queries, int queries_per_element,
+                   int num_positions, int height0, int width0, T* __restrict__ out) {
+    attend<T, TS, TR, M, D, L, K, COORDINATES, PER_LEVEL, VECTOR, QUERIES>(
+        out, value, sampling, reference, num_queries, queries_per_element, num_positions, height0, width0);
 }
 
 // Gradients, given grad (B, Q, M*D) in the layout of `out`. grad_value (B, S, M, D) is float32, zeroed by the
