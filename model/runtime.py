@@ -18,6 +18,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -288,12 +289,13 @@ class _Builder:
         command += [] if spec.with_cues else ["--no-cues"]
         logger.info("compiling the network in the background; eager serves meanwhile")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Into a file: torch's own helper processes hold a pipe open after the process itself has ended.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the process has ended)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=self._said,
             env=environment,
         )
         weakref.finalize(self, _kill, self._process)  # also at the end of the program
@@ -304,15 +306,16 @@ class _Builder:
         _kill(self._process)
 
     def _wait(self) -> None:
-        _, said = self._process.communicate()
-        if self._process.returncode == 0:
+        if self._process.wait() == 0:
             self.engine = self._load()
             if self.engine is not None:
                 logger.info("compiled in %.0f s", time.monotonic() - self._began)
             else:
                 logger.warning("what was compiled is not for this program (edited since?); eager goes on")
         elif self._process.returncode > 0:
-            logger.warning("engine inductor could not be built, eager goes on: %s", said.strip()[-300:])
+            self._said.seek(0)
+            said = self._said.read().strip()[-300:]
+            logger.warning("engine inductor could not be built, eager goes on: %s", said)
         self.done = True
 
 
@@ -350,7 +353,7 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(OSError):
         process.kill()
 
