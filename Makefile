@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export GOMP_SPINCOUNT ?= 10000
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check bench soak train-default card gpu-report data-preview format wheel clean
+.PHONY: run test check bench soak train-default card gpu-report trt-check data-preview format wheel clean
 
 run: $(VENV)/.run
 	mkdir -p out
@@ -43,6 +43,10 @@ train-default: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
 # On a machine with an NVIDIA GPU, torch, numpy and CuPy: make gpu-report PYTHON=python3. Checks and times the kernels.
 gpu-report: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
 	$(TRAIN_PYTHON) tests/benchmarks/gpu_report.py
+
+# The same with torch_tensorrt and TensorRT's libraries (docs/runtime.md): builds the engines, compares, times.
+trt-check: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
+	$(TRAIN_PYTHON) tests/benchmarks/trt_check.py
 
 data-preview: $(VENV)/.run
 	mkdir -p out
