@@ -57,8 +57,10 @@ _REMEDY = (
 )
 
 
-def build_engines(network: Network, spec: StageSpec, folder: Path) -> None:
+def build_engines(network: Network, spec: StageSpec, folder: Path, *, plugin: bool = True) -> None:
     """Compile both stages of a `prepared` network on a GPU into `folder`; takes minutes.
+
+    plugin=False leaves attention to PyTorch even where it could be in the engines.
 
     Raises EngineError where the network is not on a GPU, torch_tensorrt cannot be imported, or attention was
     changed on the way; torch_tensorrt's own errors where it fails.
@@ -70,7 +72,7 @@ def build_engines(network: Network, spec: StageSpec, folder: Path) -> None:
             "model.engine=eager runs without"
         )
     torch_tensorrt = import_torch_tensorrt()
-    with_plugin = _has_plugin(torch_tensorrt)
+    with_plugin = plugin and _has_plugin(torch_tensorrt)
     frame, window = example_inputs(network, spec)
     for name, stage, example in (
         (ENCODE, EncodeStage(network), frame),
@@ -139,11 +141,16 @@ def _has_plugin(torch_tensorrt: Any) -> bool:
     else:
         reason = tensorrt_plugin.why_not()
     if reason is None:
+        # Imported before ours is registered: it mends TensorRT's checks of annotations for Python 3.13.
         from torch_tensorrt.dynamo.conversion.plugins import generate_plugin_converter
 
-        tensorrt_plugin.register()
-        generate_plugin_converter(tensorrt_plugin.PLUGIN, supports_dynamic_shapes=False)
-        return True
+        try:
+            tensorrt_plugin.register()
+            generate_plugin_converter(tensorrt_plugin.PLUGIN, supports_dynamic_shapes=False)
+        except Exception as exc:  # experimental interfaces of two packages
+            reason = f"the plugin was refused: {type(exc).__name__}: {exc}"
+        else:
+            return True
     logger.info("attention runs in PyTorch between the engines: %s", reason)
     return False
 

@@ -1,10 +1,10 @@
 """Build the shipped network's TensorRT engines on this machine's GPU, compare them with eager, time both.
 
-    python tests/benchmarks/trt_check.py [--weights FILE] [--dtype float16] [--output FOLDER]
+    python tests/benchmarks/trt_check.py [--weights FILE] [--dtype float16] [--no-plugin]
 
 Needs an NVIDIA GPU, torch with CUDA, torch_tensorrt with TensorRT's libraries, and CuPy or nvcc for the attention
 plugin (without: attention runs in PyTorch between the engines, and the page says so). Takes minutes. Writes
-docs/performance/tensorrt-<device>.md and .json. Exit code 0: both stages agree with eager; 1: they do not, or
+docs/performance/tensorrt-<device>-<dtype>.md and .json. Exit code 0: both stages agree with eager; 1: they do not, or
 something is missing, and what.
 """
 
@@ -63,7 +63,9 @@ def error(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
     )
 
 
-def check(weights: Path, dtype: torch.dtype, num_kept: int, device: torch.device) -> dict[str, Any]:
+def check(
+    weights: Path, dtype: torch.dtype, num_kept: int, device: torch.device, *, plugin: bool
+) -> dict[str, Any]:
     """Build, load, compare and time both stages of a file of weights."""
     network = prepared(load_weights(weights)).to_precision(dtype).to(device)
     config = network.config
@@ -76,7 +78,7 @@ def check(weights: Path, dtype: torch.dtype, num_kept: int, device: torch.device
     )
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        build_engines(network, spec, Path(folder))
+        build_engines(network, spec, Path(folder), plugin=plugin)
         seconds = time.monotonic() - began
         names = ("encode", "decode")
         programs = {name: torch.export.load(Path(folder) / f"{name}.pt2").graph_module for name in names}
@@ -145,6 +147,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, help="a .safetensors file (default: what is shipped)")
     parser.add_argument("--dtype", default="float16", choices=list(DTYPES))
     parser.add_argument("--num-kept", type=int, default=20, help="model.max_instances (default: 20)")
+    parser.add_argument("--no-plugin", action="store_true", help="leave attention to PyTorch")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "performance")
     options = parser.parse_args()
     lacking = missing()
@@ -152,7 +155,8 @@ def main() -> int:
         print(f"trt-check: {lacking}", file=sys.stderr)
         return 1
     device = torch.device("cuda", torch.cuda.current_device())
-    run = check(options.weights or shipped_weights(), DTYPES[options.dtype], options.num_kept, device)
+    weights, plugin = options.weights or shipped_weights(), not options.no_plugin
+    run = check(weights, DTYPES[options.dtype], options.num_kept, device, plugin=plugin)
     report = {
         "date": date.today().isoformat(),
         "where": {
@@ -161,11 +165,14 @@ def main() -> int:
             "torch": torch.__version__,
             "torch_tensorrt": import_torch_tensorrt().__version__,
             "python": platform.python_version(),
-            "plugin": tensorrt_plugin.why_not() or "registered where torch_tensorrt takes it",
+            "plugin": (tensorrt_plugin.why_not() or "where torch_tensorrt takes it")
+            if plugin
+            else "not asked for",
         },
         "run": run,
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", report["where"]["device"].lower()).strip("-")
+    name = f"{report['where']['device']} {options.dtype}" + ("" if plugin else " no plugin")
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     target = options.output / f"tensorrt-{slug}.md"
     options.output.mkdir(parents=True, exist_ok=True)
     target.write_text(page(report), encoding="utf-8")

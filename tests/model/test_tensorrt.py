@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -87,6 +88,19 @@ def test_a_network_that_is_not_on_a_gpu_is_refused(tmp_path: Path) -> None:
     network = prepared(live_model(small_config(encoder_layers=1, num_frames=2)))
     with pytest.raises(EngineError, match=r"needs an NVIDIA GPU, the network is on cpu; model\.engine=eager"):
         build_engines(network, SPEC, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_says_what_is_missing_and_ends_with_1(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "benchmarks" / "trt_check.py"), "--output", str(tmp_path)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("trt-check: no NVIDIA GPU")
     assert not list(tmp_path.iterdir())
 
 
