@@ -1,9 +1,11 @@
 """Run every benchmark of this folder one after the other and write their figures into one page.
 
-    python tests/benchmarks/run_all.py --output FOLDER [--page docs/performance/cpu.md]
+    python tests/benchmarks/run_all.py --output FOLDER [--page docs/performance/cpu.md] [--only NAME …]
+                                       [--peer-python PYTHON]
 
-Each benchmark is a process of its own and writes JSON. A page is only written where asked: figures that are
-committed come from a machine that does nothing else.
+Each benchmark is a process of its own and writes JSON. With `--only` the others' JSON is taken as it lies in
+the folder. A page is only written where asked: figures that are committed come from a machine that does
+nothing else. `--peer-python` is an interpreter that has the ultralytics package, for the peer in bench_live.
 """
 
 from __future__ import annotations
@@ -14,24 +16,46 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-BENCHMARKS = ("operator", "frame", "pipeline", "associate", "memory")
+sys.path.insert(0, str(FOLDER.parent))
+
+from benchmarks import live_page
+
+BENCHMARKS = (
+    "operator",
+    "frame",
+    "pipeline",
+    "associate",
+    "memory",
+    "engines",
+    "live",
+    "stages",
+    "scaling",
+)
 
 
-def run(name: str, output: Path) -> Any:
-    """Run one benchmark, its table going to the terminal; return its JSON."""
+def run(name: str, output: Path, *, arguments: Sequence[str] = ()) -> None:
+    """Run one benchmark, its table going to the terminal, its JSON to `output`."""
     target = output / f"{name}.json"
     print(f"== {name}", flush=True)
     target.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, str(FOLDER / f"bench_{name}.py"), "--json", str(target)], check=False
+        [sys.executable, str(FOLDER / f"bench_{name}.py"), "--json", str(target), *arguments], check=False
     )
     if not target.exists():
         raise RuntimeError(f"bench_{name}.py ended with {done.returncode} and wrote no figures")
+
+
+def read(name: str, output: Path) -> Any:
+    """A benchmark's JSON. Raises RuntimeError where it was not run."""
+    target = output / f"{name}.json"
+    if not target.exists():
+        raise RuntimeError(f"{target} is not there: run bench_{name}.py too, or leave --only out")
     return json.loads(target.read_text())
 
 
@@ -102,8 +126,10 @@ def page(figures: dict[str, Any]) -> str:
             f"| {r['candidates']} | {r['emission']} | {r['best_ms']:.2f} | {r['median_ms']:.2f} |"
             for r in associate
         ),
+        "",
+        *live_page.sections(figures),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> int:
@@ -113,10 +139,14 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the JSON files")
     parser.add_argument("--page", type=Path, help="Markdown page to write")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, metavar="NAME")
+    parser.add_argument("--peer-python", metavar="PYTHON", default=sys.executable)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    figures = {name: run(name, args.output) for name in BENCHMARKS}
+    for name in args.only:
+        run(name, args.output, arguments=("--peer-python", args.peer_python) if name == "live" else ())
     if args.page:
+        figures = {name: read(name, args.output) for name in BENCHMARKS}
         args.page.parent.mkdir(parents=True, exist_ok=True)
         args.page.write_text(page(figures))
     return 0
