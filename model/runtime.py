@@ -2,6 +2,7 @@
 
     eager       torch's own kernels and ours, one after the other; always there
     inductor    both stages compiled by torch's compiler (`model.inductor`)
+    tensorrt    both stages built by TensorRT (`model.tensorrt`), on a GPU alone; `auto` uses what was built
     auto        the best that is there: what a CPU has compiled before is used at once; what it has not is
                 built by another process while eager serves, and taken over when it is ready and checked
 
@@ -49,7 +50,7 @@ __all__ = ["ENGINES", "EngineName", "Runtime", "build_engine"]
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "eager", "inductor"]
+EngineName = Literal["auto", "eager", "inductor", "tensorrt"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -117,6 +118,10 @@ class Runtime:
         )
         if not on_cpu:
             self._engine = self._on_gpu(engine)
+        elif engine == "tensorrt":
+            raise EngineError(
+                "engine 'tensorrt' is for GPUs: set model.device=cuda, or use inductor or eager"
+            )
         elif engine == "inductor":
             self._engine = self._built()
         elif engine == "auto":
@@ -153,20 +158,21 @@ class Runtime:
 
         Raises EngineError where a named one cannot be had.
         """
-        for name in ("inductor", "eager") if engine == "auto" else (engine,):
+        for name in ("tensorrt", "inductor", "eager") if engine == "auto" else (engine,):
             try:
-                if name == "inductor":
-                    from model.inductor import compile_stages
-
-                    stages = compile_stages(self.network, self.spec)
-                else:
-                    stages = (self._eager.encode, self._eager.decode)
+                stages = self._gpu_stages(name, only_found=engine == "auto")
+                if stages is None:
+                    continue
                 frame, window = example_inputs(self.network, self.spec)
                 with torch.inference_mode():
                     graphs = _Engine(name, GraphedStage(stages[0], frame), GraphedStage(stages[1], window))
                 self._check(graphs)
             except torch.OutOfMemoryError:
                 raise
+            except EngineError as exc:
+                if engine != "auto":
+                    raise
+                logger.warning("engine %s left out: %s", name, _first_line(exc))
             except Exception as exc:  # torch's compiler and the driver have no base class of their own
                 if engine != "auto":
                     raise EngineError(
@@ -177,6 +183,25 @@ class Runtime:
                 return graphs
         logger.warning("no CUDA graph: the network runs eager on %s", self.device)
         return self._eager
+
+    def _gpu_stages(self, name: str, *, only_found: bool) -> tuple[Stage, Stage] | None:
+        """Both stages of an engine; with only_found None for what would have to be built for minutes."""
+        if name == "eager":
+            return self._eager.encode, self._eager.decode
+        if name == "inductor":
+            from model.inductor import compile_stages
+
+            return compile_stages(self.network, self.spec)
+        # Looked for first: without its libraries an import of torch_tensorrt prints and raises.
+        if only_found and not any(self._cache.root.glob("*/key.json")):
+            return None
+        from model.tensorrt import build_engines, load_engines, versions
+
+        key = engine_key(self.network, self.spec, engine="tensorrt") | versions()
+        if only_found and self._cache.find(key) is None:
+            return None
+        folder = self._cache.make(key, lambda path: build_engines(self.network, self.spec, path))
+        return load_engines(folder)
 
     def _key(self) -> dict[str, object]:
         return engine_key(self.network, self.spec, engine="inductor")

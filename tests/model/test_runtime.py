@@ -158,8 +158,10 @@ def test_an_engine_asked_for_by_name_never_falls_back(
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
     with pytest.raises(EngineError, match=r"engine 'inductor' cannot be had: .*model\.engine=eager"):
         Runtime(network, SPEC, engine="inductor", cache=EngineCache(tmp_path))
-    with pytest.raises(ValueError, match="'turbo' is not one of auto, eager, inductor"):
+    with pytest.raises(ValueError, match="'turbo' is not one of auto, eager, inductor, tensorrt"):
         Runtime(network, SPEC, engine="turbo")  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"'tensorrt' is for GPUs: set model\.device=cuda"):
+        Runtime(network, SPEC, engine="tensorrt")
 
 
 def damaged_copy(cache: EngineCache, network: Network, root: Path) -> EngineCache:
