@@ -19,7 +19,7 @@ from ops.kernel import Compiler, KernelTable, Ready
 from ops.launch import MASK_RUNS_HEADER, MaskRunsConfig, plan_mask_runs
 from ops.masks import crop_masks
 from ops.preprocess import Fit, fit_size
-from ops.rle import EMPTY, CropRLE, _write
+from ops.rle import EMPTY, CropRLE, write_counts
 
 __all__ = [
     "CAPACITY",
@@ -149,7 +149,7 @@ def crops_of_runs(runs: DeviceRuns) -> list[CropRLE | None]:
     used = [(index, row) for index, row in enumerate(packed) if row[4] and not row[5]]
     if used:
         lengths = [row[MASK_RUNS_HEADER : MASK_RUNS_HEADER + row[4]].astype(np.uint32) for _, row in used]
-        for (index, row), text in zip(used, _write(lengths), strict=True):
+        for (index, row), text in zip(used, write_counts(lengths), strict=True):
             x, y, width, height = row[:4].tolist()
             crops[index] = CropRLE(x, y, width, height, text)
     return crops

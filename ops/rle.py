@@ -105,7 +105,7 @@ class CropRLE:
         runs = _runs_of(self._lengths())
         if not self.is_empty:
             runs = _move(runs, self.height, height, self.x, self.y)
-        (text,) = _write([_counts_of(runs, height * width)])
+        (text,) = write_counts([_counts_of(runs, height * width)])
         return {"size": [height, width], "counts": text}
 
     @classmethod
@@ -218,7 +218,7 @@ def encode_runs(
             own[-1] = zeros_after
         lengths.append(own)
     rectangles = _rows(x, y, width, height)
-    for index, rectangle, text in zip(used.tolist(), rectangles, _write(lengths), strict=True):
+    for index, rectangle, text in zip(used.tolist(), rectangles, write_counts(lengths), strict=True):
         masks[index] = CropRLE(*rectangle, text)
     return masks
 
@@ -270,7 +270,7 @@ def _parse(text: object) -> NDArray[np.int64]:
     return values
 
 
-def _write(masks: Sequence[NDArray[np.integer[Any]]]) -> list[bytes]:
+def write_counts(masks: Sequence[NDArray[np.integer[Any]]]) -> list[bytes]:
     """Run lengths of each mask to its compressed counts, which do not depend on the mask's size."""
     from pycocotools import mask as coco
 
