@@ -25,9 +25,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# PEER_PYTHON: an interpreter that has the ultralytics package (AGPL, no dependency), for the peer in bench_live.
 bench: $(VENV)/.dev
 	mkdir -p out/bench
-	$(BIN)/python tests/benchmarks/run_all.py --output out/bench
+	$(BIN)/python tests/benchmarks/run_all.py --output out/bench $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_memory.py --frames 20001 --model

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -322,6 +323,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.frames < 2 * NUM_WARM_UP:
         parser.error(f"--frames {args.frames}: give at least {2 * NUM_WARM_UP}")
+    logging.getLogger("pipeline.subscribe").setLevel(logging.ERROR)  # it listens before there is a stream
     result = measure(
         parts=args.parts,
         strides=args.strides,

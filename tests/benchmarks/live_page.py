@@ -69,9 +69,9 @@ def live(found: Mapping[str, Any]) -> list[str]:
         "## A stream end to end",
         "",
         "`run_stream.py` as users run it (it leaves decoding a core: "
-        f"{found['threads']} threads for the network here), a ZeroMQ subscriber in another process, 720p30 "
-        "H.264 of the demo's pictures, every frame shown to the model; streams and peers in turn, best of "
-        f"{found['rounds']}. Instruction sets: {', '.join(found['capabilities'])}.{others(found)}",
+        f"{_count(found['threads'], 'thread')} for the network here), a ZeroMQ subscriber in another process, 720p30 "
+        f"H.264 of the demo's pictures ({found['frames']} frames), every one shown to the model; streams and "
+        f"peers in turn, best of {found['rounds']}. Instruction sets: {', '.join(found['capabilities'])}.{others(found)}",
         *table(
             ["what", "frames/s, best", "median", "cores busy", "ms a window: network", "tracks", "sinks"],
             [_file_row(row) for row in found["file"] if row["name"] not in PEERS],
@@ -181,7 +181,7 @@ def scaling(found: Mapping[str, Any]) -> list[str]:
     rates = {(row["height"], row["width"], row["num_frames"], row["stride"]): row["fps"] for row in grid}
     rest = [
         f"T = {row['num_frames']}, stride {row['stride']}, {row['height']}×{row['width']}, {row['num_kept']} "
-        f"instances kept, {_count(row['streams'])}: {row['fps']:.1f} frames/s"
+        f"instances kept, {_count(row['streams'], 'stream')}: {row['fps']:.1f} frames/s"
         + (f", {row['fps_of_a_stream']:.1f} each" if row["streams"] > 1 else "")
         for row in found["rows"]
         if row not in grid
@@ -189,8 +189,8 @@ def scaling(found: Mapping[str, Any]) -> list[str]:
     return [
         "## What the speed depends on",
         "",
-        f"Frames a second of the model ({ENGINES[found['engine']]}, {found['threads']} threads, 20 instances "
-        f"kept, one stream): resizing, cues, network, output; without decoding, tracks and messages.{others(found)}",
+        f"Frames a second of the model ({ENGINES[found['engine']]}, {_count(found['threads'], 'thread')}, 20 "
+        f"instances kept, one stream): resizing, cues, network, output; without decoding, tracks and messages.{others(found)}",
         *table(
             ["input", "T", *(f"stride {stride}" for stride in strides)],
             [[f"{h}×{w}", str(T), *(f"{rates[h, w, T, s]:.1f}" for s in strides)] for h, w, T in shapes],
@@ -209,5 +209,5 @@ def _seconds(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f}"
 
 
-def _count(streams: int) -> str:
-    return "one stream" if streams == 1 else f"{streams} streams"
+def _count(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"{number} {what}s"

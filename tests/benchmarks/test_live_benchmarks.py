@@ -144,7 +144,7 @@ FIGURES: dict[str, Any] = json.loads("""{
   "best_ms": {"eager": {"encode": 8.0}, "inductor": {"encode": 4.0}},
   "median_ms": {"eager": {"encode": 9.0}, "inductor": {"encode": 4.5}},
   "eager_over_compiled": {"encode": {"best": 2.0, "median": 2.0}}}]},
-"live": {"threads": 1, "rounds": 2, "capabilities": ["AVX2"], "others_cores": null,
+"live": {"threads": 1, "rounds": 2, "frames": 40, "capabilities": ["AVX2"], "others_cores": null,
   "file": [{"name": "inductor, stride 1, AVX2", "fps": 12.5, "fps_median": 12.0, "cores": 1.1,
     "predict_p50_ms": 80, "associate_p50_ms": 3, "sinks_p50_ms": 0.2},
     {"name": "peer per_frame", "missing": "not installed"}],
