@@ -153,7 +153,11 @@ def compile_engine(arguments: Sequence[str]) -> None:
     """Compile a network for this machine, so that streams find it compiled (docs/runtime.md)."""
     parser = argparse.ArgumentParser(prog="python -m model compile", description=compile_engine.__doc__)
     _add_stage_options(parser)
-    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: torch's choice)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="CPU threads of the network (default: a core less than there are, as streams)",
+    )
     parser.add_argument("--cache", metavar="DIR", help="folder of engines (default: in the user's cache)")
     parser.add_argument("--low-priority", action="store_true", help="leave the cores to whoever wants them")
     options = parser.parse_args(arguments)
@@ -164,8 +168,9 @@ def compile_engine(arguments: Sequence[str]) -> None:
 
     if options.low_priority:
         os.nice(10)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    # As pipeline.process.tune_process sets them for a stream: an engine is made for a number of threads.
+    usual = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) - 1)
+    torch.set_num_threads(options.threads or int(usual))
     network, spec = _stages_of(options)
     began = time.monotonic()
     folder = build_engine(network, spec, cache=EngineCache(Path(options.cache) if options.cache else None))

@@ -72,7 +72,8 @@ def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
         (ENCODE, EncodeStage(network), frame),
         (DECODE, DecodeStage(network, spec), window),
     ):
-        program = export_stage(stage, example)
+        # A package reads its inputs with the strides of the example: contiguous, as `_load` hands them over.
+        program = export_stage(stage, tuple(tensor.contiguous() for tensor in example))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(

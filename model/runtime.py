@@ -214,6 +214,8 @@ class Runtime:
         try:
             folder = self._cache.make(self._key(), lambda path: build_packages(self.network, self.spec, path))
             engine = self._load(folder)
+        except EngineError:
+            raise
         except Exception as exc:  # torch's compiler has no base class of its own
             raise EngineError(
                 f"engine 'inductor' cannot be had: {_first_line(exc)}; it needs a C++ compiler (g++) and "
