@@ -112,8 +112,8 @@ class ModelConfig:
     """Height in pixels that live frames are fitted into; a multiple of 8."""
     width: int = 320
     """Width in pixels that live frames are fitted into; a multiple of 8."""
-    num_frames: int = 5
-    """T: frames of a window."""
+    num_frames: int = 3
+    """T: frames of a window; 5 in the paper, 3 is what the weights that ship learnt from."""
 
     def __post_init__(self) -> None:
         hints = _field_types()

@@ -333,8 +333,7 @@ class Trainer:
             [
                 {"params": parameters, "lr": 0.0, "peak": stage.learning_rate * factor, "weight_decay": decay}
                 for (factor, decay), parameters in groups.items()
-            ],
-            fused=True,
+            ]
         )
 
     def _make_judge_optimizer(self) -> torch.optim.Adam | None:

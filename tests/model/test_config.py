@@ -15,7 +15,7 @@ from model.config import ModelConfig, contradictions
 def test_defaults_are_the_cpu_model() -> None:
     config = ModelConfig()
     assert (config.backbone, config.backbone_width, config.norm) == ("resnet18", 0.5, "bn")
-    assert (config.height, config.width, config.num_frames, config.num_queries) == (192, 320, 5, 50)
+    assert (config.height, config.width, config.num_frames, config.num_queries) == (192, 320, 3, 50)
     assert (config.variant, config.intra, config.inter) == ("split", "temporal", True)
     assert config.decoder_temporal_attention
     assert config.cues == ("background",)

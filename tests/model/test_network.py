@@ -369,7 +369,8 @@ class TestBadInput:
 def test_a_half_network_answers_as_the_whole_and_keeps_coordinates_in_float32(
     overrides: dict[str, Any],
 ) -> None:
-    network = live_model(small_config(**overrides))
+    # Learned queries: a choice among cells that nearly tie may fall otherwise in half precision.
+    network = live_model(small_config(query_selection="learned", **overrides))
     images = random_images(4, 3, 64, 96)
     cues = torch.rand(4, 1, 64, 96) if overrides.get("cues") else None
     whole, half = prepared(network), prepared(network).to_precision(torch.bfloat16)

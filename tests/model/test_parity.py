@@ -132,6 +132,7 @@ def test_layout_is_read_from_the_shapes() -> None:
             "num_outputs": 42,
             "height": 360,
             "width": 640,
+            "num_frames": 5,
         }
     )
     assert baseline().trained

@@ -67,7 +67,7 @@ def test_later_layers_win_and_keep_what_they_do_not_name(tmp_path: Path) -> None
         ("window.strid=2", ["window.strid", "did you mean 'stride'"]),
         ("windows.stride=2", ["windows", "did you mean 'window'"]),
         ("window.stride=two", ["window.stride", "integer", "'two'"]),
-        ("window.stride=6", ["window.stride 6", "num_frames = 5"]),
+        ("window.stride=6", ["window.stride 6", "num_frames = 3"]),
         ("window.stride=0", ["window.stride", "greater than or equal to 1"]),
         ("model.network.num_frames=0", ["model.network", "num_frames", "0"]),
         ("model.network.height=193", ["model.network", "height", "193"]),

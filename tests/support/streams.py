@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.config import StreamConfig, load_config
 
 TINY_NETWORK: dict[str, Any] = {
+    "num_frames": 5,
     "backbone_width": 0.25,
     "hidden_dim": 32,
     "ffn_dim": 32,
