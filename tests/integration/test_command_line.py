@@ -183,7 +183,7 @@ def test_source_names_are_told_from_urls_with_equal_signs() -> None:
         (["--config", "absent.yaml"], 1, ["absent.yaml", "No such file"]),
         (["--set", "window.strid=1"], 1, ["window.strid", "stride"]),
         (["--set", "model.network.num_frames=0"], 1, ["num_frames"]),
-        (["--set", "window.stride=9"], 1, ["stride 9", "num_frames = 3"]),
+        (["--set", "window.stride=9"], 1, ["stride 9", "num_frames = 5"]),
         (["--set", "model.weights=absent.safetensors"], 1, ["absent.safetensors"]),
         (["--publish", "tcp://nowhere"], 1, ["tcp://nowhere"]),
         (["--publish", "tcp://0.0.0.0:5999"], 1, ["0.0.0.0", "publish.allow_plaintext: true"]),
