@@ -165,6 +165,7 @@ def compile_engine(arguments: Sequence[str]) -> None:
 
     from model.engine_cache import EngineCache
     from model.runtime import build_engine
+    from model.stages import prepared
 
     if options.low_priority:
         os.nice(10)
@@ -173,7 +174,9 @@ def compile_engine(arguments: Sequence[str]) -> None:
     torch.set_num_threads(options.threads or int(usual))
     network, spec = _stages_of(options)
     began = time.monotonic()
-    folder = build_engine(network, spec, cache=EngineCache(Path(options.cache) if options.cache else None))
+    folder = build_engine(
+        prepared(network), spec, cache=EngineCache(Path(options.cache) if options.cache else None)
+    )
     print(f"{folder}: {time.monotonic() - began:.0f} s")
 
 

@@ -129,7 +129,7 @@ class Runtime:
 
     @property
     def engine(self) -> str:
-        """Which engine serves now: eager or inductor."""
+        """Which engine serves now: eager, inductor or tensorrt."""
         return self._engine.name
 
     @torch.inference_mode()
@@ -146,12 +146,6 @@ class Runtime:
     def decode(self, features: FrameFeatures) -> Output:
         """`Network.decode_window` of the spec's B·T frames, for its kept queries."""
         return to_output(self._engine.decode(*present(features)))
-
-    def close(self) -> None:
-        """Stop what is being built; the runtime goes on with what it has."""
-        if self._builder is not None:
-            self._builder.stop()
-        self._may_build = False
 
     def _on_gpu(self, engine: EngineName) -> _Engine:
         """The engine by name, or for `auto` the best that works, each as CUDA graphs.
@@ -208,18 +202,14 @@ class Runtime:
 
     def _built(self) -> _Engine:
         """The compiled engine, built here and now where it is not in the cache."""
-        from model.inductor import build_packages
-
         began = time.monotonic()
+        folder = build_engine(self.network, self.spec, cache=self._cache)
         try:
-            folder = self._cache.make(self._key(), lambda path: build_packages(self.network, self.spec, path))
             engine = self._load(folder)
-        except EngineError:
-            raise
-        except Exception as exc:  # torch's compiler has no base class of its own
+        except Exception as exc:  # a damaged package raises what torch's loader raises
             raise EngineError(
-                f"engine 'inductor' cannot be had: {_first_line(exc)}; it needs a C++ compiler (g++) and "
-                f"room in {str(self._cache.root)!r}; model.engine=eager runs without"
+                f"engine 'inductor' cannot be had: {_first_line(exc)}; delete {str(folder)!r} to build "
+                "it anew; model.engine=eager runs without"
             ) from exc
         logger.info("engine inductor ready after %.1f s", time.monotonic() - began)
         return engine
@@ -272,11 +262,13 @@ class Runtime:
             *zip(engine.encode(*frame), self._eager.encode(*frame), strict=True),
             *zip(engine.decode(*window), self._eager.decode(*window), strict=True),
         ]
-        return max(
-            float((got.float() - wanted).abs().max() / wanted.float().abs().max().clamp(min=1e-6))
+        # Not Python's max, which may drop a NaN.
+        errors = [
+            (got.float() - wanted).abs().max() / wanted.float().abs().max().clamp(min=1e-6)
             for got, wanted in pairs
             if wanted.is_floating_point()
-        )
+        ]
+        return float(torch.stack(errors).max())
 
     def _take_over(self, engine: _Engine | None) -> None:
         if engine is not None:
@@ -309,10 +301,11 @@ class _Builder:
         self.engine: _Engine | None = None
         self._load = load
         self._began = time.monotonic()
-        command = [sys.executable, "-m", "model", "compile", "--low-priority", "--weights", str(weights)]
+        command = [sys.executable, "-m", "model", "compile", "--low-priority"]
+        command += ["--weights", str(weights.resolve())]
         command += ["--height", str(spec.height), "--width", str(spec.width)]
         command += ["--num-frames", str(spec.num_frames), "--num-kept", str(spec.num_kept)]
-        command += ["--threads", str(torch.get_num_threads()), "--cache", str(root)]
+        command += ["--threads", str(torch.get_num_threads()), "--cache", str(root.resolve())]
         command += [] if spec.with_cues else ["--no-cues"]
         logger.info("compiling the network in the background; eager serves meanwhile")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -324,13 +317,10 @@ class _Builder:
             stdout=subprocess.DEVNULL,
             stderr=self._said,
             env=environment,
+            cwd=Path(__file__).parent.parent,  # elsewhere `-m model` might be somebody else's
         )
         weakref.finalize(self, _kill, self._process)  # also at the end of the program
         threading.Thread(target=self._wait, name="engine-builder", daemon=True).start()
-
-    def stop(self) -> None:
-        """End the process; what it had not finished is lost."""
-        _kill(self._process)
 
     def _wait(self) -> None:
         if self._process.wait() == 0:
@@ -385,16 +375,21 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def build_engine(network: Network, spec: StageSpec, *, cache: EngineCache | None = None) -> Path:
-    """The folder of the compiled engine of a network on this machine, built if it is not there yet.
+def build_engine(network: Network, spec: StageSpec, *, cache: EngineCache) -> Path:
+    """The folder of the compiled engine of a `prepared` network, built if it is not there yet.
 
-    Raises what torch's compiler raises, OSError where the cache cannot be written.
+    Raises EngineError where it cannot be built, with the remedy.
     """
     from model.inductor import build_packages
 
-    ready = prepared(network)
-    key = engine_key(ready, spec, engine="inductor")
-    return (cache or EngineCache()).make(key, lambda path: build_packages(ready, spec, path))
+    key = engine_key(network, spec, engine="inductor")
+    try:
+        return cache.make(key, lambda path: build_packages(network, spec, path))
+    except Exception as exc:  # torch's compiler has no base class of its own
+        raise EngineError(
+            f"engine 'inductor' cannot be had: {_first_line(exc)}; it needs a C++ compiler (g++) and "
+            f"room in {str(cache.root)!r}; model.engine=eager runs without"
+        ) from exc
 
 
 def _first_line(exc: Exception) -> str:

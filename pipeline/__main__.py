@@ -154,6 +154,8 @@ def evaluate(options: argparse.Namespace) -> int:
     section = {"weights": options.weights, "num_threads": options.threads}
     values = {"model": {key: value for key, value in section.items() if value is not None}}
     config = load_config(options.config, overrides=options.overrides, values=values)
+    if config.model.engine == "auto":  # figures must not depend on what a machine has compiled before
+        config = config.model_copy(update={"model": config.model.model_copy(update={"engine": "eager"})})
     place = DataPlace(options.data, options.images, options.limit)
     dataset = place.open()
     target, truth_target = _result_paths(options.results, Path(dataset.truth.name))

@@ -188,16 +188,23 @@ def test_a_damaged_package_is_left_out_by_auto_and_an_error_by_name(
         Runtime(network, SPEC, engine="inductor", cache=damaged)
 
 
-@pytest.mark.parametrize("stage", [0, 1], ids=["encode", "decode"])
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+@pytest.mark.parametrize(("stage", "output"), [(0, 0), (1, 0), (1, 2)], ids=["tokens", "logits", "masks"])
 def test_an_engine_that_differs_from_eager_is_not_used(
-    network: Network, cache: EngineCache, stage: int, monkeypatch: pytest.MonkeyPatch
+    network: Network,
+    cache: EngineCache,
+    stage: int,
+    output: int,
+    factor: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ready = prepared(network)
     right = [EncodeStage(ready), DecodeStage(ready, SPEC)]
 
     def wrong(*tensors: Tensor) -> tuple[Tensor, ...]:
-        first, *rest = right[stage](*tensors)
-        return (first * 1.01, *rest)
+        outputs = list(right[stage](*tensors))
+        outputs[output] = outputs[output] * factor
+        return tuple(outputs)
 
     stages: list[Any] = list(right)
     stages[stage] = wrong
