@@ -53,6 +53,8 @@ class SourceConfig(Section):
     """Give up (exit code 2) when a lost live source has not come back for so long."""
     images_fps: float = Field(10.0, ge=0.001, le=1000)
     """Frames a second that a folder of images stands for."""
+    decoder: Literal["cpu", "cuda", "auto"] = "cpu"
+    """What decodes video: cpu, cuda (NVDEC, or an error), auto (NVDEC where the GPU can, else the CPU)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -247,7 +249,7 @@ class QueueConfig(Section):
 
     frames: int = Field(8, ge=1, le=256)
     """Frames of a file between decoding and inference."""
-    live_frames: int = Field(2, ge=1, le=256)
+    live_frames: int = Field(1, ge=1, le=256)
     """The same for a live source: small, because a waiting frame is a late frame."""
     results: int = Field(32, ge=1, le=1024)
     """Results per source between inference and the sinks."""

@@ -8,7 +8,8 @@ looks like an orderly end of file; over UDP FFmpeg reads a server's goodbye befo
 that a late reader never sees the last few frames of a recording (over TCP it does); `str()` of an FFmpeg
 error holds the URL with the password.
 
-Camera devices are opened through FFmpeg's v4l2, avfoundation or dshow. That path was not run on hardware.
+Camera devices are opened through FFmpeg's v4l2, avfoundation or dshow. That path was not run on hardware, nor
+was decoding on a GPU (`source.decoder`); that it falls back, or says why it cannot, was.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -28,6 +30,7 @@ import av
 import av.container
 import numpy as np
 from av.codec.context import ThreadType
+from av.codec.hwaccel import HWAccel
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
@@ -149,8 +152,10 @@ class VideoInput:
         self._ledger = ledger
         self._stream = container.streams.video[0]
         self.live = _is_live(container, address)
-        # Frame threads give each frame out later; on a live source that is latency.
-        self._stream.thread_type = ThreadType.SLICE if self.live else ThreadType.AUTO
+        self.on_gpu = self._stream.codec_context.is_hwaccel
+        if not self.on_gpu:
+            # Frame threads give each frame out later; on a live source that is latency.
+            self._stream.thread_type = ThreadType.SLICE if self.live else ThreadType.AUTO
         self.fps = _nominal_fps(self._stream)
         self.num_frames = None if self.live else self._stream.frames or None
         self._num_packets = 0
@@ -221,6 +226,7 @@ def open_video(
     if address.kind in ("rtsp", "http", "device"):
         timeouts = (timeout_seconds, config.read_timeout_seconds)
         options = _options(address, config)
+    hardware = _hardware(config, address, source=source)
     with mapped_faults(address, source=source):
         container = av.open(
             address.target,
@@ -229,12 +235,48 @@ def open_video(
             options=options,
             timeout=timeouts,
             metadata_errors="replace",
+            hwaccel=hardware,
         )
     try:
-        return VideoInput(container, address, source=source, ledger=ledger)
+        video = VideoInput(container, address, source=source, ledger=ledger)
+        if hardware is not None and not video.on_gpu:
+            codec = container.streams.video[0].codec_context.name
+            _say_or_raise(config, f"the GPU does not decode {codec}", address, source=source)
+        return video
     except BaseException:
         container.close()
         raise
+
+
+@cache
+def gpu_decoding_fault() -> str | None:
+    """Why FFmpeg cannot decode on a GPU here, or None if it can; asked once by opening a decoder."""
+    try:
+        av.CodecContext.create("h264", "r", hwaccel=HWAccel("cuda"))
+    except (av.error.FFmpegError, RuntimeError, ValueError) as error:
+        return f"no NVIDIA GPU that FFmpeg can decode on ({error})"
+    return None
+
+
+def _hardware(config: SourceConfig, address: Address, *, source: str) -> HWAccel | None:
+    """What a container is opened with; raises SourceUnreadable where a GPU is asked for and there is none."""
+    if config.decoder == "cpu":
+        return None
+    fault = gpu_decoding_fault()
+    if fault is None:
+        return HWAccel("cuda", allow_software_fallback=True)
+    _say_or_raise(config, fault, address, source=source)
+    return None
+
+
+def _say_or_raise(config: SourceConfig, fault: str, address: Address, *, source: str) -> None:
+    """A GPU that was asked for by name is an error, else the CPU decodes."""
+    if config.decoder == "cuda":
+        raise SourceUnreadable(
+            f"source {source!r}: {address.shown}: source.decoder=cuda: {fault}; use auto or cpu there",
+            source=source,
+        )
+    logger.info("source %s: decoded on the CPU: %s", source, fault)
 
 
 def _has_format(name: str) -> bool:

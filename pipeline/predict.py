@@ -2,8 +2,11 @@
 
 Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept
 in a ring per source for the windows that overlap: bit-equal to doing it again, because every frame is encoded
-on its own either way. Cues (`model.cues`) need the stream's order: they are computed once per frame, when a
-window first holds it, and kept for the same windows.
+on its own either way. Cues (`model.cues`) need the stream's order: they are computed once per frame, when it
+is prepared or a window first holds it.
+
+On a CPU a stream has the next frames prepared by a thread of its own while a window is decoded: two threads
+of one core each get more done than one of two, which meet at hundreds of barriers.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -60,20 +63,39 @@ class Predictor(Protocol):
         """Drop what is kept of a source: it ended, or what follows does not continue it."""
 
 
+@runtime_checkable
+class PreparingPredictor(Predictor, Protocol):
+    """A predictor that can begin with a frame before a window holds it."""
+
+    def prepare(self, frame: Frame) -> None:
+        """Do what depends on this frame alone; called from one thread, beside `predict` of earlier windows.
+
+        Every frame of a source that will stand in a window comes, in order, after `forget` where it does not
+        continue the ones before it; its window is predicted when this has returned.
+        """
+
+
+_Encoded = tuple[FrameFeatures, Fit]
+
+
 @dataclass
 class _Kept:
-    """What is kept of a source, by frame index, for the frames of its last window."""
+    """What is kept of a source, by frame index."""
 
     cues: CueState | None
-    features: dict[int, tuple[FrameFeatures, Fit]] = field(default_factory=dict)
+    features: dict[int, _Encoded] = field(default_factory=dict)
+    """Of the frames of its last window."""
+    prepared: dict[int, _Encoded] = field(default_factory=dict)
+    """Of frames that no window has held yet."""
     planes: dict[int, Tensor] = field(default_factory=dict)
-    """(R, H, W), zero in the padding."""
+    """(R, H, W), zero in the padding; where frames are encoded for every window anew."""
     num_frames: int = 0
     """Frames seen since the source began or was forgotten."""
 
 
 class NetworkPredictor:
-    """Runs a network on windows of T frames fitted into `height` × `width`; used by one thread.
+    """Runs a network on windows of T frames fitted into `height` × `width`; `predict` and `forget` are called
+    by one thread, `prepare` perhaps by another.
 
     The network's cues are computed from the frames; with `cues=False` they stay zero.
     """
@@ -107,6 +129,8 @@ class NetworkPredictor:
             network, spec, engine=engine, device=device, precision=precision, weights=weights
         )
         self._sources: dict[str, _Kept] = {}
+        # A GPU works beside its caller as it is.
+        self._prepares = cache and self._runtime.device.type == "cpu"
         classes = {
             index: (each.id, each.name)
             for index, each in enumerate(config.output_categories)
@@ -120,14 +144,20 @@ class NetworkPredictor:
             num_frames=config.num_frames,
         )
 
+    def prepare(self, frame: Frame) -> None:
+        """Encode the frame (PreparingPredictor); without the cache, or on a GPU, nothing."""
+        if self._prepares:
+            kept = self._kept(frame.source)
+            kept.prepared[frame.index] = self._encode(frame, kept)
+
     @torch.inference_mode()
     def predict(self, window: Window) -> WindowPrediction:
-        """Return the candidates of the window, best first; only frames that no window has held are
-        encoded."""
+        """Return the candidates of the window, best first; only frames that no window has held and that were
+        not prepared are encoded."""
         kept = self._kept(window.frames[-1].source)
         known = kept.features if self._cache else {}
         kept.features = {
-            frame.index: known.get(frame.index) or self._encode(frame, kept) for frame in window.real
+            frame.index: known.get(frame.index) or self._new(frame, kept) for frame in window.real
         }
         kept.planes = {index: kept.planes[index] for index in kept.features if index in kept.planes}
         places = [kept.features[frame.index] for frame in window.frames]
@@ -158,14 +188,21 @@ class NetworkPredictor:
             self._sources[source] = _Kept(CueState(self._cues) if self._cues else None)
         return self._sources[source]
 
-    def _encode(self, frame: Frame, kept: _Kept) -> tuple[FrameFeatures, Fit]:
+    def _new(self, frame: Frame, kept: _Kept) -> _Encoded:
+        prepared = kept.prepared.pop(frame.index, None)
+        return self._encode(frame, kept) if prepared is None else prepared
+
+    def _encode(self, frame: Frame, kept: _Kept) -> _Encoded:
         content, fit = fit_content(frame.rgb(), height=self._config.height, width=self._config.width)
         cues = None
         if kept.cues is not None:
-            if frame.index not in kept.planes:
-                kept.planes[frame.index] = _pad(kept.cues.update(content, frame.seconds), fit)
+            planes = kept.planes.get(frame.index)
+            if planes is None:
+                planes = _pad(kept.cues.update(content, frame.seconds), fit)
                 kept.num_frames += 1
-            cues = kept.planes[frame.index][None]
+                if not self._cache:
+                    kept.planes[frame.index] = planes
+            cues = planes[None]
         return self._runtime.encode(normalise_content(content, fit)[None], cues), fit
 
 

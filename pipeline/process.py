@@ -17,15 +17,16 @@ _LARGEST_BLOCK = 1 << 25  # the most that glibc takes
 def tune_process() -> None:
     """Let waiting threads sleep soon, and keep freed memory; call it before numpy and torch are imported.
 
-    torch's threads (libgomp) and numpy's (OpenBLAS) spin for long while they wait, on cores that decoding
-    needs: GOMP_SPINCOUNT, OPENBLAS_NUM_THREADS, and OMP_NUM_THREADS, which leaves decoding a core, unless
+    torch's threads (libgomp) and numpy's (OpenBLAS) spin for long while they wait, on cores that others
+    need: GOMP_SPINCOUNT, OPENBLAS_NUM_THREADS, and OMP_NUM_THREADS (half the cores: a stream prepares frames
+    and decodes windows in two threads, each with torch threads of its own), unless
     they are set. glibc hands each window's tensors back to the system and takes them anew page by page,
     which in a thread costs as much as the arithmetic: larger thresholds, on Linux with glibc, unless MALLOC_
     variables say otherwise.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

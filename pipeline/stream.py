@@ -14,14 +14,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.line import SourceLine
-from pipeline.predict import Predictor, load_predictor
+from pipeline.predict import Predictor, PreparingPredictor, load_predictor
 from pipeline.queues import LaneQueue
 from pipeline.report import latency_report, peak_rss_mb
 from pipeline.sinks import Sink, SinkContext, build_sinks
@@ -34,6 +36,17 @@ _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
 _MAX_HELD = 64
 """Full-size frames between two model frames that may wait for their window (`cadence.hold`)."""
+_MAX_AHEAD = 16
+"""Items that inference takes from its queue before their turn, frames that are only held among them."""
+
+
+class _Taken(NamedTuple):
+    """An item that inference has taken from its queue."""
+
+    name: str
+    item: Frame | Gap | End
+    prepared: Future[None] | None
+    """Of a frame for the model, where the predictor prepares frames."""
 
 
 class Stream:
@@ -59,6 +72,8 @@ class Stream:
         self._first_mask_seconds: float | None = None
         self._created = time.monotonic()
         self._predictor = predictor if predictor is not None else load_predictor(config)
+        predictor = self._predictor
+        self._prepare = predictor.prepare if isinstance(predictor, PreparingPredictor) else None
         names = list(config.source.inputs)
         self._lines = {
             name: SourceLine(name, url, config, self._predictor.facts, self._stop)
@@ -308,32 +323,69 @@ class Stream:
             )
         line.ledger.count_dropped("stale")
 
-    # The inference thread.
+    # The inference thread, and one that prepares what it will need next.
 
     def _infer(self) -> None:
         open_lines = set(self._lines)
-        try:
-            while open_lines:
-                got = self._frames.get()
-                if got is None:
-                    return
-                name, item = got
-                line = self._lines[name]
-                if isinstance(item, Frame):
-                    line.epoch = item.epoch
-                    self._take_frame(line, item)
-                    continue
-                window = line.windower.flush()
-                if window is not None:
-                    self._take_window(line, window)
-                self._emit(line, self._release_held(line, []))
-                self._emit(line, line.associator.gap() if isinstance(item, Gap) else line.associator.flush())
-                self._predictor.forget(name)
-                self._results.put(name, item)
-                if isinstance(item, End):
-                    open_lines.discard(name)
-        except BaseException as error:
-            self._fail(error)
+        ahead: deque[_Taken] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="prepare") as preparing:
+            try:
+                while open_lines:
+                    taken = ahead.popleft() if ahead else self._take(preparing, None)
+                    if taken is None:
+                        return
+                    self._look_ahead(preparing, taken, ahead)
+                    if taken.prepared is not None:
+                        taken.prepared.result()
+                    self._handle(taken.name, taken.item)
+                    if isinstance(taken.item, End):
+                        open_lines.discard(taken.name)
+            except BaseException as error:
+                preparing.shutdown(wait=False, cancel_futures=True)
+                self._fail(error)
+
+    def _take(self, preparing: ThreadPoolExecutor, timeout_seconds: float | None) -> _Taken | None:
+        """The next item; a frame for the model is prepared from here on."""
+        got = self._frames.get(timeout_seconds)
+        if got is None:
+            return None
+        name, item = got
+        if self._prepare is None or not isinstance(item, Frame) or not item.sampled:
+            return _Taken(name, item, None)
+        return _Taken(name, item, preparing.submit(self._prepare, item))
+
+    def _look_ahead(self, preparing: ThreadPoolExecutor, now: _Taken, ahead: deque[_Taken]) -> None:
+        """Take what waits already, a window's worth of frames for the model, so that they are prepared while
+        `now` is dealt with.
+
+        Nothing is taken beyond a gap or an end: a frame after it is prepared when what was before is
+        forgotten.
+        """
+        if self._prepare is None:
+            return
+        last = ahead[-1] if ahead else now
+        wanted = self._config.window.stride - sum(taken.prepared is not None for taken in ahead)
+        while wanted > 0 and len(ahead) < _MAX_AHEAD and isinstance(last.item, Frame):
+            following = self._take(preparing, 0.0)
+            if following is None:
+                return
+            ahead.append(following)
+            last = following
+            wanted -= last.prepared is not None
+
+    def _handle(self, name: str, item: Frame | Gap | End) -> None:
+        line = self._lines[name]
+        if isinstance(item, Frame):
+            line.epoch = item.epoch
+            self._take_frame(line, item)
+            return
+        window = line.windower.flush()
+        if window is not None:
+            self._take_window(line, window)
+        self._emit(line, self._release_held(line, []))
+        self._emit(line, line.associator.gap() if isinstance(item, Gap) else line.associator.flush())
+        self._predictor.forget(name)
+        self._results.put(name, item)
 
     def _take_frame(self, line: SourceLine, frame: Frame) -> None:
         if not frame.sampled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from support.video import numbered_picture, write_video
 from pipeline import FrameResult, Stream, StreamConfig
 from pipeline.errors import SourceError, SourceNotFound
 from pipeline.predict import load_predictor
-from pipeline.types import End, Gap, SourceState, Window, WindowPrediction
+from pipeline.types import End, Frame, Gap, SourceState, Window, WindowPrediction
 
 
 @pytest.fixture
@@ -333,6 +334,72 @@ def test_the_first_fault_of_the_inference_thread_reaches_the_caller(clip: Path) 
         stream.run()
     assert len(windows) == 1
     assert sink.closed == 1
+    assert_ledger(stream.report())
+
+
+class Watched:
+    """A predictor whose calls are noted; what it returns is the network's."""
+
+    def __init__(self, config: StreamConfig) -> None:
+        self._predictor = load_predictor(config)
+        self.facts = self._predictor.facts
+        self.calls: list[tuple[str, int | None]] = []
+        self.threads: set[str] = set()
+
+    def prepare(self, frame: Frame) -> None:
+        self.calls.append(("prepare", frame.index))
+        self.threads.add(threading.current_thread().name)
+        self._predictor.prepare(frame)
+
+    def predict(self, window: Window) -> WindowPrediction:
+        time.sleep(0.02)  # the thread that prepares has nothing to do but to begin with what waits
+        self.calls.append(("predict", window.frames[-1].index))
+        return self._predictor.predict(window)
+
+    def forget(self, source: str) -> None:
+        self.calls.append(("forget", None))
+        self._predictor.forget(source)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_waits_is_prepared_while_a_window_is_predicted(clip: Path, stride: int) -> None:
+    config = tiny_config(clip, cadence={"fps": "source"}, window={"stride": stride}, max_frames=20)
+    watched = Watched(config)
+    stream = Stream(config, predictor=watched)
+    stream.run()
+    prepared = [index for what, index in watched.calls if what == "prepare"]
+    assert prepared == list(range(20)), "each once, in order"
+    assert watched.threads == {"prepare_0"}
+    ahead = []
+    for index in range(stride - 1, 20, stride):
+        place = watched.calls.index(("predict", index))
+        ahead.append(sum(what == "prepare" for what, _ in watched.calls[:place]) - index - 1)
+    assert max(ahead) == stride, "a window's worth, no more"
+    assert min(ahead) >= 0, "no window before its frames"
+
+
+def test_nothing_is_prepared_beyond_a_gap(tmp_path: Path) -> None:
+    for number, (height, width) in enumerate([(96, 128)] * 4 + [(64, 160)] * 4):
+        cv2.imwrite(str(tmp_path / f"{number:03}.png"), numbered_picture(number, height=height, width=width))
+    config = tiny_config(tmp_path)
+    watched = Watched(config)
+    Stream(config, predictor=watched).run()
+    forgotten = watched.calls.index(("forget", None))
+    assert watched.calls.index(("prepare", 3)) < watched.calls.index(("predict", 3)) < forgotten
+    assert forgotten < watched.calls.index(("prepare", 4))
+
+
+def test_a_fault_while_preparing_reaches_the_caller(clip: Path) -> None:
+    config = tiny_config(clip)
+    watched = Watched(config)
+
+    def fail(frame: Frame) -> None:
+        raise RuntimeError(f"no memory for frame {frame.index}")
+
+    watched.prepare = fail  # type: ignore[method-assign]
+    stream = Stream(config, predictor=watched)
+    with pytest.raises(RuntimeError, match="no memory for frame 0"):
+        stream.run()
     assert_ledger(stream.report())
 
 

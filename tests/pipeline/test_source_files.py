@@ -9,11 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.codec.hwaccel import HWAccel
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from support.video import make_reading, numbered_picture, read, read_number, write_resized_video, write_video
 
-from pipeline.container import to_rgb
+from pipeline.container import gpu_decoding_fault, to_rgb
 from pipeline.errors import SourceNotFound, SourceUnreadable
 from pipeline.types import End, Frame
 
@@ -282,3 +283,32 @@ def test_untagged_colours_are_taken_as_players_take_them(
         container.mux(stream.encode(None))
     (frame,) = read(path).frames
     assert np.abs(frame.image.astype(int) - colour).max() <= 4
+
+
+def test_decoding_on_a_gpu_falls_back_where_it_may_and_is_an_error_by_name(
+    clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = gpu_decoding_fault()
+    with caplog.at_level(logging.INFO):
+        frames = read(clip, decoder="auto", max_frames=20).frames
+    assert [read_number(frame.image) for frame in frames] == list(range(20))
+    assert ("decoded on the CPU: no NVIDIA GPU" in caplog.text) == (fault is not None)
+    if fault is None:
+        assert len(read(clip, decoder="cuda").frames) == 100
+    else:
+        with pytest.raises(SourceUnreadable, match=r"source\.decoder=cuda: no NVIDIA GPU .*use auto or cpu"):
+            read(clip, decoder="cuda")
+
+
+def test_a_codec_that_the_hardware_does_not_decode_is_told_in_the_same_way(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FFmpeg's Quick Sync has decoders of its own names, so it never takes this one: on any machine."""
+    monkeypatch.setattr("pipeline.container.gpu_decoding_fault", lambda: None)
+    monkeypatch.setattr("pipeline.container.HWAccel", lambda *_, **how: HWAccel("qsv", **how))
+    with caplog.at_level(logging.INFO):
+        frames = read(clip, decoder="auto", max_frames=20).frames
+    assert [read_number(frame.image) for frame in frames] == list(range(20))
+    assert "decoded on the CPU: the GPU does not decode h264" in caplog.text
+    with pytest.raises(SourceUnreadable, match="the GPU does not decode h264; use auto or cpu"):
+        read(clip, decoder="cuda")
