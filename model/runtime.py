@@ -3,8 +3,9 @@
     eager       torch's own kernels and ours, one after the other; always there
     inductor    both stages compiled by torch's compiler (`model.inductor`)
     tensorrt    both stages built by TensorRT (`model.tensorrt`), on a GPU alone; `auto` uses what was built
-    auto        the best that is there: what a CPU has compiled before is used at once; what it has not is
-                built by another process while eager serves, and taken over when it is ready and checked
+    auto        the best that is there: on a CPU eager begins at once; what was compiled before is loaded
+                beside it, what was not is built by another process, and either is taken over when it is ready
+                and checked
 
 On a GPU every engine runs as CUDA graphs. An engine asked for by name is used or is an error; `auto` falls
 back, once, and says why. Every engine is compared with eager on random input before it serves. Ours.
@@ -76,7 +77,8 @@ class _Engine:
 
 
 class Runtime:
-    """A network that answers for windows of one shape; used by one thread.
+    """A network that answers for windows of one shape; on a CPU `encode` and `decode` may run side by side,
+    each called by one thread.
 
     device: cpu, cuda, cuda:N or auto (a GPU where there is one). precision: fp32, bf16 or fp16, what is not
     coordinates or scores; auto is fp32 on a CPU, bf16 on a GPU. weights is the file that the network came
@@ -110,12 +112,12 @@ class Runtime:
         self._weights = weights
         eager = _Engine("eager", EncodeStage(self.network), DecodeStage(self.network, spec))
         self._eager = self._engine = eager
-        self._began: float | None = None
-        self._builder: _Builder | None = None
         on_cpu = self.device.type == "cpu"
-        self._may_build = (
-            engine == "auto" and on_cpu and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
-        )
+        self._decoded = False
+        self._began = time.monotonic()
+        self._coming: _Loading | _Builder | None = None
+        self._may_load = engine == "auto" and on_cpu
+        self._may_build = self._may_load and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
         if not on_cpu:
             self._engine = self._on_gpu(engine)
         elif engine == "tensorrt":
@@ -124,8 +126,6 @@ class Runtime:
             )
         elif engine == "inductor":
             self._engine = self._built()
-        elif engine == "auto":
-            self._take_over(self._found())
 
     @property
     def engine(self) -> str:
@@ -145,7 +145,9 @@ class Runtime:
     @torch.inference_mode()
     def decode(self, features: FrameFeatures) -> Output:
         """`Network.decode_window` of the spec's B·T frames, for its kept queries."""
-        return to_output(self._engine.decode(*present(features)))
+        output = to_output(self._engine.decode(*present(features)))
+        self._decoded = True
+        return output
 
     def _on_gpu(self, engine: EngineName) -> _Engine:
         """The engine by name, or for `auto` the best that works, each as CUDA graphs.
@@ -270,25 +272,40 @@ class Runtime:
         ]
         return float(torch.stack(errors).max())
 
-    def _take_over(self, engine: _Engine | None) -> None:
-        if engine is not None:
-            self._engine = engine
-            self._may_build = False
-            logger.info("engine %s serves", engine.name)
-
     def _poll(self) -> None:
-        """Start to build once the stream is worth it; take over what is ready."""
-        if not self._may_build:
-            return
-        if self._builder is None:
-            now = time.monotonic()
-            self._began = now if self._began is None else self._began
-            if now - self._began >= BUILD_AFTER_SECONDS:
-                assert self._weights is not None
-                self._builder = _Builder(self._weights, self.spec, self._cache.root, self._found)
-        elif self._builder.done:
+        """Once a frame: load what is in the cache, or build once the stream is worth it; take over what is
+        ready."""
+        if self._coming is not None:
+            if not self._coming.done:
+                return
+            if self._coming.engine is not None:
+                self._engine = self._coming.engine
+                self._may_build = False
+                logger.info("engine %s serves", self._engine.name)
+            self._coming = None
+        elif self._may_load and self._decoded:  # the first window comes before everything else
+            self._may_load = False
+            self._began = time.monotonic()
+            if self._cache.find(self._key()) is not None:
+                self._coming = _Loading(self._found)
+        elif self._may_build and self._decoded and time.monotonic() - self._began >= BUILD_AFTER_SECONDS:
             self._may_build = False
-            self._take_over(self._builder.engine)
+            assert self._weights is not None
+            self._coming = _Builder(self._weights, self.spec, self._cache.root, self._found)
+
+
+class _Loading:
+    """Loads an engine in a thread."""
+
+    def __init__(self, load: Callable[[], _Engine | None]) -> None:
+        self.done = False
+        self.engine: _Engine | None = None
+        self._load = load
+        threading.Thread(target=self._run, name="engine-loader", daemon=True).start()
+
+    def _run(self) -> None:
+        self.engine = self._load()
+        self.done = True
 
 
 class _Builder:
