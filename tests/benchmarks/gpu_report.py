@@ -1,9 +1,9 @@
-"""Check and time the CUDA kernels on this machine's GPU; write docs/performance/gpu-<device>.md and .json.
+"""Check and time kernels and network on this machine's GPU; write docs/performance/gpu-<device>.md and .json.
 
     python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N]
 
 Needs torch with CUDA, numpy and CuPy, and for the kernels beside attention OpenCV and pycocotools (the page says
-if those were left out); takes a few minutes, most of it NVRTC's. Exit code 0: all checks passed; 1: a check
+if those were left out); takes up to ten minutes, most of it compilers'. Exit code 0: all checks passed; 1: a check
 failed (the page says which); 2: nothing could be run, and why.
 """
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
+from benchmarks import gpu_network
 from benchmarks.gpu_timing import capture, graph_time_us, time_us
 from torch import Tensor
 
@@ -272,6 +273,8 @@ def page(report: dict[str, Any]) -> str:
                 f"| {us[both]:.1f} | {us['grid_sample, with gradients'] / us[both]:.1f}× faster |"
             )
         lines.append("")
+    if report["network_timings"]:
+        lines += ["## The network", "", *gpu_network.page(report["network_timings"])]
     if report["frame_timings"]:
         from benchmarks import gpu_frames
 
@@ -322,6 +325,7 @@ def main() -> int:
         "checks": [],
         "timings": [],
         "frame_timings": [],
+        "network_timings": [],
         "left_out": "",
     }
     for name, config in configs():
@@ -343,14 +347,23 @@ def main() -> int:
         for dtype in (F16, BF16, F32):
             report["timings"].append(time_layer(kernels, layer, dtype, device))
             print(report["timings"][-1], flush=True)
-
-    slug = re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    target = arguments.output / f"gpu-{slug}.md"
-    target.write_text(page(report), encoding="utf-8")
-    target.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write(report, arguments.output)  # what is known so far, if the time ends here
+    for part, row in gpu_network.report(device):
+        report[part].append(row)
+        print(row, flush=True)
+    target = write(report, arguments.output)
     print(f"wrote {target}")
     return 0 if all(row["passed"] for row in report["checks"]) else 1
+
+
+def write(report: dict[str, Any], folder: Path) -> Path:
+    """The page and its JSON; return the page's path."""
+    slug = re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"gpu-{slug}.md"
+    target.write_text(page(report), encoding="utf-8")
+    target.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return target
 
 
 if __name__ == "__main__":

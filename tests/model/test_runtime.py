@@ -12,12 +12,15 @@ import pytest
 import torch
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import model.runtime
 from model.checkpoint import save_weights
+from model.config import ModelConfig
 from model.engine_cache import EngineCache, engine_key
 from model.errors import EngineError
-from model.network import FrameFeatures, Network
+from model.network import FrameFeatures, Network, Output
 from model.runtime import Runtime
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
 
@@ -107,6 +110,54 @@ def test_folded_norms_change_nothing(norm: str, backbone: str, cues: list[str]) 
     planes = torch.rand(1, 1, 64, 96, generator=generator) if cues else None
     for ours, theirs in zip(ready.backbone(images, planes), network.backbone(images, planes), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+class Crossings(TorchDispatchMode):
+    """Notes operations that touch the host while the network lies on the meta device, which computes nothing:
+    what needs a value (item, nonzero, a choice by a mask) is torch's own error there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"query_selection": "learned", "mask_source": "level1"}, {"variant": "baseline"}],
+    ids=["default", "paper", "baseline"],
+)
+@torch.inference_mode()
+def test_neither_stage_waits_for_the_device_or_brings_anything_to_it(changes: dict[str, Any]) -> None:
+    """On a GPU either would stop the host in every window, and could not be captured in a graph."""
+    config = ModelConfig.from_dict(changes)
+    with torch.device("meta"):
+        network = Network(config).eval()
+        images, cues = torch.empty(1, 3, 192, 320), torch.empty(1, config.num_cue_planes, 192, 320)
+
+    def one_window() -> Output:
+        features = network.encode_frames(images, cues)
+        return network.decode_window(FrameFeatures.stack([features] * 3), num_kept=20)
+
+    one_window()  # tables are made and brought to the device once
+    with Crossings() as crossings:
+        output = one_window()
+    assert output.mask_logits.shape == (1, 20, 3, 48, 80)
+    assert crossings.found == []
+
+    with Crossings() as crossings:
+        images.new_zeros(2) + torch.ones(2).to("meta")
+    assert crossings.found, "what the test looks for is seen"
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(output.logits.max())
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        output.logits[output.logits > 0]
 
 
 def test_a_compiled_engine_equals_eager_and_is_built_once(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import benchmarks
 import pytest
 import torch
-from benchmarks import gpu_frames, gpu_timing
+from benchmarks import gpu_frames, gpu_network, gpu_timing
 from support.kernel_shim import KernelShim
+from support.streams import TINY_NETWORK
 
+from model.config import ModelConfig
+from model.network import Network
 from ops.cuda import DeformAttnKernels
 from ops.device_masks import MaskRunsKernels
 from ops.device_preprocess import PreprocessKernels
@@ -30,6 +34,7 @@ from ops.launch import (
     plan_mask_runs,
     plan_preprocess,
 )
+from pipeline.config import load_config
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
 CONFIG = DeformAttnConfig(torch.float16, torch.float16, torch.float32, 2, 8, 2, 2, 2, False)
@@ -113,6 +118,7 @@ def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
             "checks": [right, wrong],
             "timings": [timing],
             "frame_timings": [{"name": "some masks", "us": {"kernel": 5.0, "host, wall clock": 40.0}}],
+            "network_timings": [],
             "left_out": "masks, for want of a package",
         }
     ).splitlines()
@@ -218,3 +224,49 @@ def test_what_cannot_be_checked_for_want_of_a_package_is_said(
     ((part, why),) = gpu_report.frame_rows(mask_shim, CPU)
     assert part == "left_out"
     assert "cv2" in why
+
+
+TINY = ModelConfig.from_dict(
+    {**TINY_NETWORK, "num_frames": 2, "query_selection": "learned", "cues": ["background"]}
+)
+CASE = gpu_network.Case("tiny", TINY, "eager", "fp32", num_kept=4)
+
+
+def test_the_reports_paper_network_is_the_configs() -> None:
+    config = load_config(Path("configs/r50.yaml"))
+    assert ModelConfig.from_dict(config.model.network) == gpu_network.R50
+
+
+def test_the_network_is_checked_and_timed_with_one_stream_and_with_two() -> None:
+    cases = (CASE, replace(CASE, num_streams=2), replace(CASE, precision="fp16"))
+    rows = list(gpu_network.report(CPU, cases=cases))
+    checks = [row for part, row in rows if part == "checks"]
+    assert len(checks) == 3
+    assert all(row["passed"] for row in checks)
+    one, two, refused = [row for part, row in rows if part == "network_timings"]
+    assert one["frames_per_second"] > 0
+    assert one["p50_ms"] <= one["p95_ms"]
+    assert two["streams"] == 2
+    assert two["frames_per_second"] == pytest.approx(2e3 / two["p50_ms"], rel=0.7)
+    assert "'fp16' is for GPUs" in refused["why"]
+    page = gpu_network.page([one, two, refused])
+    assert sum(line.startswith("| tiny, 96×64, T = 2 | 2 | eager | fp32 | ") for line in page) == 1
+    assert [line for line in page if "for GPUs" in line]
+
+
+def test_a_network_that_is_wrong_on_the_device_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Network.to
+    monkeypatch.setattr(Network, "to", lambda self, *args, **how: broken(right(self, *args, **how)))
+
+    def broken(network: Network) -> Network:
+        with torch.no_grad():
+            network.mask_head.controller.layers[0].weight *= 1.05
+        return network
+
+    assert not gpu_network.check_against_cpu(CPU, TINY)["passed"]
+
+
+def test_cases_that_the_time_is_not_enough_for_are_named() -> None:
+    rows = [row for _, row in gpu_network.report(CPU, seconds=-1.0, cases=(CASE, CASE))]
+    assert [row.get("why") for row in rows[-2:]] == ["no time was left"] * 2
+    assert "no time was left" in gpu_network.page(rows[-2:])[-2]

@@ -1,0 +1,296 @@
+"""The part of the GPU report on the network: is it right there, and how many frames a second does each engine give.
+
+Random weights, which cost the same as others; needs nothing beside torch and numpy. A frame is what a stream does
+for it: upload, encode, decode of the window that it completes, candidates on the host. With several streams, one
+frame of each and one decode for all.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.errors import EngineError
+from model.network import FrameFeatures, Output, build_model
+from model.postprocess import candidates
+from model.runtime import EngineName, Precision, Runtime
+from model.stages import StageSpec
+
+R50 = ModelConfig.from_dict(
+    {
+        "backbone": "resnet50",
+        "backbone_width": 1.0,
+        "norm": "frozen_bn",
+        "cues": [],
+        "hidden_dim": 256,
+        "num_heads": 8,
+        "num_points": 4,
+        "ffn_dim": 1024,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "num_queries": 300,
+        "query_selection": "learned",
+        "sts_dim": 64,
+        "sts_heads": 8,
+        "mask_source": "level1",
+        "mask_dim": None,
+        "mask_coordinate_scale": 1.0,
+        "class_list": "youtube_vis_2019",
+        "num_outputs": 42,
+        "height": 360,
+        "width": 640,
+        "num_frames": 5,
+    }
+)
+"""`configs/r50.yaml`, which a machine without PyYAML cannot read; a test keeps both the same."""
+
+TOLERANCE = 2e-3  # of the largest value, float32 on both sides
+TARGETS = {("R50 split", 1): "≥ 250 frames/s, p50 ≤ 4 ms on an H200", ("R50 split", 8): "≥ 900 frames/s"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network as it is run."""
+
+    model: str
+    config: ModelConfig
+    engine: EngineName
+    precision: Precision
+    num_streams: int = 1
+    num_kept: int = 20
+
+
+DEFAULT = ModelConfig()
+CASES = (
+    Case("R50 split", R50, "eager", "bf16"),
+    Case("R50 split", R50, "eager", "bf16", num_streams=8),
+    Case("default", DEFAULT, "eager", "bf16"),
+    Case("default", DEFAULT, "eager", "bf16", num_streams=8),
+    Case("R50 split", R50, "inductor", "bf16"),
+    Case("R50 split", R50, "eager", "fp16"),
+    Case("default", DEFAULT, "inductor", "bf16"),
+    Case("R50 split", R50, "inductor", "bf16", num_streams=8),
+    Case("R50 split", R50, "eager", "fp32"),
+    Case("default", DEFAULT, "eager", "fp32"),
+)
+"""The most telling ones first: the time may not be enough for all."""
+
+
+def frames_of(config: ModelConfig, num: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Random normalised frames (1, 3, H, W) on the host, with their cues (1, R, H, W) where there are any."""
+    generator = torch.Generator().manual_seed(0)
+    size = (config.height, config.width)
+    planes = config.num_cue_planes
+    return [
+        (
+            torch.randn(1, 3, *size, generator=generator),
+            torch.rand(1, planes, *size, generator=generator) if planes else None,
+        )
+        for _ in range(num)
+    ]
+
+
+def make_runtime(case: Case, device: torch.device) -> Runtime:
+    """Raises EngineError where it cannot be had."""
+    config = case.config
+    spec = StageSpec(
+        height=config.height,
+        width=config.width,
+        num_frames=config.num_frames,
+        num_kept=case.num_kept,
+        with_cues=bool(config.cues),
+        num_windows=case.num_streams,
+    )
+    network = build_model(config, seed=0, class_bias=0.0)
+    return Runtime(network, spec, engine=case.engine, device=str(device), precision=case.precision)
+
+
+class Streams:
+    """As many streams as the case has, all at stride 1; `step` is one frame of each."""
+
+    def __init__(self, case: Case, runtime: Runtime) -> None:
+        self._config, self._runtime = case.config, runtime
+        self._frames = frames_of(case.config, 2 * case.config.num_frames)
+        self._rings: list[list[FrameFeatures]] = [[] for _ in range(case.num_streams)]
+        self._number = 0
+        for _ in range(case.config.num_frames - 1):
+            self._encode()
+
+    def _encode(self) -> None:
+        for stream, ring in enumerate(self._rings):
+            images, cues = self._frames[(self._number + stream) % len(self._frames)]
+            ring.append(self._runtime.encode(images, cues))
+            del ring[: -self._config.num_frames]
+        self._number += 1
+
+    def on_device(self) -> Output:
+        """All of a step that happens on the device."""
+        self._encode()
+        return self._runtime.decode(FrameFeatures.stack([each for ring in self._rings for each in ring]))
+
+    def step(self) -> int:
+        """Return the candidates found, which are on the host then."""
+        return sum(len(found) for found in candidates(self.on_device(), self._config))
+
+
+def time_case(case: Case, device: torch.device, *, seconds: float = 3.0, least: int = 20) -> dict[str, Any]:
+    """Frames a second and milliseconds of a step; `why` where the engine cannot be had."""
+    row: dict[str, Any] = {
+        "model": case.model,
+        "size": f"{case.config.width}×{case.config.height}",
+        "num_frames": case.config.num_frames,
+        "engine": case.engine,
+        "precision": case.precision,
+        "streams": case.num_streams,
+    }
+    began = time.perf_counter()
+    try:
+        runtime = make_runtime(case, device)
+    except (EngineError, RuntimeError) as exc:
+        return row | {"why": str(exc).splitlines()[0]}
+    streams = Streams(case, runtime)
+    for _ in range(5):
+        streams.step()
+    row["ready_seconds"] = time.perf_counter() - began
+    held = _allocated(device)
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < least or time.perf_counter() - began < seconds:
+        begin = time.perf_counter()
+        streams.step()
+        times.append(time.perf_counter() - begin)
+    times.sort()
+    return row | {
+        "served": runtime.engine,
+        "frames_per_second": case.num_streams * len(times) / sum(times),
+        "p50_ms": statistics.median(times) * 1e3,
+        "p95_ms": times[int(0.95 * len(times))] * 1e3,
+        "steps": len(times),
+        "grown_bytes": _allocated(device) - held,
+    }
+
+
+def check_against_cpu(device: torch.device, config: ModelConfig) -> dict[str, Any]:
+    """Every output of every query in float32, here and on the CPU, without a choice that rounding could change."""
+    name = "the network in float32 against the CPU"
+    if config.query_selection != "learned":
+        raise ValueError("the check needs learned queries: others are chosen by order")
+    network = build_model(config, seed=0, class_bias=0.0)
+    clip = torch.randn(1, config.num_frames, 3, 96, 160, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode(), _exact_products():
+        wanted = network(clip)
+        got = network.to(device)(clip.to(device))
+    errors = []
+    for field in ("logits", "boxes", "mask_logits", "query_embeddings"):
+        ours, theirs = getattr(got, field).cpu(), getattr(wanted, field)
+        errors.append((ours - theirs).abs().max() / theirs.abs().max())
+    error = float(torch.stack(errors).max())
+    return {"name": name, "passed": error <= TOLERANCE, "error": error, "limit": TOLERANCE}
+
+
+def check_no_waiting(case: Case, device: torch.device) -> dict[str, Any]:
+    """Encode and decode never make the host wait for the device: torch's own watch on a GPU raises."""
+    name = f"{case.model}: no hidden wait in encode and decode"
+    streams = Streams(case, make_runtime(case, device))
+    streams.step()
+    try:
+        with _waiting_is_an_error(device):
+            for _ in range(3):
+                streams.on_device()
+    except RuntimeError as exc:
+        return {"name": name, "passed": False, "why": str(exc).splitlines()[0]}
+    return {"name": name, "passed": True}
+
+
+def check_batch(case: Case, device: torch.device) -> dict[str, Any]:
+    """Two windows in one batch give what each gives alone."""
+    name = f"{case.model}: two windows in a batch against each alone"
+    alone, both = (make_runtime(replace(case, num_streams=B), device) for B in (1, 2))
+    frames = [alone.encode(*frame) for frame in frames_of(case.config, 2 * case.config.num_frames)]
+    T = case.config.num_frames
+    wanted = [alone.decode(FrameFeatures.stack(each)) for each in (frames[:T], frames[T:])]
+    got = both.decode(FrameFeatures.stack(frames))
+    theirs = torch.cat([output.logits for output in wanted]).float()
+    error = float((got.logits.float() - theirs).abs().max() / theirs.abs().max())
+    limit = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}.get(case.precision, TOLERANCE)
+    return {"name": name, "passed": error <= limit, "error": error, "limit": limit}
+
+
+def report(device: torch.device, *, seconds: float = 240.0, cases: Sequence[Case] = CASES) -> Iterator[Any]:
+    """All rows: ("checks" | "network_timings", row); cases for which `seconds` are not enough say so."""
+    began = time.monotonic()
+    first = cases[0]
+    small = replace(R50, num_queries=30, encoder_layers=2, decoder_layers=2, num_frames=2)
+    yield "checks", check_against_cpu(device, small)
+    yield "checks", check_no_waiting(first, device)
+    yield "checks", check_batch(replace(first, engine="eager", precision="fp32"), device)
+    for case in cases:
+        if time.monotonic() - began > seconds:
+            row = {"model": case.model, "engine": case.engine, "precision": case.precision}
+            yield "network_timings", row | {"streams": case.num_streams, "why": "no time was left"}
+            continue
+        yield "network_timings", time_case(case, device)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def page(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The timings as lines of Markdown."""
+    lines = [
+        "Random weights, stride 1: upload, encode, decode, candidates on the host; 20 instances kept. Several streams:",
+        "one frame of each, one decode for all. `grown`: device memory after the measurement beyond that before it.",
+        "",
+        "| model | streams | engine | type | frames/s | p50 ms | p95 ms | ready after s | grown | target |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        name = (
+            row["model"] if "size" not in row else f"{row['model']}, {row['size']}, T = {row['num_frames']}"
+        )
+        head = f"| {name} | {row['streams']} | {row['engine']} | {row['precision']} |"
+        target = TARGETS.get((row["model"], row["streams"]), "") if row["precision"] != "fp32" else ""
+        if "why" in row:
+            lines.append(f"{head} | | | | | {row['why'].replace('|', '/')} |")
+            continue
+        lines.append(
+            f"{head} {row['frames_per_second']:.1f} | {row['p50_ms']:.2f} | {row['p95_ms']:.2f} "
+            f"| {row['ready_seconds']:.0f} | {row['grown_bytes']} | {target} |"
+        )
+    return [*lines, ""]
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+@contextmanager
+def _waiting_is_an_error(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Without TF32, which a GPU takes for convolutions."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
