@@ -24,8 +24,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -73,7 +73,8 @@ _TOLERANCE = {torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 class _Engine:
     name: str
     encode: Stage
-    decode: Stage
+    decode: Mapping[int, Stage]
+    """By the number of windows in a call; 1 is always there."""
 
 
 class Runtime:
@@ -82,7 +83,9 @@ class Runtime:
 
     device: cpu, cuda, cuda:N or auto (a GPU where there is one). precision: fp32, bf16 or fp16, what is not
     coordinates or scores; auto is fp32 on a CPU, bf16 on a GPU. weights is the file that the network came
-    from: `auto` builds from it in another process, and does not where there is none.
+    from: `auto` builds from it in another process, and does not where there is none. max_windows: so many
+    windows are decoded in one call where the engine has been made for it (eager, and inductor on a GPU), else
+    one after the other.
 
     Raises EngineError where the engine asked for by name, the device or the precision cannot be had.
     """
@@ -97,7 +100,10 @@ class Runtime:
         precision: Precision = "auto",
         weights: Path | None = None,
         cache: EngineCache | None = None,
+        max_windows: int = 1,
     ) -> None:
+        if max_windows < 1:
+            raise ValueError(f"max_windows: {max_windows} must be at least 1")
         if engine not in ENGINES:
             raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
         self.spec = spec
@@ -110,8 +116,9 @@ class Runtime:
         self._upload = Upload(self.device) if self.device.type == "cuda" else None
         self._cache = EngineCache() if cache is None else cache
         self._weights = weights
-        eager = _Engine("eager", EncodeStage(self.network), DecodeStage(self.network, spec))
-        self._eager = self._engine = eager
+        self._batches = [1 << power for power in range(max_windows.bit_length())]
+        decoders = {size: DecodeStage(self.network, self._batch_spec(size)) for size in self._batches}
+        self._eager = self._engine = _Engine("eager", EncodeStage(self.network), decoders)
         on_cpu = self.device.type == "cpu"
         self._decoded = False
         self._began = time.monotonic()
@@ -143,11 +150,23 @@ class Runtime:
         return assembled(self.network, self.spec, self._engine.encode(*tensors))
 
     @torch.inference_mode()
-    def decode(self, features: FrameFeatures) -> Output:
-        """`Network.decode_window` of the spec's B·T frames, for its kept queries."""
-        output = to_output(self._engine.decode(*present(features)))
+    def decode(self, features: FrameFeatures, *, num_windows: int = 1) -> Output:
+        """`Network.decode_window` of num_windows × T frames, for its kept queries.
+
+        Windows are decoded together by powers of two, as far as the engine has them.
+        """
+        engine = self._engine
+        parts, first = [], 0
+        while first < num_windows:
+            size = max(size for size in engine.decode if size <= num_windows - first)
+            frames = slice(first * self.spec.num_frames, (first + size) * self.spec.num_frames)
+            parts.append(engine.decode[size](*present(features[frames])))
+            first += size
         self._decoded = True
-        return output
+        return to_output(parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True))))
+
+    def _batch_spec(self, size: int) -> StageSpec:
+        return replace(self.spec, num_windows=size)
 
     def _on_gpu(self, engine: EngineName) -> _Engine:
         """The engine by name, or for `auto` the best that works, each as CUDA graphs.
@@ -159,9 +178,7 @@ class Runtime:
                 stages = self._gpu_stages(name, only_found=engine == "auto")
                 if stages is None:
                     continue
-                frame, window = example_inputs(self.network, self.spec)
-                with torch.inference_mode():
-                    graphs = _Engine(name, GraphedStage(stages[0], frame), GraphedStage(stages[1], window))
+                graphs = self._graphed(name, *stages)
                 self._check(graphs)
             except torch.OutOfMemoryError:
                 raise
@@ -180,14 +197,24 @@ class Runtime:
         logger.warning("no CUDA graph: the network runs eager on %s", self.device)
         return self._eager
 
-    def _gpu_stages(self, name: str, *, only_found: bool) -> tuple[Stage, Stage] | None:
-        """Both stages of an engine; with only_found None for what would have to be built for minutes."""
+    def _graphed(self, name: str, encode: Stage, decode: Mapping[int, Stage]) -> _Engine:
+        """The stages as CUDA graphs, one for each number of windows."""
+        frame, _ = example_inputs(self.network, self.spec)
+        graphs = {}
+        with torch.inference_mode():
+            for size, stage in decode.items():
+                graphs[size] = GraphedStage(stage, example_inputs(self.network, self._batch_spec(size))[1])
+            return _Engine(name, GraphedStage(encode, frame), graphs)
+
+    def _gpu_stages(self, name: str, *, only_found: bool) -> tuple[Stage, Mapping[int, Stage]] | None:
+        """The stages of an engine; with only_found None for what would have to be built for minutes."""
         if name == "eager":
             return self._eager.encode, self._eager.decode
         if name == "inductor":
             from model.inductor import compile_stages
 
-            return compile_stages(self.network, self.spec)
+            compiled = [compile_stages(self.network, self._batch_spec(size)) for size in self._batches]
+            return compiled[0][0], {size: each[1] for size, each in zip(self._batches, compiled, strict=True)}
         # Looked for first: without its libraries an import of torch_tensorrt prints and raises.
         if only_found and not any(self._cache.root.glob("*/key.json")):
             return None
@@ -197,7 +224,8 @@ class Runtime:
         if only_found and self._cache.find(key) is None:
             return None
         folder = self._cache.make(key, lambda path: build_engines(self.network, self.spec, path))
-        return load_engines(folder)
+        encode, decode = load_engines(folder)
+        return encode, {1: decode}
 
     def _key(self) -> dict[str, object]:
         return engine_key(self.network, self.spec, engine="inductor")
@@ -235,7 +263,8 @@ class Runtime:
         """
         from model.inductor import load_packages
 
-        engine = _Engine("inductor", *load_packages(folder))
+        encode, decode = load_packages(folder)
+        engine = _Engine("inductor", encode, {1: decode})
         self._check(engine)
         return engine
 
@@ -259,11 +288,11 @@ class Runtime:
 
     def _error(self, engine: _Engine, seed: int) -> float:
         """The largest difference from eager on the random input of a seed, relative to the largest value."""
-        frame, window = example_inputs(self.network, self.spec, seed=seed)
-        pairs = [
-            *zip(engine.encode(*frame), self._eager.encode(*frame), strict=True),
-            *zip(engine.decode(*window), self._eager.decode(*window), strict=True),
-        ]
+        frame, _ = example_inputs(self.network, self.spec, seed=seed)
+        pairs = [*zip(engine.encode(*frame), self._eager.encode(*frame), strict=True)]
+        for size, decode in engine.decode.items():
+            _, windows = example_inputs(self.network, self._batch_spec(size), seed=seed)
+            pairs += zip(decode(*windows), self._eager.decode[size](*windows), strict=True)
         # Not Python's max, which may drop a NaN.
         errors = [
             (got.float() - wanted).abs().max() / wanted.float().abs().max().clamp(min=1e-6)

@@ -118,6 +118,8 @@ class ModelSection(Section):
     """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
     max_instances: int = Field(20, ge=1, le=300)
     """Queries per window whose masks are computed (best class score first)."""
+    max_batch: int = Field(1, ge=1, le=64)
+    """Windows of several sources that are decoded in one call where they wait together; for GPUs."""
     cache: bool = True
     """Keep the per-frame part of the network for the windows that overlap; results are the same without."""
     cues: bool = True

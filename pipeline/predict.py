@@ -12,6 +12,7 @@ of one core each get more done than one of two, which meet at hundreds of barrie
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -75,6 +76,14 @@ class PreparingPredictor(Predictor, Protocol):
         """
 
 
+@runtime_checkable
+class BatchingPredictor(Predictor, Protocol):
+    """A predictor that answers for windows of several sources at once."""
+
+    def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
+        """Return what `predict` returns for each window, up to rounding; each is of another source."""
+
+
 _Encoded = tuple[FrameFeatures, Fit]
 
 
@@ -113,8 +122,9 @@ class NetworkPredictor:
         device: str = "cpu",
         precision: Precision = "auto",
         weights: Path | None = None,
+        max_windows: int = 1,
     ) -> None:
-        """engine, device, precision and weights are `model.runtime.Runtime`'s, which says what it raises."""
+        """What is not of this module is `model.runtime.Runtime`'s, which says what it raises."""
         self._config = config
         self._cache = cache
         self._cues = config.cues if cues else ()
@@ -126,7 +136,13 @@ class NetworkPredictor:
             with_cues=bool(self._cues),
         )
         self._runtime = Runtime(
-            network, spec, engine=engine, device=device, precision=precision, weights=weights
+            network,
+            spec,
+            engine=engine,
+            device=device,
+            precision=precision,
+            weights=weights,
+            max_windows=max_windows,
         )
         self._sources: dict[str, _Kept] = {}
         # A GPU works beside its caller as it is.
@@ -150,27 +166,38 @@ class NetworkPredictor:
             kept = self._kept(frame.source)
             kept.prepared[frame.index] = self._encode(frame, kept)
 
-    @torch.inference_mode()
     def predict(self, window: Window) -> WindowPrediction:
         """Return the candidates of the window, best first; only frames that no window has held and that were
         not prepared are encoded."""
+        (prediction,) = self.predict_batch([window])
+        return prediction
+
+    @torch.inference_mode()
+    def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
+        """`predict` for windows of different sources, decoded together as far as the engine does that."""
+        places = [self._places(window) for window in windows]
+        features = FrameFeatures.stack([features for each in places for features, _ in each])
+        output = self._runtime.decode(features, num_windows=len(windows))
+        return [
+            WindowPrediction(
+                scores=found.scores,
+                boxes_xyxy=fit.boxes_to_source(found.boxes),
+                mask_logits=found.mask_logits,
+                fit=fit,
+                embeddings=found.embeddings,
+            )
+            for found, (*_, (_, fit)) in zip(candidates(output, self._config), places, strict=True)
+        ]
+
+    def _places(self, window: Window) -> list[_Encoded]:
+        """The features of the window's T places, which are kept for the next window."""
         kept = self._kept(window.frames[-1].source)
         known = kept.features if self._cache else {}
         kept.features = {
             frame.index: known.get(frame.index) or self._new(frame, kept) for frame in window.real
         }
         kept.planes = {index: kept.planes[index] for index in kept.features if index in kept.planes}
-        places = [kept.features[frame.index] for frame in window.frames]
-        output = self._runtime.decode(FrameFeatures.stack([features for features, _ in places]))
-        (found,) = candidates(output, self._config)
-        fit = places[-1][1]
-        return WindowPrediction(
-            scores=found.scores,
-            boxes_xyxy=fit.boxes_to_source(found.boxes),
-            mask_logits=found.mask_logits,
-            fit=fit,
-            embeddings=found.embeddings,
-        )
+        return [kept.features[frame.index] for frame in window.frames]
 
     def forget(self, source: str) -> None:
         """Drop the source's features and cues."""
@@ -245,6 +272,7 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
             device=section.device,
             precision=section.precision,
             weights=weights,
+            max_windows=section.max_batch,
         )
     except EngineError as error:
         raise ConfigError(f"model: {error}") from None

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.line import SourceLine
-from pipeline.predict import Predictor, PreparingPredictor, load_predictor
+from pipeline.predict import BatchingPredictor, Predictor, PreparingPredictor, load_predictor
 from pipeline.queues import LaneQueue
 from pipeline.report import latency_report, peak_rss_mb
 from pipeline.sinks import Sink, SinkContext, build_sinks
@@ -47,6 +47,10 @@ class _Taken(NamedTuple):
     item: Frame | Gap | End
     prepared: Future[None] | None
     """Of a frame for the model, where the predictor prepares frames."""
+
+    @property
+    def for_model(self) -> bool:
+        return isinstance(self.item, Frame) and self.item.sampled
 
 
 class Stream:
@@ -74,6 +78,8 @@ class Stream:
         self._predictor = predictor if predictor is not None else load_predictor(config)
         predictor = self._predictor
         self._prepare = predictor.prepare if isinstance(predictor, PreparingPredictor) else None
+        self._predict_batch = predictor.predict_batch if isinstance(predictor, BatchingPredictor) else None
+        self._max_batch = config.model.max_batch if self._predict_batch is not None else 1
         names = list(config.source.inputs)
         self._lines = {
             name: SourceLine(name, url, config, self._predictor.facts, self._stop)
@@ -328,16 +334,25 @@ class Stream:
     def _infer(self) -> None:
         open_lines = set(self._lines)
         ahead: deque[_Taken] = deque()
+        ready: dict[str, Window] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as preparing:
             try:
                 while open_lines:
-                    taken = ahead.popleft() if ahead else self._take(preparing, None)
+                    taken = ahead.popleft() if ahead else self._take(preparing, 0.0 if ready else None)
+                    if ready and (taken is None or not taken.for_model or taken.name in ready):
+                        self._take_windows(ready)
                     if taken is None:
-                        return
+                        if self._frames.closed:
+                            return
+                        continue
                     self._look_ahead(preparing, taken, ahead)
                     if taken.prepared is not None:
                         taken.prepared.result()
-                    self._handle(taken.name, taken.item)
+                    window = self._handle(taken.name, taken.item)
+                    if window is not None:
+                        ready[taken.name] = window
+                        if len(ready) == self._max_batch:
+                            self._take_windows(ready)
                     if isinstance(taken.item, End):
                         open_lines.discard(taken.name)
             except BaseException as error:
@@ -364,53 +379,62 @@ class Stream:
         if self._prepare is None:
             return
         last = ahead[-1] if ahead else now
-        wanted = self._config.window.stride - sum(taken.prepared is not None for taken in ahead)
+        wanted = self._config.window.stride * self._max_batch - sum(taken.for_model for taken in ahead)
         while wanted > 0 and len(ahead) < _MAX_AHEAD and isinstance(last.item, Frame):
             following = self._take(preparing, 0.0)
             if following is None:
                 return
             ahead.append(following)
             last = following
-            wanted -= last.prepared is not None
+            wanted -= last.for_model
 
-    def _handle(self, name: str, item: Frame | Gap | End) -> None:
+    def _handle(self, name: str, item: Frame | Gap | End) -> Window | None:
+        """Deal with an item, up to the window that a frame completes."""
         line = self._lines[name]
         if isinstance(item, Frame):
             line.epoch = item.epoch
-            self._take_frame(line, item)
-            return
+            if item.sampled:
+                return line.windower.push(item)
+            self._take_held(line, item)
+            return None
         window = line.windower.flush()
         if window is not None:
-            self._take_window(line, window)
+            self._take_windows({name: window})
         self._emit(line, self._release_held(line, []))
         self._emit(line, line.associator.gap() if isinstance(item, Gap) else line.associator.flush())
         self._predictor.forget(name)
         self._results.put(name, item)
+        return None
 
-    def _take_frame(self, line: SourceLine, frame: Frame) -> None:
-        if not frame.sampled:
-            line.held.append(frame)
-            if len(line.held) > _MAX_HELD:
-                del line.held[0]
-                line.ledger.count_dropped("stale")
-            if line.windower.num_pending == 0:
-                self._emit(line, self._release_held(line, []))
-            return
-        window = line.windower.push(frame)
-        if window is not None:
-            self._take_window(line, window)
+    def _take_held(self, line: SourceLine, frame: Frame) -> None:
+        line.held.append(frame)
+        if len(line.held) > _MAX_HELD:
+            del line.held[0]
+            line.ledger.count_dropped("stale")
+        if line.windower.num_pending == 0:
+            self._emit(line, self._release_held(line, []))
 
-    def _take_window(self, line: SourceLine, window: Window) -> None:
+    def _take_windows(self, windows: dict[str, Window]) -> None:
+        """Predict the windows, one of a source, in one batch, then bring each into its tracks; empties
+        `windows`."""
         begun = time.monotonic_ns()
-        prediction = self._predictor.predict(window)
+        if len(windows) > 1:
+            assert self._predict_batch is not None
+            predictions = self._predict_batch(list(windows.values()))
+        else:
+            predictions = [self._predictor.predict(window) for window in windows.values()]
         predicted = time.monotonic_ns()
-        results = line.associator.update(window, prediction)
-        done = time.monotonic_ns()
-        line.num_windows += 1
-        line.latency["predict"].add((predicted - begun) / 1e6)
-        line.latency["associate"].add((done - predicted) / 1e6)
-        line.latency["queue"].add((begun - window.new[-1].captured_monotonic_ns) / 1e6)
-        self._emit(line, self._release_held(line, results))
+        for (name, window), prediction in zip(windows.items(), predictions, strict=True):
+            line = self._lines[name]
+            since = time.monotonic_ns()
+            results = line.associator.update(window, prediction)
+            done = time.monotonic_ns()
+            line.num_windows += 1
+            line.latency["predict"].add((predicted - begun) / 1e6)
+            line.latency["associate"].add((done - since) / 1e6)
+            line.latency["queue"].add((begun - window.new[-1].captured_monotonic_ns) / 1e6)
+            self._emit(line, self._release_held(line, results))
+        windows.clear()
 
     def _release_held(self, line: SourceLine, results: list[FrameResult]) -> list[FrameResult]:
         """Return `results` with the held frames in their places in time."""

@@ -108,10 +108,16 @@ def make_runtime(case: Case, device: torch.device) -> Runtime:
         num_frames=config.num_frames,
         num_kept=case.num_kept,
         with_cues=bool(config.cues),
-        num_windows=case.num_streams,
     )
     network = build_model(config, seed=0, class_bias=0.0)
-    return Runtime(network, spec, engine=case.engine, device=str(device), precision=case.precision)
+    return Runtime(
+        network,
+        spec,
+        engine=case.engine,
+        device=str(device),
+        precision=case.precision,
+        max_windows=case.num_streams,
+    )
 
 
 class Streams:
@@ -135,7 +141,8 @@ class Streams:
     def on_device(self) -> Output:
         """All of a step that happens on the device."""
         self._encode()
-        return self._runtime.decode(FrameFeatures.stack([each for ring in self._rings for each in ring]))
+        frames = [each for ring in self._rings for each in ring]
+        return self._runtime.decode(FrameFeatures.stack(frames), num_windows=len(self._rings))
 
     def step(self) -> int:
         """Return the candidates found, which are on the host then."""
@@ -214,11 +221,11 @@ def check_no_waiting(case: Case, device: torch.device) -> dict[str, Any]:
 def check_batch(case: Case, device: torch.device) -> dict[str, Any]:
     """Two windows in one batch give what each gives alone."""
     name = f"{case.model}: two windows in a batch against each alone"
-    alone, both = (make_runtime(replace(case, num_streams=B), device) for B in (1, 2))
-    frames = [alone.encode(*frame) for frame in frames_of(case.config, 2 * case.config.num_frames)]
+    runtime = make_runtime(replace(case, num_streams=2), device)
+    frames = [runtime.encode(*frame) for frame in frames_of(case.config, 2 * case.config.num_frames)]
     T = case.config.num_frames
-    wanted = [alone.decode(FrameFeatures.stack(each)) for each in (frames[:T], frames[T:])]
-    got = both.decode(FrameFeatures.stack(frames))
+    wanted = [runtime.decode(FrameFeatures.stack(each)) for each in (frames[:T], frames[T:])]
+    got = runtime.decode(FrameFeatures.stack(frames), num_windows=2)
     theirs = torch.cat([output.logits for output in wanted]).float()
     error = float((got.logits.float() - theirs).abs().max() / theirs.abs().max())
     limit = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}.get(case.precision, TOLERANCE)

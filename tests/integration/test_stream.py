@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from support.video import numbered_picture, write_video
 
 from pipeline import FrameResult, Stream, StreamConfig
 from pipeline.errors import SourceError, SourceNotFound
-from pipeline.predict import load_predictor
+from pipeline.predict import NetworkPredictor, load_predictor
 from pipeline.types import End, Frame, Gap, SourceState, Window, WindowPrediction
 
 
@@ -376,6 +377,48 @@ def test_what_waits_is_prepared_while_a_window_is_predicted(clip: Path, stride: 
         ahead.append(sum(what == "prepare" for what, _ in watched.calls[:place]) - index - 1)
     assert max(ahead) == stride, "a window's worth, no more"
     assert min(ahead) >= 0, "no window before its frames"
+
+
+def same_picture(a: FrameResult, b: FrameResult) -> bool:
+    """Whether two results have the same ids with masks that differ by rounding at most."""
+    if [each.track_id for each in a.instances] != [each.track_id for each in b.instances]:
+        return False
+    return (a.masks != b.masks).sum() <= 1e-3 * a.masks.size
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_of_several_sources_are_decoded_in_batches_with_the_same_results(
+    tmp_path: Path, stride: int
+) -> None:
+    clips = {
+        name: str(write_video(tmp_path / f"{name}.mp4", num_frames=num, fps=10, first=first))
+        for name, num, first in (("a", 14, 0), ("b", 9, 20), ("c", 12, 40))
+    }
+    sizes: list[int] = []
+
+    class Batching(NetworkPredictor):
+        def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
+            time.sleep(0.05)  # the decoders are ahead
+            sizes.append(len(windows))
+            assert len({window.frames[-1].source for window in windows}) == len(windows)
+            return super().predict_batch(windows)
+
+    runs: list[dict[tuple[str, int], FrameResult]] = []
+    for max_batch in (1, 3):
+        config = tiny_config(clips, model={"max_batch": max_batch}, window={"stride": stride})
+        predictor = load_predictor(config)
+        predictor.__class__ = Batching
+        stream = Stream(config, predictor=predictor)
+        runs.append({(each.frame.source, each.frame.index): each for each in stream})
+        assert_ledger(stream.report())
+        assert (max(sizes) > 1) == (max_batch > 1)
+        assert max(sizes) <= max_batch
+        sizes.clear()
+    one_by_one, together = runs
+    assert len(one_by_one) == 14 + 9 + 12
+    assert together.keys() == one_by_one.keys()
+    assert all(same_picture(together[key], one_by_one[key]) for key in one_by_one)
+    assert any(result.instances for result in together.values())
 
 
 def test_nothing_is_prepared_beyond_a_gap(tmp_path: Path) -> None:

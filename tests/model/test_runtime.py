@@ -112,6 +112,21 @@ def test_folded_norms_change_nothing(norm: str, backbone: str, cues: list[str]) 
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("max_windows", [1, 2, 5])
+@torch.inference_mode()
+def test_windows_are_decoded_together_as_each_alone(network: Network, max_windows: int) -> None:
+    runtime = Runtime(network, SPEC, engine="eager", max_windows=max_windows)
+    features = [window(runtime, seed) for seed in range(3)]
+    together = runtime.decode(FrameFeatures.stack(features), num_windows=3)
+    for place, each in enumerate(features):
+        alone = runtime.decode(each)
+        for name in ("logits", "boxes", "mask_logits", "query_embeddings"):
+            assert_close(getattr(together, name)[place], getattr(alone, name)[0])
+        assert torch.equal(together.kept[place], alone.kept[0])
+    with pytest.raises(ValueError, match="max_windows: 0"):
+        Runtime(network, SPEC, engine="eager", max_windows=0)
+
+
 class Crossings(TorchDispatchMode):
     """Notes operations that touch the host while the network lies on the meta device, which computes nothing:
     what needs a value (item, nonzero, a choice by a mask) is torch's own error there."""
