@@ -23,7 +23,8 @@ from pipeline.process import tune_process
 tune_process()  # before numpy and torch are loaded
 
 from pipeline.arguments import Parser
-from pipeline.config import StreamConfig, dump_config, load_config
+from pipeline.config import StreamConfig
+from pipeline.config_file import dump_config, load_config
 from pipeline.errors import ConfigError, OutputError, StreamError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"

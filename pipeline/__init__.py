@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig as StreamConfig
-    from pipeline.config import load_config as load_config
+    from pipeline.config_file import load_config as load_config
     from pipeline.errors import StreamError as StreamError
     from pipeline.stream import Stream as Stream
     from pipeline.subscribe import Subscriber as Subscriber
@@ -26,7 +26,7 @@ _EXPORTS = {
     "StreamConfig": "pipeline.config",
     "StreamError": "pipeline.errors",
     "Subscriber": "pipeline.subscribe",
-    "load_config": "pipeline.config",
+    "load_config": "pipeline.config_file",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -146,7 +146,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from model.evaluation.clips import to_json
     from model.evaluation.report import format_figures
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
     from pipeline.evaluate import figures_of, predict_dataset
     from pipeline.evaluate_workers import DataPlace, predict_in_processes
     from pipeline.predict import load_predictor

@@ -30,7 +30,7 @@ from model.config import ModelConfig
 from model.network import FrameFeatures, Network, build_model
 from ops.preprocess import fit_image
 from pipeline import Stream
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.demo import demo_frame
 
 WARM_UP = 5

@@ -25,7 +25,7 @@ from support.predictors import FixedPredictor
 from support.video import write_video
 
 from pipeline import Stream, Subscriber
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.sinks import PublishSink
 
 FIRST = 500

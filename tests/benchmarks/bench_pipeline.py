@@ -28,7 +28,7 @@ import av
 from support.predictors import FixedPredictor
 
 from pipeline import Stream
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.demo import demo_frame
 
 TARGET = 0.8

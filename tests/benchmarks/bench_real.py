@@ -32,7 +32,7 @@ from benchmarks.real.runs import Found
 from model.checkpoint import shipped_weights
 from model.config import SHIPPED_WEIGHTS
 from model.evaluation.frame_metrics import frame_metrics
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.predict import load_predictor
 
 PEOPLE_MIN_HEIGHT = 24

@@ -42,7 +42,7 @@ from model.cues import CueState
 from model.network import FrameFeatures
 from model.runtime import Runtime
 from pipeline import Stream
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.sinks import PublishSink
 
 WARM_UP = 10

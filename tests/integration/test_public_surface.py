@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import StreamConfig, dump_config
+from pipeline.config import StreamConfig
+from pipeline.config_file import dump_config
 from run_stream import build_parser
 
 ROOT = Path(__file__).parents[2]

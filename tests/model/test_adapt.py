@@ -23,7 +23,7 @@ from model.errors import CheckpointError, VideoError
 from model.network import Network
 from model.video import read_frames
 from ops.preprocess import fit_image
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 Image = NDArray[np.uint8]
 

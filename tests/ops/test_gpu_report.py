@@ -34,7 +34,7 @@ from ops.launch import (
     plan_mask_runs,
     plan_preprocess,
 )
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
 CONFIG = DeformAttnConfig(torch.float16, torch.float16, torch.float32, 2, 8, 2, 2, 2, False)

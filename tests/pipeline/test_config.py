@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import StreamConfig, dump_config, load_config
+from pipeline.config import StreamConfig
+from pipeline.config_file import dump_config, load_config
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -20,7 +20,8 @@ from model.errors import DatasetError
 from model.evaluation.dataset import read_ground_truth
 from pipeline.__main__ import main
 from pipeline.annotated import AnnotatedVideos, open_annotated
-from pipeline.config import StreamConfig, load_config
+from pipeline.config import StreamConfig
+from pipeline.config_file import load_config
 from pipeline.errors import ConfigError
 from pipeline.evaluate import WHOLE_FRAMES, Mode, comparable_truth, evaluate_dataset, predict_dataset
 from pipeline.evaluate_workers import DataPlace, predict_in_processes

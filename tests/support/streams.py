@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import StreamConfig, load_config
+from pipeline.config import StreamConfig
+from pipeline.config_file import load_config
 
 TINY_NETWORK: dict[str, Any] = {
     "num_frames": 5,
