@@ -168,15 +168,10 @@ def _plain(name: str) -> str:
 def _streaming(
     config: StreamConfig, predictor: Predictor, video: Video, frames: Iterable[Frame]
 ) -> Iterator[Row]:
-    return _tracks(
-        config,
-        predictor,
-        video,
-        frames,
-        num_frames=predictor.facts.num_frames,
-        stride=config.window.stride,
-        emission=config.emission,
-    )
+    stride = config.window.stride
+    windower = Windower(num_frames=predictor.facts.num_frames, stride=stride)
+    windows = cut_windows(windower, frames)
+    return track_rows(config, predictor, video, windows, stride=stride, emission=config.emission)
 
 
 def _windows(
@@ -184,7 +179,7 @@ def _windows(
 ) -> Iterator[Row]:
     num_frames = predictor.facts.num_frames
     windower = Windower(num_frames=num_frames, stride=num_frames)
-    for window in _cut(windower, frames):
+    for window in cut_windows(windower, frames):
         for row in _candidate_rows(config, predictor, window):
             yield {**row, "first": window.new[0].index}
 
@@ -198,15 +193,8 @@ def _whole(
         yield from _candidate_rows(config, predictor, window)
         return
     # The last window reaches back over frames that an earlier one has seen; elsewhere none are shared.
-    yield from _tracks(
-        config,
-        predictor,
-        video,
-        frames,
-        num_frames=WHOLE_FRAMES,
-        stride=WHOLE_FRAMES,
-        emission="final",
-    )
+    windows = cut_windows(Windower(num_frames=WHOLE_FRAMES, stride=WHOLE_FRAMES), frames)
+    yield from track_rows(config, predictor, video, windows, stride=WHOLE_FRAMES, emission="final")
 
 
 _MODES: dict[Mode, Callable[[StreamConfig, Predictor, Video, Iterable[Frame]], Iterator[Row]]] = {
@@ -216,7 +204,7 @@ _MODES: dict[Mode, Callable[[StreamConfig, Predictor, Video, Iterable[Frame]], I
 }
 
 
-def _cut(windower: Windower, frames: Iterable[Frame]) -> Iterator[Window]:
+def cut_windows(windower: Windower, frames: Iterable[Frame]) -> Iterator[Window]:
     """Yield the windows of a video, the last one with what is left."""
     for frame in frames:
         window = windower.push(frame)
@@ -237,28 +225,30 @@ def _predict(predictor: Predictor, window: Window) -> WindowPrediction:
     return prediction
 
 
-def _tracks(
+def track_rows(
     config: StreamConfig,
     predictor: Predictor,
     video: Video,
-    frames: Iterable[Frame],
+    windows: Iterable[Window],
     *,
-    num_frames: int,
     stride: int,
     emission: Emission,
 ) -> Iterator[Row]:
-    """Associate the windows of a video as the live path does; a track is a row."""
-    associator = Associator(
-        config.association,
-        emission=emission,
-        classes=predictor.facts.classes,
-        num_frames=num_frames,
-        stride=stride,
-    )
+    """Associate the windows of a video as the live path does; a track is a row, without video_id."""
+    associator: Associator | None = None
     tracks: defaultdict[int, _Track] = defaultdict(_Track)
-    for window in _cut(Windower(num_frames=num_frames, stride=stride), frames):
+    for window in windows:
+        if associator is None:
+            associator = Associator(
+                config.association,
+                emission=emission,
+                classes=predictor.facts.classes,
+                num_frames=len(window.frames),
+                stride=stride,
+            )
         _collect(tracks, associator.update(window, _predict(predictor, window)))
-    _collect(tracks, associator.flush())
+    if associator is not None:
+        _collect(tracks, associator.flush())
     for track in tracks.values():
         yield track.row(video)
 
