@@ -1,6 +1,6 @@
 """The default model's two halves, eager against compiled, in the same run and in turn.
 
-    python tests/benchmarks/bench_engines.py [--json FILE] [--rounds N] [--num-frames 5 3] [--threads 1 2]
+    python tests/benchmarks/bench_engines.py [--json FILE] [--rounds N] [--num-frames 3] [--threads 1]
 
 A frame at stride s costs s calls of `encode` and one of `decode` for s frames. Engines take turns (A B A B …),
 so that what else the machine does meets both; best and median of the rounds. An engine that is not in the
@@ -106,8 +106,8 @@ def main() -> int:
     )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--num-frames", type=int, nargs="+", default=[5, 3], help="T")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--num-frames", type=int, nargs="+", default=[3], help="T")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     args = parser.parse_args()
     if min(args.num_frames) < max(STRIDES):
         parser.error(f"--num-frames: a window holds at least {max(STRIDES)} frames")

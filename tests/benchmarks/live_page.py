@@ -68,8 +68,8 @@ def live(found: Mapping[str, Any]) -> list[str]:
     lines = [
         "## A stream end to end",
         "",
-        "`run_stream.py` as users run it (it leaves decoding a core: "
-        f"{_count(found['threads'], 'thread')} for the network here), a ZeroMQ subscriber in another process, 720p30 "
+        "`run_stream.py` as users run it (one frame is encoded while a window is decoded, with "
+        f"{_count(found['threads'], 'thread')} each here), a ZeroMQ subscriber in another process, 720p30 "
         f"H.264 of the demo's pictures ({found['frames']} frames), every one shown to the model; streams and "
         f"peers in turn, best of {found['rounds']}. Instruction sets: {', '.join(found['capabilities'])}.{others(found)}",
         *table(
@@ -190,7 +190,7 @@ def scaling(found: Mapping[str, Any]) -> list[str]:
         "## What the speed depends on",
         "",
         f"Frames a second of the model ({ENGINES[found['engine']]}, {_count(found['threads'], 'thread')}, 20 "
-        f"instances kept, one stream): resizing, cues, network, output; without decoding, tracks and messages.{others(found)}",
+        f"instances kept, one stream): resizing, cues, network, output, one after the other; without decoding, tracks and messages.{others(found)}",
         *table(
             ["input", "T", *(f"stride {stride}" for stride in strides)],
             [[f"{h}×{w}", str(T), *(f"{rates[h, w, T, s]:.1f}" for s in strides)] for h, w, T in shapes],
