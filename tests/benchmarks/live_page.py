@@ -90,7 +90,7 @@ def live(found: Mapping[str, Any]) -> list[str]:
             *({f"Versions: {row['versions']}." for row in peers if "versions" in row}),
             "",
         ]
-    return [*lines, *_rtsp(found["rtsp"]), *_first(found["first_mask"])]
+    return [*lines, *_rtsp(found["rtsp"]), *_streams(found["streams"]), *_first(found["first_mask"])]
 
 
 def _file_row(row: Mapping[str, Any]) -> list[str]:
@@ -111,20 +111,40 @@ def _peer_row(row: Mapping[str, Any]) -> list[str]:
     return [PEERS[row["name"]], *rates, f"{row['cores']:.2f}", f"{row['masks']:.0f}"]
 
 
-def _rtsp(found: Mapping[str, Any]) -> list[str]:
-    head = ["RTSP 720p30", "p50 ms", "p95", "p99", "messages/s", "stale", "cores busy"]
+def _streams(found: Mapping[str, Any]) -> list[str]:
+    served = max((row["streams"] for row in found["rows"] if not row.get("over", True)), default=0)
+    told = {row.get("streams"): row for row in found["rows"]}
+    rows = _latencies([{**row, "name": str(number or row["name"])} for number, row in told.items()])
+    return [
+        f"Cameras at once, each at cadence {found['cadence']}: **{served}** before the 95th percentile is above "
+        f"{found['budget_ms']:.0f} ms or frames are dropped:",
+        *table(["cameras", *_HEAD[1:]], rows),
+    ]
+
+
+_HEAD = ["RTSP 720p30", "p50 ms", "p95", "p99", "messages/s", "stale", "cores busy"]
+
+
+def _latencies(found: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     rows = []
-    for row in found["rows"]:
+    for row in found:
         if "missing" in row:
             rows.append([row["name"], row["missing"], *[""] * 5])
             continue
         latency = [f"{row['latency_ms'][key]:.0f}" for key in ("p50", "p95", "p99")]
         load = [f"{row['fps']:.1f}", f"{row['stale_percent']:.0f} %", f"{row['cores']:.2f}"]
-        rows.append([_engine(row["name"]), *latency, *load])
+        rows.append([row["name"], *latency, *load])
+    return rows
+
+
+def _rtsp(found: Mapping[str, Any]) -> list[str]:
+    rows = _latencies(
+        [{**row, "name": row["name"] if "missing" in row else _engine(row["name"])} for row in found["rows"]]
+    )
     return [
         f"From the decoded frame to the subscriber, a real RTSP server at cadence {found['cadence']}, "
         f"{found['seconds']:.0f} s a row; stale: frames that were dropped because a newer one was there:",
-        *table(head, rows),
+        *table(_HEAD, rows),
     ]
 
 

@@ -37,7 +37,8 @@ class Arrival(NamedTuple):
 
 
 class StreamRun:
-    """run_stream.py on one source, and a subscriber to it; a context manager that ends the process.
+    """run_stream.py on a source (or `num_sources` times on it, cam, cam2, …), and a subscriber to all; a context
+    manager that ends the process.
 
     settings: dotted config keys and their values; environment: all of it. `block`: the stream starts when the
     subscriber is there and waits for it, as a file can; without, it never waits.
@@ -51,7 +52,9 @@ class StreamRun:
         environment: Mapping[str, str],
         arguments: Sequence[str] = (),
         block: bool = True,
+        num_sources: int = 1,
     ) -> None:
+        names = [SOURCE, *(f"{SOURCE}{number}" for number in range(2, num_sources + 1))]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
@@ -59,12 +62,15 @@ class StreamRun:
         words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
         sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read after the process)
-        self._subscriber = Subscriber(address, source=SOURCE, timeout_seconds=120)
+        self._subscriber = Subscriber(
+            address, source=SOURCE if num_sources == 1 else None, timeout_seconds=120
+        )
         self.started = time.monotonic()
         """When the process was started, on the clock of `Arrival.monotonic_seconds`."""
         self._process = subprocess.Popen(
             [
-                *(sys.executable, str(ROOT / "run_stream.py"), "--source", f"{SOURCE}={source}"),
+                *(sys.executable, str(ROOT / "run_stream.py")),
+                *(part for name in names for part in ("--source", f"{name}={source}")),
                 *("--publish", address, *sets, *arguments),
             ],
             cwd=ROOT,
@@ -83,7 +89,7 @@ class StreamRun:
         self.stop()
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Messages as they come, to the source's end. Raises RuntimeError with the process's words if it
+        """Messages as they come, to the source's end (of several sources without an end). Raises RuntimeError with the process's words if it
         fails."""
         try:
             for message in self._subscriber:

@@ -46,6 +46,25 @@ def test_latency_is_counted_from_the_decoded_frame(clip: Path) -> None:
     assert 0 <= found["stale_percent"] <= 100
 
 
+@pytest.mark.rtsp
+def test_cameras_are_added_until_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = bench_live.rtsp_run
+
+    def tiny(url: str, **how: Any) -> dict[str, Any]:
+        found = right(url, settings={**TINY, "source.reconnect_seconds": 30}, **how)
+        return found if how["num_streams"] == 1 else {**found, "stale_percent": 2.0}
+
+    monkeypatch.setattr(bench_live, "rtsp_run", tiny)
+    monkeypatch.setattr(bench_live, "BUDGET_MS", 60_000.0)
+    monkeypatch.setattr(bench_live, "BUDGET_STALE_PERCENT", 1.0)
+    with RtspServer(live=True, size=(96, 128), fps=30) as server:
+        rows = bench_live.streams_runs(server.live_url, engine="eager", seconds=1.5)
+    assert rows[0]["messages"] >= 2
+    assert rows[-1]["over"]
+    assert [row["streams"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) <= 2
+
+
 def test_the_first_message_is_waited_for_without_a_mask_too(clip: Path) -> None:
     nothing = {**TINY, "association.birth_score": 1.0}
     found = bench_live.first_mask(clip, engine="eager", environment=bench_live.ENVIRONMENT, settings=nothing)
@@ -135,6 +154,8 @@ def test_the_page_tells_all_figures() -> None:
         assert text in lines
     assert "| compiled, stride 1, AVX2 | 12.5 |" in lines
     assert "| 192×320 | 5 | 7.0 |" in lines
+    assert "cadence 5: **1** before" in lines
+    assert "| 2 | 190 | 320 | 330 | 9.0 | 8 % | 1.90 |" in lines
     assert "2 streams: 7.0 frames/s, 3.5 each" in lines
     assert "· resize | 1.00 | 0.50 |" in lines
 
@@ -149,6 +170,11 @@ FIGURES: dict[str, Any] = json.loads("""{
     "predict_p50_ms": 80, "associate_p50_ms": 3, "sinks_p50_ms": 0.2},
     {"name": "peer per_frame", "missing": "not installed"}],
   "rtsp": {"cadence": 10, "seconds": 20.0, "rows": [{"name": "RTSP", "missing": "no server"}]},
+  "streams": {"cadence": 5, "seconds": 20.0, "budget_ms": 250.0, "rows": [
+    {"name": "1 cameras", "streams": 1, "over": false, "latency_ms": {"p50": 90, "p95": 120, "p99": 130},
+     "fps": 5, "stale_percent": 0, "cores": 0.5},
+    {"name": "2 cameras", "streams": 2, "over": true, "latency_ms": {"p50": 190, "p95": 320, "p99": 330},
+     "fps": 9, "stale_percent": 8, "cores": 1.9}]},
   "first_mask": [{"cache": "empty cache", "message_seconds": 5.0, "mask_seconds": null}]},
 "stages": {"others_cores": 0.0, "runs": [{"engine": "eager", "stride": 1, "rows":
   [{"thread": "inference", "indent": 1, "part": "resize", "wall_ms": 1.0, "cpu_ms": 0.5}]}]},
