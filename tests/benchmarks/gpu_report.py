@@ -1,10 +1,10 @@
 """Check and time kernels and network on this machine's GPU; write docs/performance/gpu-<device>.md and .json.
 
-    python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N]
+    python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N] [--original FILE]
 
 Needs torch with CUDA, numpy and CuPy, and for the kernels beside attention OpenCV and pycocotools (the page says
 if those were left out); takes up to ten minutes, most of it compilers'. Exit code 0: all checks passed; 1: a check
-failed (the page says which); 2: nothing could be run, and why.
+failed (the page says which); 2: nothing could be run, and why. `--original`: gpu_original.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
-from benchmarks import gpu_network
+from benchmarks import gpu_network, gpu_original
 from benchmarks.gpu_timing import capture, graph_time_us, time_us
 from torch import Tensor
 
@@ -192,10 +192,32 @@ def check_graph(kernels: DeformAttnKernels, device: torch.device) -> dict[str, A
     }
 
 
+def check_original(
+    path: Path, compiler: Compiler, device: torch.device
+) -> tuple[gpu_original.Original | None, dict[str, Any]]:
+    """The original kernel, if it can be had, and whether it agrees: its time would mean nothing else."""
+    name = "the original kernel"
+    config = DeformAttnConfig(F32, F32, F32, *SHAPES["R50"], 2, False)
+    try:
+        original = gpu_original.Original(path, compiler, device, config)
+    except Exception as exc:  # the file, or what a compiler says of it
+        return None, {"name": name, "passed": False, "why": f"{path}: {str(exc).splitlines()[0]}"}
+    inputs = make(config, (13, 9), device, B=2, Q=37)
+    wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
+    error = worst([original(*gpu_original.arguments(inputs))], [wanted])
+    row = {"name": name, "passed": error <= TOLERANCE[F32], "error": error, "limit": TOLERANCE[F32]}
+    return original, row
+
+
 def time_layer(
-    kernels: DeformAttnKernels, layer: str, dtype: torch.dtype, device: torch.device
+    kernels: DeformAttnKernels,
+    layer: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    original: gpu_original.Original | None = None,
 ) -> dict[str, Any]:
-    """Microseconds of an encoder layer's attention: kernels, portable form and grid_sample, in one run."""
+    """Microseconds of an encoder layer's attention: kernels, portable form and grid_sample, in one run; and of
+    the original kernel, which is always float32 and gets its locations and weights ready made."""
     shape, frames, size0 = LAYERS[layer]
     config = DeformAttnConfig(dtype, dtype, F32, *SHAPES[shape], 2, False)
     Q = sum(height * width for height, width in level_sizes(*size0, num_levels=config.num_levels))
@@ -223,6 +245,9 @@ def time_layer(
             "kernel, with gradients": time_us(kernel_with_gradients, device, calls=10),
             "portable, with gradients": time_us(portable_with_gradients, device, calls=2),
         }
+        if original is not None:
+            given = gpu_original.arguments(inputs)
+            figures["original in a graph"] = graph_time_us(lambda: original(*given), device)
     figures["grid_sample, with gradients"] = time_us(textbook_with_gradients, device, calls=2)
     used = all(off != config for _, _, off in kernels.switched_off)
     return {
@@ -266,6 +291,13 @@ def page(report: dict[str, Any]) -> str:
             f"| kernel, in a CUDA graph | {us['kernel in a graph']:.1f} "
             f"| {us['grid_sample'] / us['kernel in a graph']:.1f}× faster | | |",
         ]
+        if "original in a graph" in us:
+            ratio = us["original in a graph"] / us["kernel in a graph"]
+            lines.append(
+                f"| original kernel, float32, locations and weights given, in a CUDA graph "
+                f"| {us['original in a graph']:.1f} (ours: {ratio:.1f}× faster; target ≥ 3) "
+                f"| {us['grid_sample'] / us['original in a graph']:.1f}× faster | | |"
+            )
         for form in ("kernel", "portable", "grid_sample"):
             both = f"{form}, with gradients"
             lines.append(
@@ -307,6 +339,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "performance", metavar="FOLDER")
     parser.add_argument("--device", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--original",
+        type=Path,
+        metavar="FILE",
+        help="ms_deform_im2col_cuda.cuh of Deformable DETR, as a peer",
+    )
     arguments = parser.parse_args()
     compiler = refuse()
     if isinstance(compiler, str):
@@ -343,9 +381,14 @@ def main() -> int:
         else:
             report[part].append(row)
         print(row, flush=True)
+    original = None
+    if arguments.original is not None:
+        original, row = check_original(arguments.original, compiler, device)
+        report["checks"].append(row)
+        print(row, flush=True)
     for layer in LAYERS:
         for dtype in (F16, BF16, F32):
-            report["timings"].append(time_layer(kernels, layer, dtype, device))
+            report["timings"].append(time_layer(kernels, layer, dtype, device, original))
             print(report["timings"][-1], flush=True)
     write(report, arguments.output)  # what is known so far, if the time ends here
     for part, row in gpu_network.report(device):

@@ -103,7 +103,9 @@ def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
     assert not wrong["passed"]
     assert wrong[told]
     forms = ("kernel", "portable", "grid_sample")
-    times = {f"{form}{suffix}": 80.0 for form in forms for suffix in ("", ", with gradients")}
+    times = {"original in a graph": 70.0} | {
+        f"{form}{suffix}": 80.0 for form in forms for suffix in ("", ", with gradients")
+    }
     timing = {
         "layer": "R50, T = 5, 360×640",
         "dtype": "float16",
@@ -131,6 +133,7 @@ def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
     assert not [line for line in page if line.startswith("- FAILED right")]
     assert "| kernel, in a CUDA graph | 20.0 | 4.0× faster | | |" in page
     assert [line for line in page if "target on an H200: 40" in line and "void" in line]
+    assert [line for line in page if "| 70.0 (ours: 3.5× faster; target ≥ 3) |" in line]
 
 
 def test_every_configuration_of_the_report_has_both_kernels(gpu_report: ModuleType) -> None:
@@ -270,3 +273,68 @@ def test_cases_that_the_time_is_not_enough_for_are_named() -> None:
     rows = [row for _, row in gpu_network.report(CPU, seconds=-1.0, cases=(CASE, CASE))]
     assert [row.get("why") for row in rows[-2:]] == ["no time was left"] * 2
     assert "no time was left" in gpu_network.page(rows[-2:])[-2]
+
+
+# In the form of the original's file: what is around the two functions cannot be compiled here.
+LOOK_ALIKE = """
+#include <THC/THCAtomics.cuh>
+#define CUDA_KERNEL_LOOP(i, n) for (int i = blockIdx.x; i < n; i += gridDim.x)
+template <typename scalar_t>
+__device__ scalar_t ms_deform_attn_im2col_bilinear(const scalar_t* &image, const int &height,
+        const int &width, const int &heads, const int &channels, const scalar_t &y, const scalar_t &x,
+        const int &m, const int &c) {
+    scalar_t sum = 0;
+    for (int row = 0; row < height; ++row)
+        for (int column = 0; column < width; ++column) {
+            scalar_t fy = 1 - (row > y ? row - y : y - row), fx = 1 - (column > x ? column - x : x - column);
+            if (fy > 0 && fx > 0) sum += fy * fx * image[((row * width + column) * heads + m) * channels + c];
+        }
+    return sum;
+}
+template <typename scalar_t>
+__device__ void another(scalar_t* x) { atomicAdd(x, at::opmath(1)); }
+template <typename scalar_t>
+__global__ void ms_deformable_im2col_gpu_kernel(const int n, const scalar_t *value, const int64_t *shapes,
+        const int64_t *starts, const scalar_t *locations, const scalar_t *weights, const int batch,
+        const int positions, const int heads, const int channels, const int levels, const int queries,
+        const int points, scalar_t *result) {
+    CUDA_KERNEL_LOOP(index, n) {
+        const int c = index % channels, m = index / channels % heads, q = index / (channels * heads);
+        scalar_t sum = 0;
+        for (int sample = 0; sample < levels * points; ++sample) {
+            const int level = sample / points, place = (q * heads + m) * levels * points + sample;
+            const int height = shapes[2 * level], width = shapes[2 * level + 1];
+            const scalar_t *image = value + ((q / queries) * positions + starts[level]) * heads * channels;
+            const scalar_t x = locations[2 * place] * width - 0.5f;
+            const scalar_t y = locations[2 * place + 1] * height - 0.5f;
+            sum += weights[place]
+                * ms_deform_attn_im2col_bilinear(image, height, width, heads, channels, y, x, m, c);
+        }
+        result[index] = sum;
+    }
+}
+template <typename scalar_t>
+void launch(cudaStream_t stream) {}
+"""
+
+
+def test_the_original_kernel_is_taken_out_of_its_file_and_checked(
+    gpu_report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gpu_report.SHAPES, "R50", (2, 8, 3, 2))
+    path = tmp_path / "original.cuh"
+
+    def compile_it(launch: Launch[Any], device: torch.device) -> Run:
+        return KernelShim([launch], tmp_path)(launch, device)
+
+    path.write_text(LOOK_ALIKE)
+    original, row = gpu_report.check_original(path, compile_it, CPU)
+    assert original is not None
+    assert row["passed"], row
+    assert 0 < row["error"] < row["limit"]
+    path.write_text(LOOK_ALIKE.replace("* height - 0.5f", "* height - 0.4f"))
+    assert not gpu_report.check_original(path, compile_it, CPU)[1]["passed"]
+    path.write_text("// another file")
+    original, row = gpu_report.check_original(path, compile_it, CPU)
+    assert original is None
+    assert "no ms_deform_attn_im2col_bilinear in it: give ms_deform_im2col_cuda.cuh" in row["why"]
