@@ -156,7 +156,7 @@ def compile_engine(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--threads",
         type=int,
-        help="CPU threads of the network (default: a core less than there are, as streams)",
+        help="CPU threads of the network (default: half the cores, as streams)",
     )
     parser.add_argument("--cache", metavar="DIR", help="folder of engines (default: in the user's cache)")
     parser.add_argument("--low-priority", action="store_true", help="leave the cores to whoever wants them")
@@ -170,7 +170,7 @@ def compile_engine(arguments: Sequence[str]) -> None:
     if options.low_priority:
         os.nice(10)
     # As pipeline.process.tune_process sets them for a stream: an engine is made for a number of threads.
-    usual = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) - 1)
+    usual = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
     torch.set_num_threads(options.threads or int(usual))
     network, spec = _stages_of(options)
     began = time.monotonic()

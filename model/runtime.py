@@ -156,7 +156,12 @@ class Runtime:
         Windows are decoded together by powers of two, as far as the engine has them.
         """
         engine = self._engine
-        T = len(features) // num_windows  # eager takes windows of any length
+        T = len(features) // num_windows
+        if self.spec.num_frames != T and not (engine.name == "eager" and self.device.type == "cpu"):
+            raise ValueError(
+                f"windows of {T} frames: engine {engine.name!r} on {self.device} was made for "
+                f"{self.spec.num_frames}; eager on the CPU takes any length"
+            )
         parts, first = [], 0
         while first < num_windows:
             size = max(size for size in engine.decode if size <= num_windows - first)
@@ -316,8 +321,7 @@ class Runtime:
         elif self._may_load and self._decoded:  # the first window comes before everything else
             self._may_load = False
             self._began = time.monotonic()
-            if self._cache.find(self._key()) is not None:
-                self._coming = _Loading(self._found)
+            self._coming = _Loading(self._found)
         elif self._may_build and self._decoded and time.monotonic() - self._began >= BUILD_AFTER_SECONDS:
             self._may_build = False
             assert self._weights is not None
@@ -325,17 +329,25 @@ class Runtime:
 
 
 class _Loading:
-    """Loads an engine in a thread."""
+    """Loads an engine in a thread, which the program's end waits for: torch must not be left by force."""
 
     def __init__(self, load: Callable[[], _Engine | None]) -> None:
         self.done = False
         self.engine: _Engine | None = None
         self._load = load
-        threading.Thread(target=self._run, name="engine-loader", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="engine-loader")
+        self._thread.start()
+
+    def join(self) -> _Engine | None:
+        """Wait for it; return the engine."""
+        self._thread.join()
+        return self.engine
 
     def _run(self) -> None:
-        self.engine = self._load()
-        self.done = True
+        try:
+            self.engine = self._load()
+        finally:
+            self.done = True
 
 
 class _Builder:
@@ -371,7 +383,7 @@ class _Builder:
 
     def _wait(self) -> None:
         if self._process.wait() == 0:
-            self.engine = self._load()
+            self.engine = _Loading(self._load).join()
             if self.engine is not None:
                 logger.info("compiled in %.0f s", time.monotonic() - self._began)
             else:

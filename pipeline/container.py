@@ -226,36 +226,50 @@ def open_video(
     if address.kind in ("rtsp", "http", "device"):
         timeouts = (timeout_seconds, config.read_timeout_seconds)
         options = _options(address, config)
+
+    def opened(hardware: HWAccel | None) -> VideoInput:
+        with mapped_faults(address, source=source):
+            container = av.open(
+                address.target,
+                mode="r",
+                format=address.format,
+                options=options,
+                timeout=timeouts,
+                metadata_errors="replace",
+                hwaccel=hardware,
+            )
+        try:
+            return VideoInput(container, address, source=source, ledger=ledger)
+        except BaseException:
+            container.close()
+            raise
+
     hardware = _hardware(config, address, source=source)
-    with mapped_faults(address, source=source):
-        container = av.open(
-            address.target,
-            mode="r",
-            format=address.format,
-            options=options,
-            timeout=timeouts,
-            metadata_errors="replace",
-            hwaccel=hardware,
-        )
+    if hardware is None:
+        return opened(None)
     try:
-        video = VideoInput(container, address, source=source, ledger=ledger)
-        if hardware is not None and not video.on_gpu:
-            codec = container.streams.video[0].codec_context.name
-            _say_or_raise(config, f"the GPU does not decode {codec}", address, source=source)
-        return video
-    except BaseException:
-        container.close()
-        raise
+        video = opened(hardware)
+    except RuntimeError as error:  # PyAV's, where software is not allowed to take over
+        raise _gpu_fault(address, f"the GPU does not decode it ({error})", source=source) from error
+    except SourceError as error:
+        if config.decoder == "cuda":
+            raise
+        # A device that fails looks like a file that may not be read.
+        logger.info("source %s: decoded on the CPU: with the GPU it cannot be opened: %s", source, error)
+        return opened(None)
+    if not video.on_gpu:
+        logger.info("source %s: decoded on the CPU: the GPU does not decode it", source)
+    return video
 
 
 @cache
 def gpu_decoding_fault() -> str | None:
     """Why FFmpeg cannot decode on a GPU here, or None if it can; asked once by opening a decoder."""
     try:
-        av.CodecContext.create("h264", "r", hwaccel=HWAccel("cuda"))
+        decoder = av.CodecContext.create("h264", "r", hwaccel=HWAccel("cuda"))
     except (av.error.FFmpegError, RuntimeError, ValueError) as error:
         return f"no NVIDIA GPU that FFmpeg can decode on ({error})"
-    return None
+    return None if decoder.is_hwaccel else "this build of PyAV does not decode on NVIDIA GPUs"
 
 
 def _hardware(config: SourceConfig, address: Address, *, source: str) -> HWAccel | None:
@@ -264,19 +278,18 @@ def _hardware(config: SourceConfig, address: Address, *, source: str) -> HWAccel
         return None
     fault = gpu_decoding_fault()
     if fault is None:
-        return HWAccel("cuda", allow_software_fallback=True)
-    _say_or_raise(config, fault, address, source=source)
+        return HWAccel("cuda", allow_software_fallback=config.decoder == "auto")
+    if config.decoder == "cuda":
+        raise _gpu_fault(address, fault, source=source)
+    logger.info("source %s: decoded on the CPU: %s", source, fault)
     return None
 
 
-def _say_or_raise(config: SourceConfig, fault: str, address: Address, *, source: str) -> None:
-    """A GPU that was asked for by name is an error, else the CPU decodes."""
-    if config.decoder == "cuda":
-        raise SourceUnreadable(
-            f"source {source!r}: {address.shown}: source.decoder=cuda: {fault}; use auto or cpu there",
-            source=source,
-        )
-    logger.info("source %s: decoded on the CPU: %s", source, fault)
+def _gpu_fault(address: Address, fault: str, *, source: str) -> SourceUnreadable:
+    return SourceUnreadable(
+        f"source {source!r}: {address.shown}: source.decoder=cuda: {fault}; use auto or cpu there",
+        source=source,
+    )
 
 
 def _has_format(name: str) -> bool:

@@ -17,8 +17,9 @@ from pipeline.stats import Histogram, Ledger
 from pipeline.types import End, Frame, SourceState
 from pipeline.window import Windower
 
-STAGES = ("queue", "predict", "associate", "sinks", "total")
-"""Stages of the report: waiting for inference; the network; tracks and masks; the sinks; capture to sinks."""
+STAGES = ("queue", "prepare", "predict", "associate", "sinks", "total")
+"""Stages of the report: capture to the beginning of the window, preparing included; what a frame needs once,
+in a thread of its own; the rest of the network; tracks and masks; the sinks; capture to sinks."""
 
 
 class SourceLine:

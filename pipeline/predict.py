@@ -68,6 +68,9 @@ class Predictor(Protocol):
 class PreparingPredictor(Predictor, Protocol):
     """A predictor that can begin with a frame before a window holds it."""
 
+    prepares: bool
+    """Whether `prepare` does anything here."""
+
     def prepare(self, frame: Frame) -> None:
         """Do what depends on this frame alone; called from one thread, beside `predict` of earlier windows.
 
@@ -146,7 +149,7 @@ class NetworkPredictor:
         )
         self._sources: dict[str, _Kept] = {}
         # A GPU works beside its caller as it is.
-        self._prepares = cache and self._runtime.device.type == "cpu"
+        self.prepares = cache and self._runtime.device.type == "cpu"
         classes = {
             index: (each.id, each.name)
             for index, each in enumerate(config.output_categories)
@@ -162,7 +165,7 @@ class NetworkPredictor:
 
     def prepare(self, frame: Frame) -> None:
         """Encode the frame (PreparingPredictor); without the cache, or on a GPU, nothing."""
-        if self._prepares:
+        if self.prepares:
             kept = self._kept(frame.source)
             kept.prepared[frame.index] = self._encode(frame, kept)
 

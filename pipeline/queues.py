@@ -1,4 +1,4 @@
-"""One bounded queue with a lane per source: the only link between the threads of a stream.
+"""One bounded queue with a lane per source: the link between the threads of a stream.
 
 A file's lane blocks its writer when full (nothing is lost); a live source's lane drops its oldest droppable
 item and says so to the writer, which counts it. Gaps and ends are never dropped and never make a writer wait.

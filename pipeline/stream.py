@@ -1,7 +1,7 @@
 """The one place where stages, queues and threads are composed.
 
     decode thread per source → frames (bounded lanes) → inference thread → results (bounded lanes) → caller's
-    thread
+    thread; beside inference a thread that prepares the frames that come next
 
 The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
 yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
@@ -52,6 +52,10 @@ class _Taken(NamedTuple):
     def for_model(self) -> bool:
         return isinstance(self.item, Frame) and self.item.sampled
 
+    @property
+    def is_prepared(self) -> bool:
+        return self.prepared is None or self.prepared.done()
+
 
 class Stream:
     """A camera or file goes in, frames with tracked instance masks come out.
@@ -77,7 +81,9 @@ class Stream:
         self._created = time.monotonic()
         self._predictor = predictor if predictor is not None else load_predictor(config)
         predictor = self._predictor
-        self._prepare = predictor.prepare if isinstance(predictor, PreparingPredictor) else None
+        self._prepare: Callable[[Frame], None] | None = None
+        if isinstance(predictor, PreparingPredictor) and predictor.prepares:
+            self._prepare = predictor.prepare
         self._predict_batch = predictor.predict_batch if isinstance(predictor, BatchingPredictor) else None
         self._max_batch = config.model.max_batch if self._predict_batch is not None else 1
         names = list(config.source.inputs)
@@ -339,15 +345,16 @@ class Stream:
             try:
                 while open_lines:
                     taken = ahead.popleft() if ahead else self._take(preparing, 0.0 if ready else None)
-                    if ready and (taken is None or not taken.for_model or taken.name in ready):
+                    if self._frames.closed:
+                        return
+                    if ready and (taken is None or taken.name in ready or not taken.is_prepared):
                         self._take_windows(ready)
                     if taken is None:
-                        if self._frames.closed:
-                            return
                         continue
                     self._look_ahead(preparing, taken, ahead)
                     if taken.prepared is not None:
                         taken.prepared.result()
+                        self._look_ahead(preparing, taken, ahead)  # what came meanwhile
                     window = self._handle(taken.name, taken.item)
                     if window is not None:
                         ready[taken.name] = window
@@ -356,8 +363,9 @@ class Stream:
                     if isinstance(taken.item, End):
                         open_lines.discard(taken.name)
             except BaseException as error:
-                preparing.shutdown(wait=False, cancel_futures=True)
                 self._fail(error)
+            finally:
+                preparing.shutdown(wait=False, cancel_futures=True)
 
     def _take(self, preparing: ThreadPoolExecutor, timeout_seconds: float | None) -> _Taken | None:
         """The next item; a frame for the model is prepared from here on."""
@@ -367,7 +375,12 @@ class Stream:
         name, item = got
         if self._prepare is None or not isinstance(item, Frame) or not item.sampled:
             return _Taken(name, item, None)
-        return _Taken(name, item, preparing.submit(self._prepare, item))
+        return _Taken(name, item, preparing.submit(self._prepare_timed, self._prepare, item))
+
+    def _prepare_timed(self, prepare: Callable[[Frame], None], frame: Frame) -> None:
+        begun = time.monotonic_ns()
+        prepare(frame)
+        self._lines[frame.source].latency["prepare"].add((time.monotonic_ns() - begun) / 1e6)
 
     def _look_ahead(self, preparing: ThreadPoolExecutor, now: _Taken, ahead: deque[_Taken]) -> None:
         """Take what waits already, a window's worth of frames for the model, so that they are prepared while

@@ -113,11 +113,12 @@ def _peer_row(row: Mapping[str, Any]) -> list[str]:
 
 def _streams(found: Mapping[str, Any]) -> list[str]:
     served = max((row["streams"] for row in found["rows"] if not row.get("over", True)), default=0)
-    told = {row.get("streams"): row for row in found["rows"]}
-    rows = _latencies([{**row, "name": str(number or row["name"])} for number, row in told.items()])
+    rows = _latencies([{**row, "name": str(row.get("streams", row["name"]))} for row in found["rows"]])
+    measured = any("streams" in row for row in found["rows"])
     return [
-        f"Cameras at once, each at cadence {found['cadence']}: **{served}** before the 95th percentile is above "
-        f"{found['budget_ms']:.0f} ms or frames are dropped:",
+        f"Cameras at once, each at cadence {found['cadence']}, up to the first number whose 95th percentile is above "
+        f"{found['budget_ms']:.0f} ms or that loses more than 1 % of the frames"
+        + (f" (so **{served}** are served):" if measured else ":"),
         *table(["cameras", *_HEAD[1:]], rows),
     ]
 

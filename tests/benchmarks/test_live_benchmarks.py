@@ -154,7 +154,7 @@ def test_the_page_tells_all_figures() -> None:
         assert text in lines
     assert "| compiled, stride 1, AVX2 | 12.5 |" in lines
     assert "| 192×320 | 5 | 7.0 |" in lines
-    assert "cadence 5: **1** before" in lines
+    assert "(so **1** are served)" in lines
     assert "| 2 | 190 | 320 | 330 | 9.0 | 8 % | 1.90 |" in lines
     assert "2 streams: 7.0 frames/s, 3.5 each" in lines
     assert "· resize | 1.00 | 0.50 |" in lines

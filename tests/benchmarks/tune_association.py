@@ -3,7 +3,7 @@
     python tests/benchmarks/tune_association.py DATA [--limit N] [--set model.weights=FILE] [--json FILE]
 
 DATA is a data set in YouTube-VIS JSON, never the test set (`python -m model data-freeze --split val`). The network's
-predictions are kept in memory (1 MB a frame); then one number after the other is tried at the values below, from
+predictions are kept in memory (1 MB a frame, and the pictures); then one number after the other is tried at the values below, from
 the config's own, and what raises the mean of single-frame AP50, IDF1 and whole-track AP50 is kept, twice around.
 `logit_shift` is added to the class logits: what a change of the weights' class bias would do.
 """

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from support.rtsp_server import RtspServer
 from support.streams import tiny_config
 from support.video import numbered_picture, write_video
 
@@ -344,6 +345,7 @@ class Watched:
     def __init__(self, config: StreamConfig) -> None:
         self._predictor = load_predictor(config)
         self.facts = self._predictor.facts
+        self.prepares = True
         self.calls: list[tuple[str, int | None]] = []
         self.threads: set[str] = set()
 
@@ -377,6 +379,25 @@ def test_what_waits_is_prepared_while_a_window_is_predicted(clip: Path, stride: 
         ahead.append(sum(what == "prepare" for what, _ in watched.calls[:place]) - index - 1)
     assert max(ahead) == stride, "a window's worth, no more"
     assert min(ahead) >= 0, "no window before its frames"
+
+
+@pytest.mark.rtsp
+def test_of_a_camera_that_is_too_fast_the_next_frame_is_prepared_too() -> None:
+    """Its lane holds one frame: what comes while a frame is prepared must be taken up before the window."""
+    with RtspServer(live=True, size=(96, 128), fps=30) as server:
+        config = tiny_config(server.live_url, cadence={"fps": "source"}, max_frames=60)
+        watched = Watched(config)
+        prepare = watched.prepare
+        watched.prepare = lambda frame: (time.sleep(0.03), prepare(frame))[1]  # type: ignore[method-assign]
+        predict = watched.predict
+        watched.predict = lambda window: (time.sleep(0.05), predict(window))[1]  # type: ignore[method-assign]
+        stream = Stream(config, predictor=watched)
+        stream.run()
+    assert stream.report()["dropped"]["stale"] > 0
+    kinds = [what for what, _ in watched.calls if what != "forget"]
+    places = [place for place, what in enumerate(kinds) if what == "predict"]
+    ahead = [kinds[:place].count("prepare") - number - 1 for number, place in enumerate(places)]
+    assert sum(ahead) > len(ahead) / 2
 
 
 def same_picture(a: FrameResult, b: FrameResult) -> bool:

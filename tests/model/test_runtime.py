@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import model.runtime
+from model.__main__ import compile_engine
 from model.checkpoint import save_weights
 from model.config import ModelConfig
 from model.engine_cache import EngineCache, engine_key
@@ -23,6 +27,7 @@ from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output
 from model.runtime import Runtime
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+from pipeline.process import tune_process
 
 pytestmark = pytest.mark.timeout(600)  # for the one test that waits for the compiler
 
@@ -194,6 +199,43 @@ def test_a_compiled_engine_equals_eager_and_is_built_once(
         assert torch.equal(output.kept, expected.kept)
         for name in ("logits", "boxes", "mask_logits", "query_embeddings"):
             assert_close(getattr(output, name), getattr(expected, name))
+
+
+def test_a_program_that_ends_while_an_engine_is_loaded_ends_well(
+    cache: EngineCache, weights: Path, tmp_path: Path
+) -> None:
+    script = f"""
+import torch
+from pathlib import Path
+from model.checkpoint import load_weights
+from model.engine_cache import EngineCache
+from model.network import FrameFeatures
+from model.runtime import Runtime
+from model.stages import StageSpec
+weights = Path({str(weights)!r})
+runtime = Runtime(load_weights(weights), {SPEC!r}, weights=weights, cache=EngineCache(Path({str(cache.root)!r})))
+images = torch.zeros(1, 3, 64, 96)
+runtime.decode(FrameFeatures.stack([runtime.encode(images)] * 2))
+runtime.encode(images)
+print(runtime.engine, type(runtime._coming).__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["eager", "_Loading"]), done.stderr
+
+
+def test_compile_makes_the_engine_that_a_stream_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine is made for a number of threads; both ends choose it on their own."""
+    for cores in (1, 2, 3, 8):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        made: list[int] = []
+        monkeypatch.setattr(torch, "set_num_threads", made.append)
+        monkeypatch.setattr("model.runtime.build_engine", lambda *_, **how: Path("there"))
+        compile_engine(["--cache", "unused"])
+        tune_process()
+        assert made == [int(os.environ["OMP_NUM_THREADS"])]
 
 
 def test_without_a_compiler_auto_says_so_once_and_eager_goes_on(

@@ -292,11 +292,11 @@ def test_decoding_on_a_gpu_falls_back_where_it_may_and_is_an_error_by_name(
     with caplog.at_level(logging.INFO):
         frames = read(clip, decoder="auto", max_frames=20).frames
     assert [read_number(frame.image) for frame in frames] == list(range(20))
-    assert ("decoded on the CPU: no NVIDIA GPU" in caplog.text) == (fault is not None)
+    assert (f"decoded on the CPU: {fault}" in caplog.text) == (fault is not None)
     if fault is None:
         assert len(read(clip, decoder="cuda").frames) == 100
     else:
-        with pytest.raises(SourceUnreadable, match=r"source\.decoder=cuda: no NVIDIA GPU .*use auto or cpu"):
+        with pytest.raises(SourceUnreadable, match=r"source\.decoder=cuda: .*; use auto or cpu"):
             read(clip, decoder="cuda")
 
 
@@ -309,6 +309,6 @@ def test_a_codec_that_the_hardware_does_not_decode_is_told_in_the_same_way(
     with caplog.at_level(logging.INFO):
         frames = read(clip, decoder="auto", max_frames=20).frames
     assert [read_number(frame.image) for frame in frames] == list(range(20))
-    assert "decoded on the CPU: the GPU does not decode h264" in caplog.text
-    with pytest.raises(SourceUnreadable, match="the GPU does not decode h264; use auto or cpu"):
+    assert "decoded on the CPU: the GPU does not decode it" in caplog.text
+    with pytest.raises(SourceUnreadable, match=r"the GPU does not decode it \(.*\); use auto or cpu"):
         read(clip, decoder="cuda")
