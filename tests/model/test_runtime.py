@@ -213,7 +213,8 @@ from model.network import FrameFeatures
 from model.runtime import Runtime
 from model.stages import StageSpec
 weights = Path({str(weights)!r})
-runtime = Runtime(load_weights(weights), {SPEC!r}, weights=weights, cache=EngineCache(Path({str(cache.root)!r})))
+cache = EngineCache(Path({str(cache.root)!r}))
+runtime = Runtime(load_weights(weights), {SPEC!r}, weights=weights, cache=cache)
 images = torch.zeros(1, 3, 64, 96)
 runtime.decode(FrameFeatures.stack([runtime.encode(images)] * 2))
 runtime.encode(images)
@@ -227,8 +228,10 @@ print(runtime.engine, type(runtime._coming).__name__)
 
 def test_compile_makes_the_engine_that_a_stream_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine is made for a number of threads; both ends choose it on their own."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "1")  # so that each is put back
     for cores in (1, 2, 3, 8):
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.delenv("OMP_NUM_THREADS")
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         made: list[int] = []
         monkeypatch.setattr(torch, "set_num_threads", made.append)
