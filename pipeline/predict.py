@@ -31,7 +31,7 @@ from model.postprocess import candidates
 from model.runtime import EngineName, Precision, Runtime
 from model.stages import StageSpec
 from ops.preprocess import Fit, fit_content, normalise_content
-from pipeline.config import StreamConfig, stride_error
+from pipeline.config import ModelSection, StreamConfig, stride_error
 from pipeline.errors import ConfigError
 from pipeline.types import Frame, Window, WindowPrediction
 
@@ -271,7 +271,7 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
             max_instances=section.max_instances,
             cache=section.cache,
             cues=section.cues,
-            engine=section.engine,
+            engine=_engine(section),
             device=section.device,
             precision=section.precision,
             weights=weights,
@@ -279,6 +279,18 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         )
     except EngineError as error:
         raise ConfigError(f"model: {error}") from None
+
+
+def _engine(section: ModelSection) -> EngineName:
+    """What `auto` means for a stream: on a CPU eager, where frames are prepared beside windows.
+
+    A compiled package holds Python's lock while it runs, so nothing is prepared meanwhile, and the stream is
+    slower than eager's (docs/runtime.md).
+    """
+    on_cpu = section.device == "cpu" or (section.device == "auto" and not torch.cuda.is_available())
+    if section.engine == "auto" and on_cpu and section.cache:
+        return "eager"
+    return section.engine
 
 
 def _load(weights: Path, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:
