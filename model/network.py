@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backbone import ResNet
-from model.config import ModelConfig
+from model.config import CUE_PLANES, ModelConfig
 from model.decoder import Decoder, ExtraQueries, LayerOutput
 from model.encoder import Encoder
 from model.heads import DynamicMaskHead, MaskBranch, upsample_aligned
@@ -321,6 +321,35 @@ def empty_network(config: ModelConfig) -> Network:
     # Convolution weights in the images' memory format: reordering them takes a third of the trunk's time.
     network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval()
+
+
+def with_cues(network: Network, cues: Sequence[str]) -> Network:
+    """The network with more cues: the same results until the new planes' weights, zeros, are trained.
+
+    Raises ValueError where a cue that it has is missing from `cues`.
+    """
+    missing = [cue for cue in network.config.cues if cue not in cues]
+    if missing:
+        raise ValueError(f"cues {list(cues)} lack {missing[0]!r}, which the network reads")
+    wider = empty_network(replace(network.config, cues=tuple(cues)))
+    name = "backbone.cue_conv.weight"
+    tensors, place = network.state_dict(), 0
+    known = dict(
+        zip(network.config.cues, _split_planes(tensors.pop(name, None), network.config.cues), strict=True)
+    )
+    weight = torch.zeros_like(wider.get_parameter(name))
+    for cue in cues:
+        if cue in known:
+            weight[:, place : place + CUE_PLANES[cue]] = known[cue]
+        place += CUE_PLANES[cue]
+    wider.load_state_dict({**tensors, name: weight})
+    wider.metadata = dict(network.metadata)
+    return wider
+
+
+def _split_planes(weight: Tensor | None, cues: Sequence[str]) -> tuple[Tensor, ...]:
+    """The stem's weights (channels, R, 7, 7) of each cue."""
+    return () if weight is None else torch.split(weight, [CUE_PLANES[cue] for cue in cues], dim=1)
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None, class_bias: float = PRIOR_BIAS) -> Network:

@@ -80,6 +80,7 @@ def clip_source(run: TrainingOptions, stage: Stage, folder: Path) -> ClipSource:
         seed=seed,
         crop=stage.crop,
         cues=run.model_config.cues,
+        disguise=run.disguise,
     )
 
 

@@ -139,6 +139,9 @@ class TrainingOptions:
     """Processes that make clips."""
     pool_clips: int = 0
     """Rendered clips that are kept on disk and drawn again and again; 0: every clip is a new one."""
+    disguise: float = 0.0
+    """Part of the draws from the pool that get each of: other textures on their instances, still look-alikes
+    that count for nobody, another lens and sensor (docs/data.md)."""
 
     RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "images")
     """Fields that may change when a run is resumed."""

@@ -24,7 +24,7 @@ from torch import nn
 from model.checkpoint import load_weights, shipped_weights
 from model.config import SHIPPED_WEIGHTS, contradictions
 from model.errors import CheckpointError, ModelError
-from model.network import Network, build_model
+from model.network import Network, build_model, with_cues
 from model.training.batch import Batch, batches
 from model.training.data.clip import ClipSource
 from model.training.discriminator import Discriminator, discriminator_loss
@@ -401,6 +401,8 @@ def _initial_network(options: TrainingOptions) -> Network:
         return build_model(options.model_config, seed=options.seed)
     shipped = options.initial_weights == SHIPPED_WEIGHTS
     network = load_weights(shipped_weights() if shipped else options.initial_weights)
+    if set(network.config.cues) < set(options.model_config.cues):
+        network = with_cues(network, options.model_config.cues)
     faults = contradictions(network.config, options.model_config.to_dict())
     if faults:
         raise CheckpointError(

@@ -9,7 +9,7 @@ import torch
 from support.small_models import live_model, random_images, small_config
 
 from model.config import Intra, ModelConfig, Variant
-from model.network import FrameFeatures, Network, build_model
+from model.network import FrameFeatures, Network, build_model, with_cues
 from model.position import level_sizes
 from model.stages import prepared
 
@@ -362,6 +362,28 @@ class TestBadInput:
         assert torch.equal(features[-1].tokens, features.tokens[2:])
         assert features[1:].tokens.data_ptr() == features.tokens[1].data_ptr()  # no copy
         assert torch.equal(FrameFeatures.stack([features[0], features[1:]]).tokens, features.tokens)
+
+
+@pytest.mark.parametrize(
+    ("had", "given"),
+    [([], ["flow"]), (["background"], ["background", "flow"]), (["flow"], ["background", "flow"])],
+)
+@torch.inference_mode()
+def test_more_cues_change_nothing_until_they_are_trained(had: list[str], given: list[str]) -> None:
+    network = live_model(small_config(cues=had))
+    if had:
+        network.get_parameter("backbone.cue_conv.weight").normal_()
+    wider = with_cues(network, given)
+    assert wider.config.cues == tuple(given)
+    images, planes = random_images(1, 2, 3, 64, 96), torch.rand(1, 2, 3, 64, 96)
+    of = {"background": planes[:, :, :1], "flow": planes[:, :, 1:]}
+    known = torch.cat([of[cue] for cue in had], dim=2) if had else None
+    before = network(images, known)
+    after = wider(images, torch.cat([of[cue] for cue in given], dim=2))
+    torch.testing.assert_close(after.logits, before.logits)
+    torch.testing.assert_close(after.mask_logits, before.mask_logits)
+    with pytest.raises(ValueError, match="lack"):
+        with_cues(wider, [cue for cue in given if cue not in had] if had else [])
 
 
 @pytest.mark.parametrize("overrides", [{}, {"mask_source": "c2", "norm": "gn"}, {"cues": ["background"]}])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MIN_VISIBLE", "draw_window", "instance_masks"]
+__all__ = ["MIN_VISIBLE", "draw_window", "instance_masks", "owners"]
 
 MIN_VISIBLE = 12
 """Pixels, in some frame, below which an instance is left out."""
@@ -47,3 +47,11 @@ def draw_window(rng: np.random.Generator, ids: NDArray[Any], crop: tuple[int, in
         top = int(np.clip(y[pick] - rng.uniform(0.2, 0.8) * rows, 0, height - rows))
         left = int(np.clip(x[pick] - rng.uniform(0.2, 0.8) * columns, 0, width - columns))
     return slice(top, top + rows), slice(left, left + columns)
+
+
+def owners(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Whose each pixel is, (T, H, W): 0 for nobody, i + 1 for instance i; visible masks are disjoint."""
+    owners = np.zeros(masks.shape[1:], np.uint8)
+    for index, mask in enumerate(masks):
+        owners[mask] = index + 1
+    return owners

@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from model.cues import mirrored_planes
 from model.training.data.clip import ClipSource, TrainingClip
-from model.training.data.instances import MIN_VISIBLE, draw_window
+from model.training.data.disguise import add_decoys, change_camera, dress, forget_cue, is_still, zoom
+from model.training.data.instances import MIN_VISIBLE, draw_window, owners
 
 
 class PooledClips:
     """Clip source over the first `num_clips` clips of another, kept in a folder as clips of `stored_frames`.
 
     Draw `index` depends on (seed, index) alone; several processes may fill and read one folder.
+    `disguise` is the part of the draws that get each of: other looks for their instances, decoys, another
+    lens and sensor, a closer view (data.disguise); 0 leaves them as they were rendered.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class PooledClips:
         seed: int = 0,
         crop: tuple[int, int] | None = None,
         cues: tuple[str, ...] = (),
+        disguise: float = 0.0,
     ) -> None:
         self._source, self._folder = source, folder
         self._num_clips, self._stored_frames = num_clips, stored_frames
         self._seed, self._crop, self._cues = seed, crop, cues
+        self._disguise = disguise
         folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, index: int, *, num_frames: int) -> TrainingClip:
@@ -53,17 +58,32 @@ class PooledClips:
         order = np.random.default_rng((self._seed, 1 << 40, turn)).permutation(self._num_clips)
         clip = self.stored(int(order[place]))
         start = int(rng.integers(0, self._stored_frames - num_frames + 1))
-        return augment(_frames(clip, start, num_frames), rng, crop=self._crop, cues=self._cues)
+        chosen = _frames(clip, start, num_frames)
+        if not self._disguise:
+            return augment(chosen, rng, crop=self._crop, cues=self._cues)
+        dressed, crowded, filmed, zoomed = rng.random(4) < self._disguise
+        if dressed or crowded:
+            other = self.stored(int(rng.integers(self._num_clips)), cues=False)
+            chosen = dress(chosen, other, rng) if dressed else chosen
+            if crowded:
+                chosen = add_decoys(chosen, other, rng, cues=self._cues, still=is_still(clip))
+        chosen = forget_cue(chosen, rng, cues=self._cues)
+        if zoomed:
+            crop = self._crop or chosen.images.shape[1:3]
+            chosen = zoom(chosen, rng, size=(crop[0], crop[1]), cues=self._cues)
+        return augment(
+            change_camera(chosen, rng) if filmed else chosen, rng, crop=self._crop, cues=self._cues
+        )
 
-    def stored(self, which: int) -> TrainingClip:
-        """Clip `which` as it is stored, rendered if it is not."""
+    def stored(self, which: int, *, cues: bool = True) -> TrainingClip:
+        """Clip `which` as it is stored, cues in half precision or left out; rendered if it is not."""
         path = self._folder / f"{which:06d}.npz"
         try:
-            return _load(path)
+            return _load(path, cues=cues)
         except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile):  # a damaged one is made again
             clip = self._source(which, num_frames=self._stored_frames)
             _save(path, clip)
-            return _load(path)
+            return _load(path, cues=cues)
 
 
 def augment(
@@ -73,7 +93,7 @@ def augment(
     images, masks, planes = clip.images, clip.masks, clip.cues
     height, width = images.shape[1:3]
     if crop is not None and crop != (height, width):
-        rows, columns = draw_window(rng, _owners(masks), crop)
+        rows, columns = draw_window(rng, owners(masks), crop)
         images, masks = images[:, rows, columns], masks[..., rows, columns]
         planes = None if planes is None else planes[..., rows, columns]
     if rng.random() < 0.5:
@@ -109,20 +129,12 @@ def _frames(clip: TrainingClip, start: int, num_frames: int) -> TrainingClip:
         images=clip.images[chosen],
         masks=clip.masks[:, chosen],
         labels=clip.labels,
-        cues=None if clip.cues is None else clip.cues[chosen],
+        cues=None if clip.cues is None else clip.cues[chosen].astype(np.float32),
     )
 
 
-def _owners(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Whose each pixel is, (T, H, W): 0 for nobody, i + 1 for instance i; visible masks are disjoint."""
-    owners = np.zeros(masks.shape[1:], np.uint8)
-    for index, mask in enumerate(masks):
-        owners[mask] = index + 1
-    return owners
-
-
 def _save(path: Path, clip: TrainingClip) -> None:
-    arrays: dict[str, Any] = {"images": clip.images, "owner": _owners(clip.masks), "labels": clip.labels}
+    arrays: dict[str, Any] = {"images": clip.images, "owner": owners(clip.masks), "labels": clip.labels}
     if clip.cues is not None:
         arrays["cues"] = clip.cues.astype(np.float16)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -134,7 +146,7 @@ def _save(path: Path, clip: TrainingClip) -> None:
     os.replace(file.name, path)
 
 
-def _load(path: Path) -> TrainingClip:
+def _load(path: Path, *, cues: bool) -> TrainingClip:
     with np.load(path, allow_pickle=False) as arrays:
         owner, labels = arrays["owner"], arrays["labels"]
         return TrainingClip(
@@ -143,5 +155,5 @@ def _load(path: Path) -> TrainingClip:
             if len(labels)
             else np.zeros((0, *owner.shape), np.bool_),
             labels=labels,
-            cues=arrays["cues"].astype(np.float32) if "cues" in arrays else None,
+            cues=arrays["cues"] if cues and "cues" in arrays else None,
         )

@@ -352,6 +352,12 @@ def test_a_run_may_start_from_weights_of_the_same_network(tmp_path: Path) -> Non
     other = tiny_options(initial_weights=str(file), network={"num_queries": 7})
     with pytest.raises(CheckpointError, match="num_queries: 7 was asked for"):
         trainer(other, tmp_path / "other")
+    more = trainer(
+        tiny_options(initial_weights=str(file), network={"cues": ["background", "flow"]}), tmp_path / "m"
+    )
+    weights = more.network.get_parameter("backbone.cue_conv.weight")
+    assert torch.equal(weights[:, :1], first.average["backbone.cue_conv.weight"])
+    assert not weights[:, 1:].any()
 
 
 def test_a_run_may_have_its_own_dropout(tmp_path: Path) -> None:

@@ -61,6 +61,27 @@ def test_draws_of_one_clip_differ_and_every_turn_shows_all(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("crop", [None, (32, 48)])
+def test_disguised_draws_keep_their_shape_and_depend_on_the_index_alone(
+    tmp_path: Path, crop: tuple[int, int] | None
+) -> None:
+    clips, again = (pool(tmp_path, crop=crop, disguise=1.0) for _ in range(2))
+    plain = pool(tmp_path, crop=crop)
+    differing = 0
+    for index in range(12):
+        clip, other = clips(index, num_frames=2), again(index, num_frames=2)
+        assert clip.images.shape == (2, *(crop or (64, 96)), 3)
+        assert clip.images.shape[:3] == clip.masks.shape[1:]
+        assert clip.cues is not None
+        assert clip.cues.shape == (2, 1, *clip.images.shape[1:3])
+        assert clip.cues.dtype == np.float32
+        assert len(clip.masks) == len(clip.labels)
+        for name in ("images", "masks", "labels", "cues"):
+            assert np.array_equal(getattr(clip, name), getattr(other, name))
+        differing += not np.array_equal(clip.images, plain(index, num_frames=2).images)
+    assert differing == 12
+
+
+@pytest.mark.parametrize("crop", [None, (32, 48)])
 def test_masks_and_cues_follow_the_picture(tmp_path: Path, crop: tuple[int, int] | None) -> None:
     clips = pool(tmp_path, crop=crop)
     size = crop or (64, 96)
