@@ -24,7 +24,7 @@ import torch
 
 from model.network import Network
 from model.stages import StageSpec
-from ops.native import cache_folder
+from ops.library import cache_folder
 
 __all__ = ["EngineCache", "engine_key"]
 

@@ -11,6 +11,7 @@ inductor's freezing loses those that are read twice; as buffers it folds them li
 from __future__ import annotations
 
 import logging
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import ops  # noqa: F401  (registers vis::deform_attn, which packages call by name)
+import ops.deform_attn  # noqa: F401  (registers vis::deform_attn, which packages call by name)
 from model.network import Network
+from model.package_runner import PackageRunner, runner_library
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs
-from ops.native import find_compiler
+from ops.library import find_compiler
 
 __all__ = ["build_packages", "compile_stages", "export_stage", "load_packages"]
 
@@ -96,10 +98,16 @@ def compile_stages(network: Network, spec: StageSpec) -> tuple[Stage, Stage]:
 
 def load_packages(folder: Path) -> tuple[Stage, Stage]:
     """Both stages of a folder that `build_packages` filled. Raises RuntimeError for a damaged file."""
-    return _load(folder / ENCODE), _load(folder / DECODE)
+    try:
+        runner_library()
+    except (RuntimeError, OSError, subprocess.SubprocessError) as exc:
+        logger.warning("compiled stages will not run side by side: %s", exc)
+        return _loaded_by_torch(folder / ENCODE), _loaded_by_torch(folder / DECODE)
+    return PackageRunner(folder / ENCODE), PackageRunner(folder / DECODE)
 
 
-def _load(path: Path) -> Stage:
+def _loaded_by_torch(path: Path) -> Stage:
+    """The package through torch's own binding, which holds Python's lock while it runs."""
     package = torch._inductor.aoti_load_package(str(path))
 
     def stage(*tensors: Tensor) -> tuple[Tensor, ...]:

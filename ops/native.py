@@ -9,13 +9,9 @@ Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q
 """
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.check import compare_with_portable
+from ops.library import build_library, cache_folder
 
 __all__ = ["NativeKernels", "deform_attn_backward_cpu", "deform_attn_cpu", "native_kernels"]
 
@@ -35,8 +32,6 @@ SWITCH = "MSSTS_NATIVE"
 
 SOURCE = Path(__file__).parent / "kernels" / "deform_attn.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
-_COMPILERS = ("g++", "c++", "clang++")
-_COMPILE_SECONDS = 120
 _MAX_SAMPLES, _MAX_LEVELS = 64, 16
 """What the code has room for (`kMaxSamples`, `kMaxLevels`)."""
 
@@ -131,51 +126,10 @@ def _instruction_flags() -> tuple[str, ...]:
     return ("-mavx2", "-mfma") if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else ()
 
 
-def cache_folder() -> Path:
-    """Where compiled libraries are kept: `$XDG_CACHE_HOME/mssts-stream` or `~/.cache/mssts-stream`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mssts-stream"
-
-
-def find_compiler() -> str:
-    """The C++ compiler: CXX, or the first of the usual names. Raises RuntimeError with the remedy."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
-        raise RuntimeError("no C++ compiler; install g++, or name one in CXX")
-    if shutil.which(compiler.split()[0]) is None:
-        raise RuntimeError(f"the C++ compiler {compiler!r} (CXX) is not there; install g++, or name another")
-    return compiler
-
-
 def build(folder: Path) -> Path:
-    """The library in `folder`, compiled if it is not there yet (3 s).
-
-    Raises RuntimeError with the remedy where there is no compiler, OSError where the folder cannot be
-    written, subprocess.SubprocessError where the compiler fails.
-    """
-    flags = (*_FLAGS, *_instruction_flags())
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join((*flags, platform.machine())).encode()).hexdigest()
-    library = folder / f"deform_attn-{name[:16]}.so"
-    if library.is_file():
-        return library
-    compiler = find_compiler()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / "deform_attn.o"
-        # Linked without -fopenmp: its symbols are those of the runtime that torch has loaded.
-        _run([*compiler.split(), *flags, "-c", str(SOURCE), "-o", str(made)])
-        linked = made.with_suffix(".so")
-        _run([*compiler.split(), "-shared", str(made), "-o", str(linked)])
-        os.replace(linked, library)
-    return library
-
-
-def _run(command: list[str]) -> None:
-    """Raises subprocess.SubprocessError with the end of what the compiler said."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-3:]
-        raise subprocess.SubprocessError(f"{command[0]} ended with {done.returncode}: {' '.join(said)}")
+    """The library in `folder`, compiled if it is not there yet (3 s). Raises as `build_library`."""
+    # Linked without -fopenmp: its symbols are those of the runtime that torch has loaded.
+    return build_library(SOURCE, folder, flags=(*_FLAGS, *_instruction_flags()))
 
 
 def load(folder: Path) -> NativeKernels:

@@ -1,0 +1,93 @@
+"""Packages of AOTInductor run with Python's lock free, so that frames are prepared while a window is decoded.
+
+torch's own binding holds the lock for as long as a package runs (torch 2.11 to 2.13: 19 ms at a time with the
+default network), and every other thread stands still. A few lines of C++ around torch's loader
+(`package_runner.cpp`), compiled once and called through ctypes, do not. Ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ops.library import build_library, cache_folder
+
+__all__ = ["PackageRunner", "runner_library"]
+
+SOURCE = Path(__file__).parent / "package_runner.cpp"
+_TYPES = (torch.float32, torch.int64)
+_MAX_DIMS = 8
+
+
+@lru_cache(maxsize=1)
+def runner_library() -> ctypes.CDLL:
+    """The compiled library, built at the first use (about 7 s of a core).
+
+    Raises RuntimeError where there is no compiler, subprocess.SubprocessError where it fails, OSError for a
+    folder that cannot be written or a library that cannot be loaded.
+    """
+    root = Path(torch.__file__).parent
+    headers = (root / "include", root / "include" / "torch" / "csrc" / "api" / "include")
+    libraries = root / "lib"
+    # The version is in the library's name through the flags: another torch has another interface.
+    flags = ["-std=c++20", "-O1", "-fPIC", f"-DTORCH_VERSION_USED={torch.__version__}"]
+    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    for folder in headers:
+        flags += ["-isystem", str(folder)]
+    link_flags = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"]
+    library = ctypes.CDLL(str(build_library(SOURCE, cache_folder(), flags=flags, link_flags=link_flags)))
+    for name in ("runner_run", "runner_sizes", "runner_type"):
+        library[name].restype = ctypes.c_int64
+    library.runner_load.restype = ctypes.c_void_p
+    library.runner_error.restype = ctypes.c_char_p
+    return library
+
+
+class PackageRunner:
+    """A loaded package: contiguous CPU tensors in, tensors out, in float32 or int64. One call at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises RuntimeError for a damaged file and what `runner_library` raises."""
+        self._library = runner_library()
+        runner = self._library.runner_load(str(path).encode())
+        if not runner:
+            raise RuntimeError(self._error())
+        self._runner = ctypes.c_void_p(runner)
+        weakref.finalize(self, self._library.runner_free, self._runner)
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Raises RuntimeError with torch's words where the package does not take the tensors."""
+        inputs = [tensor.contiguous() for tensor in tensors]
+        sizes = [size for tensor in inputs for size in tensor.shape]
+        num_results = self._library.runner_run(
+            self._runner,
+            ctypes.c_int64(len(inputs)),
+            (ctypes.c_void_p * len(inputs))(*(tensor.data_ptr() for tensor in inputs)),
+            _numbers([_TYPES.index(tensor.dtype) for tensor in inputs]),
+            _numbers([tensor.dim() for tensor in inputs]),
+            _numbers(sizes),
+        )
+        if num_results < 0:
+            raise RuntimeError(self._error())
+        return tuple(self._take(index) for index in range(num_results))
+
+    def _take(self, index: int) -> Tensor:
+        sizes = (ctypes.c_int64 * _MAX_DIMS)()
+        place = ctypes.c_int64(index)
+        rank = self._library.runner_sizes(self._runner, place, sizes)
+        result = torch.empty(sizes[:rank], dtype=_TYPES[self._library.runner_type(self._runner, place)])
+        self._library.runner_take(self._runner, place, ctypes.c_void_p(result.data_ptr()))
+        return result
+
+    def _error(self) -> str:
+        said: bytes = self._library.runner_error()
+        return said.decode(errors="replace")
+
+
+def _numbers(values: list[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
