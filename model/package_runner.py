@@ -61,7 +61,13 @@ class PackageRunner:
         weakref.finalize(self, self._library.runner_free, self._runner)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Raises RuntimeError with torch's words where the package does not take the tensors."""
+        """The tensors must be as many and as large as the package was made for: it does not look.
+
+        Raises ValueError for another type, RuntimeError with torch's words where the package fails.
+        """
+        foreign = [tensor.dtype for tensor in tensors if tensor.dtype not in _TYPES]
+        if foreign:
+            raise ValueError(f"a package takes no {foreign[0]}, only {', '.join(map(str, _TYPES))}")
         inputs = [tensor.contiguous() for tensor in tensors]
         sizes = [size for tensor in inputs for size in tensor.shape]
         num_results = self._library.runner_run(

@@ -10,7 +10,7 @@ N masks of h × w cells, C columns of pixels (of all boxes, one box after the ot
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,25 @@ from numpy.typing import NDArray
 from ops.preprocess import Fit
 from ops.rle import CropRLE, encode_runs
 
-__all__ = ["crop_masks"]
+__all__ = ["CropMasks", "crop_masks"]
 
 _HUGE = np.float32(1e12)
 """What an infinite logit counts; a hundredth beside it still shows in float64."""
+
+
+class CropMasks(Protocol):
+    """`crop_masks`, or what gives the same elsewhere (`ops.device_masks.CropMasksOnDevice`)."""
+
+    def __call__(
+        self,
+        mask_logits: NDArray[np.float32],
+        boxes_xyxy: NDArray[np.floating],
+        *,
+        fit: Fit,
+        stride: int = 4,
+        grow: float = 0.1,
+    ) -> list[CropRLE]:
+        """As `crop_masks`."""
 
 
 def crop_masks(

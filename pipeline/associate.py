@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.masks import CropMasks, crop_masks
 from pipeline.candidates import Candidates, content_cells, select_candidates
 from pipeline.config import AssociationConfig
 from pipeline.emission import Emission, Emitter, MaskLayout
@@ -33,6 +34,7 @@ class Associator:
     classes: class output → (category id, name); other outputs of the model are ignored.
     stride: how many new frames the next window will bring, for emission `final` and `both`. 1 is always
     right; the true stride makes finals come earlier (a short last window then no longer votes on them).
+    crop: what makes masks of logits: on the host, or its equal on a GPU (`Predictor`s may have one).
     Raises ValueError for arguments out of range, and in `update` for windows that do not continue each other.
     """
 
@@ -44,6 +46,7 @@ class Associator:
         classes: Mapping[int, tuple[int, str]],
         num_frames: int,
         stride: int = 1,
+        crop: CropMasks = crop_masks,
     ) -> None:
         if emission not in ("first", "final", "both"):
             raise ValueError(f"emission {emission!r} must be one of first, final, both")
@@ -67,6 +70,7 @@ class Associator:
             classes=[classes[output] for output in self._outputs],
             stride=stride,
             show_tentative=config.show_tentative,
+            crop=crop,
         )
         self._ring: deque[int] = deque(maxlen=num_frames)  # indices of the frames that the ring holds
 

@@ -126,8 +126,8 @@ class ModelSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; auto is fp32 on a CPU, bf16 on a GPU. Coordinates and scores stay fp32."""
     engine: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
-    """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: on a CPU eager,
-    which leaves room to prepare the next frames beside it; on a GPU the best there is (docs/runtime.md)."""
+    """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: compiled where
+    it is in the cache, else eager until it has been compiled beside the stream (docs/runtime.md)."""
 
     @field_validator("network")
     @classmethod

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.masks import crop_masks
+from ops.masks import CropMasks, crop_masks
 from ops.preprocess import Fit
 from ops.rle import CropRLE
 from pipeline.tracks import Track, TrackTable
@@ -58,8 +58,10 @@ class Emitter:
         classes: Sequence[tuple[int, str]],
         stride: int,
         show_tentative: bool,
+        crop: CropMasks = crop_masks,
     ) -> None:
         self._table = table
+        self._crop = crop
         self._emission = emission
         self._classes = classes
         self._stride = stride
@@ -161,7 +163,7 @@ class Emitter:
             return ()
         # The mean logit is above 0 where the sum is: the mask needs no division.
         logits = self._table.logit_sum[[track.slot for track in tracks], place]
-        masks = encode_masks(logits, self.layout)
+        masks = encode_masks(logits, self.layout, crop=self._crop)
         return tuple(
             # A track that was lost meanwhile was live in this frame.
             self._instance(track, state="confirmed" if track.state == "lost" else track.state, mask=mask)
@@ -182,14 +184,16 @@ class Emitter:
         )
 
 
-def encode_masks(logits: NDArray[np.float32], layout: MaskLayout) -> list[CropRLE]:
+def encode_masks(
+    logits: NDArray[np.float32], layout: MaskLayout, *, crop: CropMasks = crop_masks
+) -> list[CropRLE]:
     """Return masks in source pixels of logits (N, P), thresholded at 0.
 
     The crop follows from the mask, not from the model's box: whatever the mask shows is published.
     """
     grid = logits.reshape(-1, layout.rows, layout.columns)
     content, pixels = _content(layout)
-    return crop_masks(grid, cell_boxes(grid) * pixels, fit=content, stride=layout.stride, grow=0.0)
+    return crop(grid, cell_boxes(grid) * pixels, fit=content, stride=layout.stride, grow=0.0)
 
 
 @lru_cache(maxsize=32)

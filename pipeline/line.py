@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from ops.masks import CropMasks, crop_masks
 from pipeline.associate import Associator
 from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
@@ -30,7 +31,14 @@ class SourceLine:
     """
 
     def __init__(
-        self, name: str, url: str, config: StreamConfig, facts: ModelFacts, stop: threading.Event
+        self,
+        name: str,
+        url: str,
+        config: StreamConfig,
+        facts: ModelFacts,
+        stop: threading.Event,
+        *,
+        crop: CropMasks = crop_masks,
     ) -> None:
         self.name = name
         self.url = redact_url(url)
@@ -52,6 +60,7 @@ class SourceLine:
             classes=facts.classes,
             num_frames=facts.num_frames,
             stride=config.window.stride,
+            crop=crop,
         )
         self.held: list[Frame] = []
         """Frames between model frames that wait for their window."""

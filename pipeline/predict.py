@@ -30,8 +30,10 @@ from model.network import FrameFeatures, Network, build_model
 from model.postprocess import candidates
 from model.runtime import EngineName, Precision, Runtime
 from model.stages import StageSpec
+from ops.device_masks import crop_masks_on
+from ops.masks import CropMasks
 from ops.preprocess import Fit, fit_content, normalise_content
-from pipeline.config import ModelSection, StreamConfig, stride_error
+from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
 from pipeline.types import Frame, Window, WindowPrediction
 
@@ -85,6 +87,14 @@ class BatchingPredictor(Predictor, Protocol):
 
     def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
         """Return what `predict` returns for each window, up to rounding; each is of another source."""
+
+
+@runtime_checkable
+class CroppingPredictor(Predictor, Protocol):
+    """A predictor on a device that makes masks of logits, too."""
+
+    crop: CropMasks
+    """`ops.masks.crop_masks`, or its equal on the device."""
 
 
 _Encoded = tuple[FrameFeatures, Fit]
@@ -147,6 +157,7 @@ class NetworkPredictor:
             weights=weights,
             max_windows=max_windows,
         )
+        self.crop = crop_masks_on(self._runtime.device)
         self._sources: dict[str, _Kept] = {}
         # A GPU works beside its caller as it is.
         self.prepares = cache and self._runtime.device.type == "cpu"
@@ -271,7 +282,7 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
             max_instances=section.max_instances,
             cache=section.cache,
             cues=section.cues,
-            engine=_engine(section),
+            engine=section.engine,
             device=section.device,
             precision=section.precision,
             weights=weights,
@@ -279,18 +290,6 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         )
     except EngineError as error:
         raise ConfigError(f"model: {error}") from None
-
-
-def _engine(section: ModelSection) -> EngineName:
-    """What `auto` means for a stream: on a CPU eager, where frames are prepared beside windows.
-
-    A compiled package holds Python's lock while it runs, so nothing is prepared meanwhile, and the stream is
-    slower than eager's (docs/runtime.md).
-    """
-    on_cpu = section.device == "cpu" or (section.device == "auto" and not torch.cuda.is_available())
-    if section.engine == "auto" and on_cpu and section.cache:
-        return "eager"
-    return section.engine
 
 
 def _load(weights: Path, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:

@@ -20,10 +20,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from ops.masks import crop_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.line import SourceLine
-from pipeline.predict import BatchingPredictor, Predictor, PreparingPredictor, load_predictor
+from pipeline.predict import (
+    BatchingPredictor,
+    CroppingPredictor,
+    Predictor,
+    PreparingPredictor,
+    load_predictor,
+)
 from pipeline.queues import LaneQueue
 from pipeline.report import latency_report, peak_rss_mb
 from pipeline.sinks import Sink, SinkContext, build_sinks
@@ -86,9 +93,10 @@ class Stream:
             self._prepare = predictor.prepare
         self._predict_batch = predictor.predict_batch if isinstance(predictor, BatchingPredictor) else None
         self._max_batch = config.model.max_batch if self._predict_batch is not None else 1
+        crop = predictor.crop if isinstance(predictor, CroppingPredictor) else crop_masks
         names = list(config.source.inputs)
         self._lines = {
-            name: SourceLine(name, url, config, self._predictor.facts, self._stop)
+            name: SourceLine(name, url, config, self._predictor.facts, self._stop, crop=crop)
             for name, url in config.source.inputs.items()
         }
         context = SinkContext(

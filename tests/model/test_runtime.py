@@ -19,12 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import model.runtime
+from model import inductor
 from model.__main__ import compile_engine
 from model.checkpoint import save_weights
 from model.config import ModelConfig
 from model.engine_cache import EngineCache, engine_key
 from model.errors import EngineError
+from model.inductor import ENCODE
 from model.network import FrameFeatures, Network, Output
+from model.package_runner import PackageRunner, runner_library
 from model.runtime import Runtime
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
 from pipeline.process import tune_process
@@ -199,6 +202,79 @@ def test_a_compiled_engine_equals_eager_and_is_built_once(
         assert torch.equal(output.kept, expected.kept)
         for name in ("logits", "boxes", "mask_logits", "query_embeddings"):
             assert_close(getattr(output, name), getattr(expected, name))
+
+
+def others_run(stage: Any, inputs: tuple[Tensor, ...]) -> int:
+    """How often another thread had its turn while the stage was called many times, threads never being
+    made to change."""
+    turns, stop, ready = 0, False, threading.Event()
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not stop:
+            ready.set()
+            turns += 1
+            time.sleep(0)
+
+    before = sys.getswitchinterval()
+    other = threading.Thread(target=take_turns)
+    sys.setswitchinterval(100.0)
+    try:
+        other.start()
+        ready.wait()
+        first = turns
+        for _ in range(100):
+            stage(*inputs)
+        return turns - first
+    finally:
+        stop = True
+        sys.setswitchinterval(before)
+        other.join()
+
+
+def test_a_compiled_stage_leaves_pythons_lock_free(network: Network, cache: EngineCache) -> None:
+    ready = prepared(network)
+    folder = cache.folder(engine_key(ready, SPEC, engine="inductor"))
+    frame, _ = example_inputs(ready, SPEC)
+    ours, torchs = PackageRunner(folder / ENCODE), inductor._loaded_by_torch(folder / ENCODE)
+    for one, other in zip(ours(*frame), torchs(*frame), strict=True):
+        assert torch.equal(one, other)
+    assert others_run(ours, frame) > 0
+    assert others_run(torchs, frame) == 0, "torch leaves it free itself now: model.package_runner may go"
+
+
+def test_a_package_says_what_it_does_not_take(network: Network, cache: EngineCache, tmp_path: Path) -> None:
+    ready = prepared(network)
+    folder = cache.folder(engine_key(ready, SPEC, engine="inductor"))
+    frame, _ = example_inputs(ready, SPEC)
+    stage = PackageRunner(folder / ENCODE)
+    with pytest.raises(ValueError, match=r"float16.*float32, torch\.int64"):
+        stage(frame[0].half())
+    assert len(stage(*frame)) == len(EncodeStage(ready)(*frame))  # it goes on
+    (tmp_path / "none.pt2").write_bytes(b"no package")
+    with pytest.raises(RuntimeError, match=r"\w"):
+        PackageRunner(tmp_path / "none.pt2")
+
+
+def test_without_a_compiler_a_found_package_runs_with_the_lock_held(
+    network: Network,
+    cache: EngineCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runner_library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            runtime = Runtime(network, SPEC, engine="inductor", cache=cache)
+    finally:
+        runner_library.cache_clear()
+    assert "compiled stages will not run side by side: the C++ compiler" in caplog.text
+    eager = Runtime(network, SPEC, engine="eager")
+    features = window(eager)
+    assert_close(runtime.decode(features).mask_logits, eager.decode(features).mask_logits)
 
 
 def test_a_program_that_ends_while_an_engine_is_loaded_ends_well(

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin
+from support.predictors import FixedPredictor
 from torch import Tensor
 
 from ops import crop_masks, encode_crop
 from ops.device_masks import (
     CAPACITY,
+    CropMasksOnDevice,
     MaskRunsKernels,
     crop_masks_of_tensors,
+    crop_masks_on,
     crops_of_runs,
     mask_runs_cuda,
 )
@@ -23,6 +26,8 @@ from ops.kernel import Run, Scalar
 from ops.launch import Launch, MaskRunsConfig, plan_mask_runs
 from ops.preprocess import Fit, fit_size
 from ops.rle import CropRLE
+from pipeline.config_file import load_config
+from pipeline.stream import Stream
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 CONFIGS = [
@@ -259,11 +264,33 @@ def test_tensors_on_the_cpu_go_to_crop_masks() -> None:
     fit = fit_size(97, 211, height=96, width=160)
     logits, boxes = blobs(fit, stride=4)
     assert mask_runs_cuda(logits, boxes, fit=fit) is None
+    assert crop_masks_on(torch.device("cpu")) is crop_masks
     assert crop_masks_of_tensors(logits, boxes, fit=fit) == on_host(logits, boxes, fit)
     assert crop_masks_of_tensors(logits.bfloat16(), boxes, fit=fit) == on_host(logits.bfloat16(), boxes, fit)
     assert crop_masks_of_tensors(logits[:0], boxes[:0], fit=fit) == []
     with pytest.raises(ValueError, match=r"boxes_xyxy \(N, 4\)"):
         crop_masks_of_tensors(logits[:2], boxes, fit=fit)
+
+
+class PredictorOnDevice(FixedPredictor):
+    """A predictor whose masks are made where it runs: on a CPU that stands for a GPU."""
+
+    crop = CropMasksOnDevice(torch.device("cpu"))
+
+
+def test_a_stream_takes_its_masks_from_the_predictor_s_device(
+    kernels: MaskRunsKernels, shim: KernelShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", kernels.device_runs)
+    config = load_config(None, values={"source": {"inputs": {"demo": "demo"}}, "max_frames": 12})
+    before = shim.num_runs
+    on_host = list(Stream(config, predictor=FixedPredictor(num_frames=3)))
+    assert shim.num_runs == before
+    on_device = list(Stream(config, predictor=PredictorOnDevice(num_frames=3)))
+    assert shim.num_runs > before
+    assert sum(len(result.instances) for result in on_host) > 20
+    for ours, theirs in zip(on_device, on_host, strict=True):
+        assert ours.instances == theirs.instances
 
 
 def test_masks_that_overflow_are_done_on_the_host(
