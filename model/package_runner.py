@@ -68,19 +68,22 @@ class PackageRunner:
         foreign = [tensor.dtype for tensor in tensors if tensor.dtype not in _TYPES]
         if foreign:
             raise ValueError(f"a package takes no {foreign[0]}, only {', '.join(map(str, _TYPES))}")
-        inputs = [tensor.contiguous() for tensor in tensors]
-        sizes = [size for tensor in inputs for size in tensor.shape]
-        num_results = self._library.runner_run(
+        num_results = self._run([tensor.contiguous() for tensor in tensors])
+        return tuple(self._take(index) for index in range(num_results))
+
+    def _run(self, inputs: list[Tensor]) -> int:
+        """How many results there are to be taken."""
+        num_results: int = self._library.runner_run(
             self._runner,
             ctypes.c_int64(len(inputs)),
             (ctypes.c_void_p * len(inputs))(*(tensor.data_ptr() for tensor in inputs)),
             _numbers([_TYPES.index(tensor.dtype) for tensor in inputs]),
             _numbers([tensor.dim() for tensor in inputs]),
-            _numbers(sizes),
+            _numbers([size for tensor in inputs for size in tensor.shape]),
         )
         if num_results < 0:
             raise RuntimeError(self._error())
-        return tuple(self._take(index) for index in range(num_results))
+        return num_results
 
     def _take(self, index: int) -> Tensor:
         sizes = (ctypes.c_int64 * _MAX_DIMS)()

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import model.runtime
-from model import inductor
 from model.__main__ import compile_engine
 from model.checkpoint import save_weights
 from model.config import ModelConfig
@@ -204,16 +203,15 @@ def test_a_compiled_engine_equals_eager_and_is_built_once(
             assert_close(getattr(output, name), getattr(expected, name))
 
 
-def others_run(stage: Any, inputs: tuple[Tensor, ...]) -> int:
-    """How often another thread had its turn while the stage was called many times, threads never being
-    made to change."""
+def others_run(call: Any) -> int:
+    """How often another thread had its turn during many calls, threads never being made to change."""
     turns, stop, ready = 0, False, threading.Event()
 
     def take_turns() -> None:
         nonlocal turns
         while not stop:
-            ready.set()
             turns += 1
+            ready.set()
             time.sleep(0)
 
     before = sys.getswitchinterval()
@@ -224,7 +222,7 @@ def others_run(stage: Any, inputs: tuple[Tensor, ...]) -> int:
         ready.wait()
         first = turns
         for _ in range(100):
-            stage(*inputs)
+            call()
         return turns - first
     finally:
         stop = True
@@ -234,13 +232,12 @@ def others_run(stage: Any, inputs: tuple[Tensor, ...]) -> int:
 
 def test_a_compiled_stage_leaves_pythons_lock_free(network: Network, cache: EngineCache) -> None:
     ready = prepared(network)
-    folder = cache.folder(engine_key(ready, SPEC, engine="inductor"))
-    frame, _ = example_inputs(ready, SPEC)
-    ours, torchs = PackageRunner(folder / ENCODE), inductor._loaded_by_torch(folder / ENCODE)
+    path = cache.folder(engine_key(ready, SPEC, engine="inductor")) / ENCODE
+    frame = list(example_inputs(ready, SPEC)[0])
+    ours, torchs = PackageRunner(path), torch._inductor.aoti_load_package(str(path))
     for one, other in zip(ours(*frame), torchs(*frame), strict=True):
         assert torch.equal(one, other)
-    assert others_run(ours, frame) > 0
-    assert others_run(torchs, frame) == 0, "torch leaves it free itself now: model.package_runner may go"
+    assert others_run(lambda: ours._run(frame)) > 0
 
 
 def test_a_package_says_what_it_does_not_take(network: Network, cache: EngineCache, tmp_path: Path) -> None:
