@@ -83,7 +83,9 @@ class Report:
             f"{self.overlay}: python run_stream.py --config {self.overlay}",
         ]
         if not all(sample.warm for sample in self.samples):
-            lines.insert(1, "the source was too short for the cues to warm up: they were zero all the while")
+            lines.insert(
+                1, "the source was too short for the cues to warm up: not all of them said something"
+            )
         return "\n".join(lines)
 
 

@@ -55,7 +55,7 @@ class ModelConfig:
     """Factor on every channel count of the backbone."""
     norm: Norm = "bn"
     """Backbone norm: frozen_bn for published weights, bn or gn to train from scratch."""
-    cues: tuple[str, ...] = ("background",)
+    cues: tuple[str, ...] = ("background", "flow")
     """Extra stem planes, zero-initialised: background, flow; computed from the stream (docs/model.md)."""
 
     hidden_dim: int = 96

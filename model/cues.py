@@ -295,9 +295,8 @@ class CueState:
         """Cuts seen so far."""
         self.spoke = False
         """Whether all cues knew enough to say something about the last frame."""
-        self.was_warm = False
-        """Whether that was ever so, resets included."""
-        self._cues = [CUES[cue]() for cue in cues]
+        self._cues = {cue: CUES[cue]() for cue in cues}
+        self._warmed: set[str] = set()
         self._cuts = CutDetector() if detect_cuts else None
         self._size: tuple[int, ...] = ()
 
@@ -315,11 +314,17 @@ class CueState:
             self.num_cuts += 1
             self._reset_cues()
         self._size = rgb.shape
-        self.spoke = all(cue.warm for cue in self._cues)
-        self.was_warm = self.was_warm or self.spoke
+        warm = {name for name, cue in self._cues.items() if cue.warm}
+        self.spoke = len(warm) == len(self._cues)
+        self._warmed |= warm
         if not self._cues:
             return np.zeros((0, *rgb.shape[:2]), np.float32)
-        return np.concatenate([cue.update(rgb, seconds) for cue in self._cues])
+        return np.concatenate([cue.update(rgb, seconds) for cue in self._cues.values()])
+
+    @property
+    def never_warm(self) -> tuple[str, ...]:
+        """The cues that have had nothing to say so far, resets included."""
+        return tuple(name for name in self._cues if name not in self._warmed)
 
     def reset(self, *, origin_seconds: float | None = None) -> None:
         """Forget all frames: the next one does not continue them. See `BackgroundDifference.reset`."""
@@ -329,7 +334,7 @@ class CueState:
         self._reset_cues(origin_seconds)
 
     def _reset_cues(self, origin_seconds: float | None = None) -> None:
-        for cue in self._cues:
+        for cue in self._cues.values():
             cue.reset(origin_seconds=origin_seconds)
 
 

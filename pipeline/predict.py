@@ -216,12 +216,12 @@ class NetworkPredictor:
     def forget(self, source: str) -> None:
         """Drop the source's features and cues."""
         kept = self._sources.pop(source, None)
-        if kept is not None and kept.cues is not None and not kept.cues.was_warm:
+        if kept is not None and kept.cues is not None and kept.cues.never_warm:
             logger.info(
-                "%s: %d frames were too few or too short for the cues (%s) to warm up: they stayed zero",
+                "%s: %d frames were too few or too short for cues to warm up, which stayed zero: %s",
                 source,
                 kept.num_frames,
-                ", ".join(self._cues),
+                ", ".join(kept.cues.never_warm),
             )
 
     def _kept(self, source: str) -> _Kept:

@@ -121,6 +121,8 @@ SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {
 def _from_file(run: TrainingOptions, stage: Stage, seed: int) -> ClipSource:
     if not run.data.endswith(".json"):
         raise ValueError(f"data: {run.data!r} is not one of {', '.join(SOURCES)} and no .json file")
+    if run.pool_clips:
+        raise ValueError(f"pool_clips: is for rendered sets, and {run.data} is a data set: leave it out")
     from model.training.data.ytvis import YouTubeVisClips
 
     source = YouTubeVisClips(

@@ -164,6 +164,11 @@ class TrainingOptions:
         _check_number(self.checkpoint_seconds, "checkpoint_seconds", above=True)
         for name in ("seed", "num_workers", "pool_clips"):
             _check_count(getattr(self, name), name, 0)
+        _check_number(self.disguise, "disguise")
+        if self.disguise > 1:
+            raise ValueError(f"disguise: {self.disguise} must be in [0, 1]")
+        if self.disguise and not self.pool_clips:
+            raise ValueError("disguise: needs pool_clips, the clips that are drawn in other looks")
         if self.piece_bytes is not None:
             _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
         if self.sampling not in get_args(Sampling):

@@ -11,12 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from support.rtsp_server import RtspServer
 from support.streams import tiny_config
 from support.video import numbered_picture, write_video
 
-from model.runtime import Runtime
 from pipeline import FrameResult, Stream, StreamConfig
 from pipeline.errors import SourceError, SourceNotFound
 from pipeline.predict import NetworkPredictor, load_predictor
@@ -400,28 +398,6 @@ def test_of_a_camera_that_is_too_fast_the_next_frame_is_prepared_too() -> None:
     places = [place for place, what in enumerate(kinds) if what == "predict"]
     ahead = [kinds[:place].count("prepare") - number - 1 for number, place in enumerate(places)]
     assert sum(ahead) > len(ahead) / 2
-
-
-@pytest.mark.parametrize(
-    ("model", "engine"),
-    [
-        ({}, "eager"),
-        ({"device": "auto"}, "eager"),
-        ({"cache": False}, "auto"),
-        ({"engine": "inductor"}, "inductor"),
-    ],
-)
-def test_a_stream_on_a_cpu_prepares_beside_eager_unless_told_otherwise(
-    clip: Path, model: dict[str, Any], engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(
-        "pipeline.predict.Runtime",
-        lambda *_, **how: (asked.append(how["engine"]), Runtime(*_, **{**how, "engine": "eager"}))[1],
-    )
-    load_predictor(tiny_config(clip, model=model))
-    assert asked == [engine]
 
 
 def same_picture(a: FrameResult, b: FrameResult) -> bool:

@@ -18,7 +18,7 @@ def test_defaults_are_the_cpu_model() -> None:
     assert (config.height, config.width, config.num_frames, config.num_queries) == (192, 320, 3, 50)
     assert (config.variant, config.intra, config.inter) == ("split", "temporal", True)
     assert config.decoder_temporal_attention
-    assert config.cues == ("background",)
+    assert config.cues == ("background", "flow")
     assert config.mask_source == "c2"
     assert 96 <= config.hidden_dim <= 128
     assert config.outputs == 1

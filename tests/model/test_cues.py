@@ -177,14 +177,14 @@ def test_cuts_and_resets_start_over() -> None:
     assert state.num_cuts == 0
     assert before[-1][0].any()
     assert before[-1][1].any()
-    assert state.was_warm
+    assert not state.never_warm
     after = [state.update(other, (20 + i) / 10) for i in range(15)]
     assert state.num_cuts == 1
     assert all(map(np.array_equal, after, (fresh.update(other, i / 10) for i in range(15))))
     state.reset()
     assert not any(state.update(scene(i), i / 10)[0].any() for i in range(11))
     assert state.num_cuts == 1  # no cut: the frames were not to be compared
-    assert state.was_warm
+    assert not state.never_warm
 
 
 def test_pans_noise_and_passing_toys_are_no_cuts_but_another_scene_is() -> None:
@@ -222,9 +222,9 @@ def test_every_cue_of_the_config_is_there_and_gives_its_planes() -> None:
 def test_too_short_to_warm_up_is_zeros() -> None:
     state = CueState(("background",))
     assert not any(state.update(scene(i), i / 10).any() for i in range(11))
-    assert not state.was_warm
+    assert state.never_warm
     assert state.update(scene(11), 1.1).any()
-    assert state.was_warm
+    assert not state.never_warm
 
 
 class TestRefused:

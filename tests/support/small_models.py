@@ -13,6 +13,7 @@ from model.network import Network, build_model
 SMALL: dict[str, Any] = {
     "backbone": "resnet18",
     "backbone_width": 0.125,
+    "cues": ["background"],
     "hidden_dim": 32,
     "num_heads": 4,
     "ffn_dim": 32,

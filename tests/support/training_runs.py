@@ -16,6 +16,7 @@ from model.training.trainer import CHECKPOINT, Trainer
 
 NETWORK: dict[str, Any] = {
     "backbone_width": 0.125,
+    "cues": ["background"],
     "hidden_dim": 32,
     "ffn_dim": 32,
     "encoder_layers": 1,
