@@ -256,20 +256,21 @@ class Runtime:
         if folder is None:
             return None
         try:
-            return self._load(folder)
+            return self._load(folder, side_by_side=True)
         except Exception as exc:  # a damaged package raises what torch's loader raises
             logger.warning("engine inductor left out, eager goes on: %s", _first_line(exc))
             self._may_build = False
             return None
 
-    def _load(self, folder: Path) -> _Engine:
+    def _load(self, folder: Path, *, side_by_side: bool = False) -> _Engine:
         """Load and compare with eager.
 
-        Raises EngineError where they differ, what torch raises for a bad file.
+        Raises EngineError where they differ, or with side_by_side would hold Python's lock (slower than
+        eager in a stream), what torch raises for a bad file.
         """
         from model.inductor import load_packages
 
-        encode, decode = load_packages(folder)
+        encode, decode = load_packages(folder, side_by_side=side_by_side)
         engine = _Engine("inductor", encode, {1: decode})
         self._check(engine)
         return engine
@@ -335,7 +336,8 @@ class _Loading:
         self.done = False
         self.engine: _Engine | None = None
         self._load = load
-        self._thread = threading.Thread(target=self._run, name="engine-loader")
+        # A thread of a daemon, as a stream's are, would be one, too, and die within torch at the end.
+        self._thread = threading.Thread(target=self._run, name="engine-loader", daemon=False)
         self._thread.start()
 
     def join(self) -> _Engine | None:

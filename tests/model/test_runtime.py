@@ -237,7 +237,47 @@ def test_a_compiled_stage_leaves_pythons_lock_free(network: Network, cache: Engi
     ours, torchs = PackageRunner(path), torch._inductor.aoti_load_package(str(path))
     for one, other in zip(ours(*frame), torchs(*frame), strict=True):
         assert torch.equal(one, other)
-    assert others_run(lambda: ours._run(frame)) > 0
+    runner = ours._loaded.runner
+    assert runner is not None
+    assert others_run(lambda: ours._run(runner, frame)) > 0
+
+
+def test_a_package_is_freed_when_the_call_under_way_has_ended(
+    network: Network, cache: EngineCache, tmp_path: Path
+) -> None:
+    ready = prepared(network)
+    path = cache.folder(engine_key(ready, SPEC, engine="inductor")) / ENCODE
+    frame, _ = example_inputs(ready, SPEC)
+    stage = PackageRunner(path)
+    said: list[str] = []
+
+    def work() -> None:
+        try:
+            while True:
+                stage(*frame)
+        except RuntimeError as exc:
+            said.append(str(exc))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    time.sleep(0.2)
+    stage._loaded.free()
+    worker.join(timeout=60)
+    assert said == ["the program ends: the package is closed"]
+
+
+def test_a_package_of_half_precision_runs(tmp_path: Path) -> None:
+    class Halve(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x / 2, x.argmax()[None]
+
+    given = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)
+    path = tmp_path / "halve.pt2"
+    torch._inductor.aoti_compile_and_package(torch.export.export(Halve(), (given,)), package_path=str(path))
+    halves, largest = PackageRunner(path)(given)
+    assert halves.dtype == torch.bfloat16
+    assert torch.equal(halves, given / 2)
+    assert largest.tolist() == [5]
 
 
 def test_a_package_says_what_it_does_not_take(network: Network, cache: EngineCache, tmp_path: Path) -> None:
@@ -274,10 +314,34 @@ def test_without_a_compiler_a_found_package_runs_with_the_lock_held(
     assert_close(runtime.decode(features).mask_logits, eager.decode(features).mask_logits)
 
 
+def test_without_a_compiler_auto_stays_eager(
+    network: Network,
+    cache: EngineCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runner_library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            runtime = Runtime(network, SPEC, engine="auto", cache=cache)
+            runtime.decode(window(runtime))
+            while not caplog.messages:
+                window(runtime)
+    finally:
+        runner_library.cache_clear()
+    assert runtime.engine == "eager"
+    assert len(caplog.messages) == 1
+    assert "compiled stages would not run side by side here" in caplog.text
+
+
 def test_a_program_that_ends_while_an_engine_is_loaded_ends_well(
     cache: EngineCache, weights: Path, tmp_path: Path
 ) -> None:
     script = f"""
+import threading
 import torch
 from pathlib import Path
 from model.checkpoint import load_weights
@@ -288,9 +352,13 @@ from model.stages import StageSpec
 weights = Path({str(weights)!r})
 cache = EngineCache(Path({str(cache.root)!r}))
 runtime = Runtime(load_weights(weights), {SPEC!r}, weights=weights, cache=cache)
-images = torch.zeros(1, 3, 64, 96)
-runtime.decode(FrameFeatures.stack([runtime.encode(images)] * 2))
-runtime.encode(images)
+def stream():
+    images = torch.zeros(1, 3, 64, 96)
+    runtime.decode(FrameFeatures.stack([runtime.encode(images)] * 2))
+    runtime.encode(images)
+inference = threading.Thread(target=stream, daemon=True)  # as a stream's, whose threads inherit that
+inference.start()
+inference.join()
 print(runtime.engine, type(runtime._coming).__name__)
 """
     done = subprocess.run(
@@ -397,7 +465,7 @@ def test_an_engine_that_differs_from_eager_is_not_used(
 
     stages: list[Any] = list(right)
     stages[stage] = wrong
-    monkeypatch.setattr("model.inductor.load_packages", lambda folder: tuple(stages))
+    monkeypatch.setattr("model.inductor.load_packages", lambda folder, **_: tuple(stages))
     with pytest.raises(EngineError, match="differs from eager by"):
         Runtime(network, SPEC, engine="inductor", cache=cache)
     with caplog.at_level(logging.WARNING):
