@@ -158,11 +158,18 @@ def compile_engine(arguments: Sequence[str]) -> None:
         type=int,
         help="CPU threads of the network (default: half the cores, as streams)",
     )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16"),
+        help="as model.precision of the stream (default: auto)",
+    )
     parser.add_argument("--cache", metavar="DIR", help="folder of engines (default: in the user's cache)")
     parser.add_argument("--low-priority", action="store_true", help="leave the cores to whoever wants them")
     options = parser.parse_args(arguments)
     import torch
 
+    from model.device import choose_dtype
     from model.engine_cache import EngineCache
     from model.runtime import build_engine
     from model.stages import prepared
@@ -173,10 +180,12 @@ def compile_engine(arguments: Sequence[str]) -> None:
     usual = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
     torch.set_num_threads(options.threads or int(usual))
     network, spec = _stages_of(options)
+    ready = prepared(network)
+    dtype = choose_dtype(options.precision, torch.device("cpu"))
+    if dtype != torch.float32:
+        ready.to_precision(dtype)
     began = time.monotonic()
-    folder = build_engine(
-        prepared(network), spec, cache=EngineCache(Path(options.cache) if options.cache else None)
-    )
+    folder = build_engine(ready, spec, cache=EngineCache(Path(options.cache) if options.cache else None))
     print(f"{folder}: {time.monotonic() - began:.0f} s")
 
 

@@ -10,6 +10,7 @@ inductor's freezing loses those that are read twice; as buffers it folds them li
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import warnings
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import ops.deform_attn  # noqa: F401  (registers vis::deform_attn, which packages call by name)
+from model.errors import EngineError
 from model.network import Network
 from model.package_runner import PackageRunner, runner_library
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs
@@ -65,8 +67,8 @@ def lifted(program: torch.export.ExportedProgram) -> nn.Module:
 def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
     """Compile both stages of a `prepared` network into `folder`.
 
-    Raises RuntimeError where there is no compiler, torch's own errors (with the compiler's words) where it
-    fails.
+    What calls them (`model.package_runner`) is built, too. Raises RuntimeError where there is no compiler,
+    torch's own errors (with the compiler's words) where it fails.
     """
     find_compiler()  # known before the trace, which takes a while
     frame, window = example_inputs(network, spec)
@@ -81,6 +83,8 @@ def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(folder / name), inductor_configs=_SETTINGS
             )
+    with contextlib.suppress(RuntimeError, OSError, subprocess.SubprocessError):
+        runner_library()  # said where it is used
 
 
 def compile_stages(network: Network, spec: StageSpec) -> tuple[Stage, Stage]:
@@ -96,11 +100,17 @@ def compile_stages(network: Network, spec: StageSpec) -> tuple[Stage, Stage]:
     return encode, decode
 
 
-def load_packages(folder: Path) -> tuple[Stage, Stage]:
-    """Both stages of a folder that `build_packages` filled. Raises RuntimeError for a damaged file."""
+def load_packages(folder: Path, *, side_by_side: bool = False) -> tuple[Stage, Stage]:
+    """Both stages of a folder that `build_packages` filled.
+
+    Stages that leave Python's lock free; where what calls them cannot be built, those that do not, or with
+    side_by_side EngineError. Raises RuntimeError for a damaged file.
+    """
     try:
         runner_library()
     except (RuntimeError, OSError, subprocess.SubprocessError) as exc:
+        if side_by_side:
+            raise EngineError(f"compiled stages would not run side by side here ({exc})") from exc
         logger.warning("compiled stages will not run side by side: %s", exc)
         return _loaded_by_torch(folder / ENCODE), _loaded_by_torch(folder / DECODE)
     return PackageRunner(folder / ENCODE), PackageRunner(folder / DECODE)

@@ -1,7 +1,7 @@
 // Runs a package of AOTInductor from C, so that Python's lock is free meanwhile (torch's own binding holds it).
 //
 // A runner keeps the results of its last call until they are copied out; one call at a time. Pointers are of
-// contiguous memory. Types: 0 float32, 1 int64.
+// contiguous memory. Types: 0 float32, 1 int64, 2 bfloat16.
 #include <ATen/ops/from_blob.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,13 @@ bool succeeds(Work&& work) {
   return false;
 }
 
-at::ScalarType type_of(int64_t code) { return code == 0 ? at::kFloat : at::kLong; }
+constexpr at::ScalarType types[] = {at::kFloat, at::kLong, at::kBFloat16};
+
+// -1 for a type without a number.
+int64_t number_of(at::ScalarType type) {
+  const auto* place = std::find(std::begin(types), std::end(types), type);
+  return place == std::end(types) ? -1 : place - std::begin(types);
+}
 
 }  // namespace
 
@@ -53,17 +60,16 @@ void runner_free(Runner* runner) { delete runner; }
 
 // Of input i: its data, its type, its number of dimensions; the sizes of all one after the other.
 // Returns the number of results, -1 for an error.
-int64_t runner_run(Runner* runner, int64_t num_inputs, void* const* data, const int64_t* types,
+int64_t runner_run(Runner* runner, int64_t num_inputs, void* const* data, const int64_t* codes,
                    const int64_t* ranks, const int64_t* sizes) {
   const bool done = succeeds([&] {
     c10::InferenceMode inference;
     std::vector<at::Tensor> inputs;
     for (int64_t i = 0; i < num_inputs; sizes += ranks[i], ++i)
-      inputs.push_back(at::from_blob(data[i], at::IntArrayRef(sizes, ranks[i]), type_of(types[i])));
+      inputs.push_back(at::from_blob(data[i], at::IntArrayRef(sizes, ranks[i]), types[codes[i]]));
     runner->results = runner->package.run(inputs);
     for (auto& result : runner->results) {
-      TORCH_CHECK(result.scalar_type() == at::kFloat || result.scalar_type() == at::kLong, "result of type ",
-                  result.scalar_type());
+      TORCH_CHECK(number_of(result.scalar_type()) >= 0, "result of type ", result.scalar_type());
       result = result.contiguous();
     }
   });
@@ -78,7 +84,7 @@ int64_t runner_sizes(const Runner* runner, int64_t index, int64_t* sizes) {
 }
 
 int64_t runner_type(const Runner* runner, int64_t index) {
-  return runner->results[index].scalar_type() == at::kFloat ? 0 : 1;
+  return number_of(runner->results[index].scalar_type());
 }
 
 void runner_take(Runner* runner, int64_t index, void* target) {

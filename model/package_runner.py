@@ -1,13 +1,14 @@
 """Packages of AOTInductor run with Python's lock free, so that frames are prepared while a window is decoded.
 
-torch's own binding holds the lock for as long as a package runs (torch 2.11 to 2.13: 19 ms at a time with the
-default network), and every other thread stands still. A few lines of C++ around torch's loader
+torch's own binding holds the lock for as long as a package runs (torch 2.11 to 2.13; 16 to 19 ms at a time
+with the default network), and every other thread stands still. A few lines of C++ around torch's loader
 (`package_runner.cpp`), compiled once and called through ctypes, do not. Ours.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,8 @@ from ops.library import build_library, cache_folder
 __all__ = ["PackageRunner", "runner_library"]
 
 SOURCE = Path(__file__).parent / "package_runner.cpp"
-_TYPES = (torch.float32, torch.int64)
+_TYPES = (torch.float32, torch.int64, torch.bfloat16)
+"""By their number in the C++ part."""
 _MAX_DIMS = 8
 
 
@@ -48,8 +50,23 @@ def runner_library() -> ctypes.CDLL:
     return library
 
 
+class _Loaded:
+    """The C++ part of a package, until it is freed, which waits for a call that is under way."""
+
+    def __init__(self, library: ctypes.CDLL, runner: int) -> None:
+        self.lock = threading.Lock()
+        self.runner: ctypes.c_void_p | None = ctypes.c_void_p(runner)
+        self._library = library
+
+    def free(self) -> None:
+        with self.lock:
+            if self.runner is not None:
+                self._library.runner_free(self.runner)
+            self.runner = None
+
+
 class PackageRunner:
-    """A loaded package: contiguous CPU tensors in, tensors out, in float32 or int64. One call at a time."""
+    """A loaded package: CPU tensors in, tensors out, in float32, bfloat16 or int64; calls take turns."""
 
     def __init__(self, path: Path) -> None:
         """Raises RuntimeError for a damaged file and what `runner_library` raises."""
@@ -57,24 +74,30 @@ class PackageRunner:
         runner = self._library.runner_load(str(path).encode())
         if not runner:
             raise RuntimeError(self._error())
-        self._runner = ctypes.c_void_p(runner)
-        weakref.finalize(self, self._library.runner_free, self._runner)
+        self._loaded = _Loaded(self._library, runner)
+        # At the end of the program, too, and a thread of a stream may still be at it.
+        weakref.finalize(self, self._loaded.free)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The tensors must be as many and as large as the package was made for: it does not look.
 
-        Raises ValueError for another type, RuntimeError with torch's words where the package fails.
+        Raises ValueError for another type, RuntimeError with torch's words where the package fails, and when
+        the program has ended.
         """
         foreign = [tensor.dtype for tensor in tensors if tensor.dtype not in _TYPES]
         if foreign:
             raise ValueError(f"a package takes no {foreign[0]}, only {', '.join(map(str, _TYPES))}")
-        num_results = self._run([tensor.contiguous() for tensor in tensors])
-        return tuple(self._take(index) for index in range(num_results))
+        with self._loaded.lock:
+            runner = self._loaded.runner
+            if runner is None:
+                raise RuntimeError("the program ends: the package is closed")
+            num_results = self._run(runner, [tensor.contiguous() for tensor in tensors])
+            return tuple(self._take(runner, index) for index in range(num_results))
 
-    def _run(self, inputs: list[Tensor]) -> int:
+    def _run(self, runner: ctypes.c_void_p, inputs: list[Tensor]) -> int:
         """How many results there are to be taken."""
         num_results: int = self._library.runner_run(
-            self._runner,
+            runner,
             ctypes.c_int64(len(inputs)),
             (ctypes.c_void_p * len(inputs))(*(tensor.data_ptr() for tensor in inputs)),
             _numbers([_TYPES.index(tensor.dtype) for tensor in inputs]),
@@ -85,12 +108,12 @@ class PackageRunner:
             raise RuntimeError(self._error())
         return num_results
 
-    def _take(self, index: int) -> Tensor:
+    def _take(self, runner: ctypes.c_void_p, index: int) -> Tensor:
         sizes = (ctypes.c_int64 * _MAX_DIMS)()
         place = ctypes.c_int64(index)
-        rank = self._library.runner_sizes(self._runner, place, sizes)
-        result = torch.empty(sizes[:rank], dtype=_TYPES[self._library.runner_type(self._runner, place)])
-        self._library.runner_take(self._runner, place, ctypes.c_void_p(result.data_ptr()))
+        rank = self._library.runner_sizes(runner, place, sizes)
+        result = torch.empty(sizes[:rank], dtype=_TYPES[self._library.runner_type(runner, place)])
+        self._library.runner_take(runner, place, ctypes.c_void_p(result.data_ptr()))
         return result
 
     def _error(self) -> str:

@@ -33,7 +33,9 @@ import torch
 from torch import Tensor
 
 from model.cuda_graph import GraphedStage, Upload
+from model.device import Precision, choose_device, choose_dtype
 from model.engine_cache import EngineCache, engine_key
+from model.engine_check import TOLERANCE, engine_error
 from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output
 from model.stages import (
@@ -53,8 +55,6 @@ logger = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "eager", "inductor", "tensorrt"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Stage = Callable[..., tuple[Tensor, ...]]
 
@@ -65,8 +65,6 @@ BUILD_AFTER_SECONDS = 15.0
 """A stream that has run for so long is worth a minute of compiling."""
 
 _CHECK_INPUTS = 3
-_TOLERANCE = {torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest error of an engine's output against eager, relative to the output's largest value."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,11 @@ class Runtime:
     """A network that answers for windows of one shape; on a CPU `encode` and `decode` may run side by side,
     each called by one thread.
 
-    device: cpu, cuda, cuda:N or auto (a GPU where there is one). precision: fp32, bf16 or fp16, what is not
-    coordinates or scores; auto is fp32 on a CPU, bf16 on a GPU. weights is the file that the network came
-    from: `auto` builds from it in another process, and does not where there is none. max_windows: so many
-    windows are decoded in one call where the engine has been made for it (eager, and inductor on a GPU), else
-    one after the other.
+    device: cpu, cuda, cuda:N or auto (a GPU where there is one). precision: fp32, bf16 or fp16, of what is
+    not coordinates or scores; auto is bf16 on a GPU and on a CPU that has its arithmetic, else fp32. weights
+    is the file that the network came from: `auto` builds from it in another process, and does not where there
+    is none. max_windows: so many windows are decoded in one call where the engine has been made for it
+    (eager, and inductor on a GPU), else one after the other.
 
     Raises EngineError where the engine asked for by name, the device or the precision cannot be had.
     """
@@ -107,8 +105,9 @@ class Runtime:
         if engine not in ENGINES:
             raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
         self.spec = spec
-        self.device = _device(device)
-        self._dtype = _dtype(precision, self.device)
+        self.device = choose_device(device)
+        self._dtype = choose_dtype(precision, self.device)
+        self._precision = precision
         self.network = prepared(network).to(self.device)
         """The copy that runs, in eager mode."""
         if self._dtype != torch.float32:
@@ -275,38 +274,19 @@ class Runtime:
         self._check(engine)
         return engine
 
-    @torch.inference_mode()
     def _check(self, engine: _Engine) -> None:
-        """Raises EngineError where the engine differs from eager on random input.
-
-        Queries are chosen by their order; where two nearly tie, rounding may choose otherwise. So what
-        differs on one input is tried on others, and wrong only if it differs on all.
-        """
-        errors = []
-        allowed = _TOLERANCE[self._dtype]
+        """Raises EngineError where the engine differs from eager on random input: on all of a few."""
+        specs = {size: self._batch_spec(size) for size in self._batches}
+        stages = [(each.encode, each.decode) for each in (engine, self._eager)]
+        allowed, errors = TOLERANCE[self._dtype], []
         for seed in range(_CHECK_INPUTS):
-            errors.append(self._error(engine, seed))
+            errors.append(engine_error(self.network, specs, stages[0], stages[1], seed=seed))
             if errors[-1] <= allowed:
                 return
         raise EngineError(
             f"engine {engine.name!r} differs from eager by {min(errors):.1e} of the largest value, allowed "
             f"{allowed:.0e}"
         )
-
-    def _error(self, engine: _Engine, seed: int) -> float:
-        """The largest difference from eager on the random input of a seed, relative to the largest value."""
-        frame, _ = example_inputs(self.network, self.spec, seed=seed)
-        pairs = [*zip(engine.encode(*frame), self._eager.encode(*frame), strict=True)]
-        for size, decode in engine.decode.items():
-            _, windows = example_inputs(self.network, self._batch_spec(size), seed=seed)
-            pairs += zip(decode(*windows), self._eager.decode[size](*windows), strict=True)
-        # Not Python's max, which may drop a NaN.
-        errors = [
-            (got.float() - wanted).abs().max() / wanted.float().abs().max().clamp(min=1e-6)
-            for got, wanted in pairs
-            if wanted.is_floating_point()
-        ]
-        return float(torch.stack(errors).max())
 
     def _poll(self) -> None:
         """Once a frame: load what is in the cache, or build once the stream is worth it; take over what is
@@ -326,7 +306,9 @@ class Runtime:
         elif self._may_build and self._decoded and time.monotonic() - self._began >= BUILD_AFTER_SECONDS:
             self._may_build = False
             assert self._weights is not None
-            self._coming = _Builder(self._weights, self.spec, self._cache.root, self._found)
+            self._coming = _Builder(
+                self._weights, self.spec, self._cache.root, self._found, precision=self._precision
+            )
 
 
 class _Loading:
@@ -356,7 +338,13 @@ class _Builder:
     """Builds an engine in a process of low priority, then loads and checks it in a thread."""
 
     def __init__(
-        self, weights: Path, spec: StageSpec, root: Path, load: Callable[[], _Engine | None]
+        self,
+        weights: Path,
+        spec: StageSpec,
+        root: Path,
+        load: Callable[[], _Engine | None],
+        *,
+        precision: Precision,
     ) -> None:
         self.done = False
         self.engine: _Engine | None = None
@@ -367,6 +355,7 @@ class _Builder:
         command += ["--height", str(spec.height), "--width", str(spec.width)]
         command += ["--num-frames", str(spec.num_frames), "--num-kept", str(spec.num_kept)]
         command += ["--threads", str(torch.get_num_threads()), "--cache", str(root.resolve())]
+        command += ["--precision", precision]
         command += [] if spec.with_cues else ["--no-cues"]
         logger.info("compiling the network in the background; eager serves meanwhile")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -395,40 +384,6 @@ class _Builder:
             said = self._said.read().strip()[-300:]
             logger.warning("engine inductor could not be built, eager goes on: %s", said)
         self.done = True
-
-
-def _device(name: str) -> torch.device:
-    """Raises EngineError for a device that this machine does not have, ValueError for no device at all."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise EngineError(
-                f"device {name!r}: torch sees {count} GPUs here; use device 'cpu', or install torch with CUDA"
-            )
-    return device
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Raises EngineError for a precision that the device has no arithmetic for, ValueError for none."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if precision == "auto":
-        precision = "fp32" if device.type == "cpu" else "bf16"
-    if device.type == "cpu" and precision == "fp16":
-        raise EngineError("precision 'fp16' is for GPUs; a CPU runs fp32")
-    if device.type == "cpu" and precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-        raise EngineError(
-            "precision 'bf16': this CPU has no bf16 arithmetic and would take ten times as long; use fp32"
-        )
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

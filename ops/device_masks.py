@@ -6,6 +6,7 @@ equal to the last one. How it comes to be used, and when not, is `ops.kernel`'s.
 N masks of h × w cells.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -172,12 +173,20 @@ def crop_masks_of_tensors(
     Masks of more than `capacity` counts are done on the host. Waits for the device. Errors are `crop_masks`'.
     """
     runs = mask_runs_cuda(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow, capacity=capacity)
-    host = partial(crop_masks, fit=fit, stride=stride, grow=grow)
-    if runs is None:
-        return host(*_on_host(mask_logits, boxes_xyxy))
-    crops = crops_of_runs(runs)
+
+    def host(rows: list[int]) -> list[CropRLE]:
+        return crop_masks(*_on_host(mask_logits[rows], boxes_xyxy[rows]), fit=fit, stride=stride, grow=grow)
+
+    return _completed(runs, len(mask_logits), host)
+
+
+def _completed(
+    runs: DeviceRuns | None, num_masks: int, host: Callable[[list[int]], list[CropRLE]]
+) -> list[CropRLE]:
+    """The masks of `runs`, and by `host` those that overflowed, or all where there are no runs."""
+    crops = [None] * num_masks if runs is None else crops_of_runs(runs)
     left = [index for index, crop in enumerate(crops) if crop is None]
-    others = iter(host(*_on_host(mask_logits[left], boxes_xyxy[left])) if left else ())
+    others = iter(host(left) if left else ())
     return [next(others) if crop is None else crop for crop in crops]
 
 
@@ -189,6 +198,7 @@ class CropMasksOnDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._kernel_is_off = False
         on_gpu = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
 
@@ -201,7 +211,13 @@ class CropMasksOnDevice:
         stride: int = 4,
         grow: float = 0.1,
     ) -> list[CropRLE]:
-        """As `crop_masks`; waits for the device."""
+        """As `crop_masks`; waits for the device, where the kernel is not switched off."""
+
+        def host(rows: list[int]) -> list[CropRLE]:
+            return crop_masks(mask_logits[rows], boxes_xyxy[rows], fit=fit, stride=stride, grow=grow)
+
+        if self._kernel_is_off:
+            return _completed(None, len(mask_logits), host)
         stream: AbstractContextManager[object] = nullcontext()
         if self._stream is not None:
             stream = torch.cuda.stream(self._stream)
@@ -210,12 +226,19 @@ class CropMasksOnDevice:
                 torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
                 for array in (mask_logits, boxes_xyxy)
             )
-            return crop_masks_of_tensors(logits, boxes, fit=fit, stride=stride, grow=grow)
+            runs = mask_runs_cuda(logits, boxes, fit=fit, stride=stride, grow=grow)
+            self._kernel_is_off = runs is None
+            return _completed(runs, len(mask_logits), host)
 
 
 def crop_masks_on(device: torch.device) -> CropMasks:
-    """`crop_masks` on a device where there is a kernel for it, else on the host."""
-    return CropMasksOnDevice(device) if device.type == "cuda" and _kernels() else crop_masks
+    """`crop_masks` on a device where there is a kernel for it, compiled and checked now, else on the host."""
+    if device.type != "cuda" or not _kernels():
+        return crop_masks
+    crop = CropMasksOnDevice(device)
+    fit = fit_size(32, 32, height=32, width=32)
+    crop(np.zeros((1, 8, 8), np.float32), np.zeros((1, 4), np.float32), fit=fit)
+    return crop
 
 
 def _on_host(mask_logits: Tensor, boxes_xyxy: Tensor) -> tuple[NDArray[np.float32], NDArray[np.floating]]:

@@ -154,8 +154,10 @@ def evaluate(options: argparse.Namespace) -> int:
     section = {"weights": options.weights, "num_threads": options.threads}
     values = {"model": {key: value for key, value in section.items() if value is not None}}
     config = load_config(options.config, overrides=options.overrides, values=values)
-    if config.model.engine == "auto":  # figures must not depend on what a machine has compiled before
-        config = config.model_copy(update={"model": config.model.model_copy(update={"engine": "eager"})})
+    # Figures must not depend on what a machine has compiled before, nor on its arithmetic.
+    fixed = {"engine": "eager", "precision": "fp32"}
+    changed = {key: value for key, value in fixed.items() if getattr(config.model, key) == "auto"}
+    config = config.model_copy(update={"model": config.model.model_copy(update=changed)})
     place = DataPlace(options.data, options.images, options.limit)
     dataset = place.open()
     target, truth_target = _result_paths(options.results, Path(dataset.truth.name))

@@ -124,10 +124,11 @@ class ModelSection(Section):
     device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """What runs the network: cpu, cuda, cuda:N, or auto (a GPU where there is one)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the network; auto is fp32 on a CPU, bf16 on a GPU. Coordinates and scores stay fp32."""
+    """Arithmetic of the network; auto is bf16 on a GPU and on a CPU that has it (AVX-512 BF16), else fp32.
+    Coordinates and scores stay fp32."""
     engine: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
-    """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: compiled where
-    it is in the cache, else eager until it has been compiled beside the stream (docs/runtime.md)."""
+    """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: on a CPU eager
+    at once, then compiled as soon as that is loaded or built beside the stream (docs/runtime.md)."""
 
     @field_validator("network")
     @classmethod

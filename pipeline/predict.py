@@ -25,10 +25,11 @@ from torch import Tensor
 from model.checkpoint import load_weights, shipped_weights
 from model.config import SHIPPED_WEIGHTS, ModelConfig, contradictions
 from model.cues import CueState
+from model.device import Precision
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import candidates
-from model.runtime import EngineName, Precision, Runtime
+from model.runtime import EngineName, Runtime
 from model.stages import StageSpec
 from ops.device_masks import crop_masks_on
 from ops.masks import CropMasks
@@ -93,7 +94,7 @@ class BatchingPredictor(Predictor, Protocol):
 class CroppingPredictor(Predictor, Protocol):
     """A predictor on a device that makes masks of logits, too."""
 
-    crop: CropMasks
+    crop_masks: CropMasks
     """`ops.masks.crop_masks`, or its equal on the device."""
 
 
@@ -157,7 +158,7 @@ class NetworkPredictor:
             weights=weights,
             max_windows=max_windows,
         )
-        self.crop = crop_masks_on(self._runtime.device)
+        self.crop_masks = crop_masks_on(self._runtime.device)
         self._sources: dict[str, _Kept] = {}
         # A GPU works beside its caller as it is.
         self.prepares = cache and self._runtime.device.type == "cpu"

@@ -93,7 +93,7 @@ class Stream:
             self._prepare = predictor.prepare
         self._predict_batch = predictor.predict_batch if isinstance(predictor, BatchingPredictor) else None
         self._max_batch = config.model.max_batch if self._predict_batch is not None else 1
-        crop = predictor.crop if isinstance(predictor, CroppingPredictor) else crop_masks
+        crop = predictor.crop_masks if isinstance(predictor, CroppingPredictor) else crop_masks
         names = list(config.source.inputs)
         self._lines = {
             name: SourceLine(name, url, config, self._predictor.facts, self._stop, crop=crop)

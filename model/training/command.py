@@ -113,6 +113,7 @@ def _sprites(run: TrainingOptions, seed: int, crop: Crop) -> ClipSource:
 SOURCES: dict[str, Callable[[TrainingOptions, int, Crop], ClipSource]] = {
     "street": _street,
     "street_close": partial(_street, close=0.3),
+    "street_closer": partial(_street, close=0.5),
     "street_without_walkers": partial(_street, walkers=False),
     "sprites": _sprites,
 }

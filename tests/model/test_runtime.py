@@ -18,11 +18,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import model.device
 import model.runtime
 from model.__main__ import compile_engine
 from model.checkpoint import save_weights
 from model.config import ModelConfig
+from model.device import choose_dtype
 from model.engine_cache import EngineCache, engine_key
+from model.engine_check import TOLERANCE, engine_error
 from model.errors import EngineError
 from model.inductor import ENCODE
 from model.network import FrameFeatures, Network, Output
@@ -58,7 +61,7 @@ def cache(network: Network, weights: Path, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MSSTS_BUILD", "1")
         patch.setattr(model.runtime, "BUILD_AFTER_SECONDS", 0.0)
-        runtime = Runtime(network, SPEC, engine="auto", weights=weights, cache=cache)
+        runtime = Runtime(network, SPEC, precision="fp32", engine="auto", weights=weights, cache=cache)
         assert runtime.engine == "eager"
         expected = runtime.decode(window(runtime))
 
@@ -91,7 +94,7 @@ def wait_until(done: Any, seconds: float) -> None:
 
 @torch.inference_mode()
 def test_eager_is_the_network_itself(network: Network) -> None:
-    runtime = Runtime(network, SPEC, engine="eager")
+    runtime = Runtime(network, SPEC, precision="fp32", engine="eager")
     output = runtime.decode(window(runtime))
     expected = network.decode_window(network.encode_frames(random_images(2, 3, 64, 96)), num_kept=4)
     assert runtime.engine == "eager"
@@ -122,7 +125,7 @@ def test_folded_norms_change_nothing(norm: str, backbone: str, cues: list[str]) 
 @pytest.mark.parametrize("max_windows", [1, 2, 5])
 @torch.inference_mode()
 def test_windows_are_decoded_together_as_each_alone(network: Network, max_windows: int) -> None:
-    runtime = Runtime(network, SPEC, engine="eager", max_windows=max_windows)
+    runtime = Runtime(network, SPEC, precision="fp32", engine="eager", max_windows=max_windows)
     features = [window(runtime, seed) for seed in range(3)]
     together = runtime.decode(FrameFeatures.stack(features), num_windows=3)
     for place, each in enumerate(features):
@@ -131,7 +134,7 @@ def test_windows_are_decoded_together_as_each_alone(network: Network, max_window
             assert_close(getattr(together, name)[place], getattr(alone, name)[0])
         assert torch.equal(together.kept[place], alone.kept[0])
     with pytest.raises(ValueError, match="max_windows: 0"):
-        Runtime(network, SPEC, engine="eager", max_windows=0)
+        Runtime(network, SPEC, precision="fp32", engine="eager", max_windows=0)
 
 
 class Crossings(TorchDispatchMode):
@@ -189,9 +192,9 @@ def test_a_compiled_engine_equals_eager_and_is_built_once(
         raise AssertionError("it was in the cache")
 
     monkeypatch.setattr("model.inductor.build_packages", refuse)
-    compiled = Runtime(network, SPEC, engine="inductor", cache=cache)
-    found = Runtime(network, SPEC, engine="auto", cache=cache)
-    eager = Runtime(network, SPEC, engine="eager")
+    compiled = Runtime(network, SPEC, precision="fp32", engine="inductor", cache=cache)
+    found = Runtime(network, SPEC, precision="fp32", engine="auto", cache=cache)
+    eager = Runtime(network, SPEC, precision="fp32", engine="eager")
     assert (compiled.engine, found.engine) == ("inductor", "eager")  # auto begins at once
     wait_until(lambda: serves_compiled(found), 60)
     for seed in range(3):
@@ -305,11 +308,11 @@ def test_without_a_compiler_a_found_package_runs_with_the_lock_held(
     runner_library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
-            runtime = Runtime(network, SPEC, engine="inductor", cache=cache)
+            runtime = Runtime(network, SPEC, precision="fp32", engine="inductor", cache=cache)
     finally:
         runner_library.cache_clear()
     assert "compiled stages will not run side by side: the C++ compiler" in caplog.text
-    eager = Runtime(network, SPEC, engine="eager")
+    eager = Runtime(network, SPEC, precision="fp32", engine="eager")
     features = window(eager)
     assert_close(runtime.decode(features).mask_logits, eager.decode(features).mask_logits)
 
@@ -326,7 +329,7 @@ def test_without_a_compiler_auto_stays_eager(
     runner_library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
-            runtime = Runtime(network, SPEC, engine="auto", cache=cache)
+            runtime = Runtime(network, SPEC, precision="fp32", engine="auto", cache=cache)
             runtime.decode(window(runtime))
             while not caplog.messages:
                 window(runtime)
@@ -351,7 +354,7 @@ from model.runtime import Runtime
 from model.stages import StageSpec
 weights = Path({str(weights)!r})
 cache = EngineCache(Path({str(cache.root)!r}))
-runtime = Runtime(load_weights(weights), {SPEC!r}, weights=weights, cache=cache)
+runtime = Runtime(load_weights(weights), {SPEC!r}, precision="fp32", weights=weights, cache=cache)
 def stream():
     images = torch.zeros(1, 3, 64, 96)
     runtime.decode(FrameFeatures.stack([runtime.encode(images)] * 2))
@@ -392,7 +395,9 @@ def test_without_a_compiler_auto_says_so_once_and_eager_goes_on(
     monkeypatch.setenv("MSSTS_BUILD", "1")
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
     monkeypatch.setattr(model.runtime, "BUILD_AFTER_SECONDS", 0.0)
-    runtime = Runtime(network, SPEC, engine="auto", weights=weights, cache=EngineCache(tmp_path))
+    runtime = Runtime(
+        network, SPEC, precision="fp32", engine="auto", weights=weights, cache=EngineCache(tmp_path)
+    )
 
     def given_up() -> bool:
         runtime.decode(window(runtime))
@@ -412,11 +417,11 @@ def test_an_engine_asked_for_by_name_never_falls_back(
 ) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
     with pytest.raises(EngineError, match=r"engine 'inductor' cannot be had: .*model\.engine=eager"):
-        Runtime(network, SPEC, engine="inductor", cache=EngineCache(tmp_path))
+        Runtime(network, SPEC, precision="fp32", engine="inductor", cache=EngineCache(tmp_path))
     with pytest.raises(ValueError, match="'turbo' is not one of auto, eager, inductor, tensorrt"):
-        Runtime(network, SPEC, engine="turbo")  # type: ignore[arg-type]
+        Runtime(network, SPEC, precision="fp32", engine="turbo")  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=r"'tensorrt' is for GPUs: set model\.device=cuda"):
-        Runtime(network, SPEC, engine="tensorrt")
+        Runtime(network, SPEC, precision="fp32", engine="tensorrt")
 
 
 def damaged_copy(cache: EngineCache, network: Network, root: Path) -> EngineCache:
@@ -436,12 +441,12 @@ def test_a_damaged_package_is_left_out_by_auto_and_an_error_by_name(
 ) -> None:
     damaged = damaged_copy(cache, network, tmp_path)
     with caplog.at_level(logging.WARNING):
-        runtime = Runtime(network, SPEC, engine="auto", cache=damaged)
+        runtime = Runtime(network, SPEC, precision="fp32", engine="auto", cache=damaged)
         wait_until(lambda: serves_compiled(runtime) or len(caplog.records) > 0, 60)
     assert not serves_compiled(runtime)
     assert sum("left out, eager goes on" in record.message for record in caplog.records) == 1
     with pytest.raises(EngineError, match="cannot be had"):
-        Runtime(network, SPEC, engine="inductor", cache=damaged)
+        Runtime(network, SPEC, precision="fp32", engine="inductor", cache=damaged)
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
@@ -467,12 +472,29 @@ def test_an_engine_that_differs_from_eager_is_not_used(
     stages[stage] = wrong
     monkeypatch.setattr("model.inductor.load_packages", lambda folder, **_: tuple(stages))
     with pytest.raises(EngineError, match="differs from eager by"):
-        Runtime(network, SPEC, engine="inductor", cache=cache)
+        Runtime(network, SPEC, precision="fp32", engine="inductor", cache=cache)
     with caplog.at_level(logging.WARNING):
-        runtime = Runtime(network, SPEC, engine="auto", cache=cache)
+        runtime = Runtime(network, SPEC, precision="fp32", engine="auto", cache=cache)
         wait_until(lambda: serves_compiled(runtime) or len(caplog.records) > 0, 60)
     assert not serves_compiled(runtime)
     assert "differs from eager by" in caplog.text
+
+
+@pytest.mark.parametrize(("num_lost", "accepted"), [(0, True), (1, True), (2, False)])
+def test_an_engine_may_order_its_queries_otherwise_and_choose_one_in_four_anew(
+    network: Network, num_lost: int, accepted: bool
+) -> None:
+    ready = prepared(network)
+    encode, decode = EncodeStage(ready), DecodeStage(ready, SPEC)
+
+    def reordered(*tensors: Tensor) -> tuple[Tensor, ...]:
+        logits, boxes, masks, embeddings, kept = decode(*tensors)
+        order = torch.tensor([2, 0, 3, 1])
+        order[:num_lost] = order[-1]  # what should stand there is lost
+        return logits[:, order], boxes[:, :, order], masks[:, order], embeddings[:, order], kept[:, order]
+
+    error = engine_error(network, {1: SPEC}, (encode, {1: reordered}), (encode, {1: decode}))
+    assert (error <= TOLERANCE[torch.float32]) == accepted
 
 
 @pytest.mark.parametrize(
@@ -495,10 +517,13 @@ def test_devices_and_precisions_that_cannot_be_had_are_named(
 def test_bf16_runs_where_the_cpu_has_it_and_is_refused_elsewhere(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(model.device, "cpu_has_bf16", lambda: False)
+    assert choose_dtype("auto", cpu) == torch.float32
     with pytest.raises(EngineError, match="no bf16 arithmetic"):
         Runtime(network, SPEC, engine="eager", precision="bf16")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(model.device, "cpu_has_bf16", lambda: True)
+    assert choose_dtype("auto", cpu) == torch.bfloat16
     half, whole = (Runtime(network, SPEC, engine="eager", precision=name) for name in ("bf16", "fp32"))
     features, expected = window(half), window(whole)
     assert features.tokens.dtype == torch.bfloat16

@@ -275,7 +275,7 @@ def test_tensors_on_the_cpu_go_to_crop_masks() -> None:
 class PredictorOnDevice(FixedPredictor):
     """A predictor whose masks are made where it runs: on a CPU that stands for a GPU."""
 
-    crop = CropMasksOnDevice(torch.device("cpu"))
+    crop_masks = CropMasksOnDevice(torch.device("cpu"))
 
 
 def test_a_stream_takes_its_masks_from_the_predictor_s_device(
@@ -291,6 +291,17 @@ def test_a_stream_takes_its_masks_from_the_predictor_s_device(
     assert sum(len(result.instances) for result in on_host) > 20
     for ours, theirs in zip(on_device, on_host, strict=True):
         assert ours.instances == theirs.instances
+
+
+def test_without_the_kernel_nothing_goes_to_the_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = fit_size(97, 211, height=96, width=160)
+    logits, boxes = blobs(fit, stride=4)
+    asked: list[int] = []
+    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", lambda *_, **__: asked.append(1))
+    crop = CropMasksOnDevice(torch.device("cpu"))
+    for _ in range(3):
+        assert crop(logits.numpy(), boxes.numpy(), fit=fit) == on_host(logits, boxes, fit)
+    assert len(asked) == 1
 
 
 def test_masks_that_overflow_are_done_on_the_host(

@@ -39,9 +39,10 @@ STILL_LEVELS = 5.0
 
 
 def is_still(clip: TrainingClip) -> bool:
-    """Whether the camera stands still over the clip, as far as what is behind the instances shows."""
+    """Whether the camera stands still over the clip, as far as what is behind the instances shows; one frame
+    shows nothing."""
     nobody = ~clip.masks.any(axis=(0, 1))
-    if not nobody.any():
+    if len(clip.images) < 2 or not nobody.any():
         return False
     changed = cv2.absdiff(clip.images[0], clip.images[-1]).max(axis=2)[nobody]
     busy = float(np.percentile(changed, 90))
@@ -79,12 +80,14 @@ def add_decoys(
     """The clip with still copies of `other`'s instances in it that count for nobody.
 
     Only their cues tell: nothing has moved there. Where the camera moves (`still` false) only clips of one
-    frame get them, and what the background cue says there stays. Without cues, or where they say nothing yet,
-    the clip is returned as it is.
+    frame get them, and what the background cue says there stays. Where no cue would tell, the clip is
+    returned as it is.
     """
-    if clip.cues is None or not clip.cues.any() or not (still or len(clip.images) == 1):
+    if clip.cues is None or not (still or len(clip.images) == 1):
         return clip
     images, masks, planes = clip.images.copy(), clip.masks.copy(), clip.cues.copy()
+    if not any(planes[:, telling].any() for telling in _telling(cues, still=still)):
+        return clip
     height, width = images.shape[1:3]
     areas = masks.sum(axis=(2, 3))
     frame = int(rng.integers(len(other.images)))
@@ -187,8 +190,15 @@ def _silence(
     planes: NDArray[np.float32], cut: NDArray[np.bool_], cues: tuple[str, ...], *, still: bool
 ) -> None:
     """Make the planes (T, R, h, w) say in place that nothing has moved where `cut` (h, w) is."""
-    first = 0
-    for cue in cues:
-        if still or cue == "flow":
-            planes[:, first : first + CUE_PLANES[cue], cut] = 0.0
-        first += CUE_PLANES[cue]
+    for telling in _telling(cues, still=still):
+        planes[:, telling, cut] = 0.0
+
+
+def _telling(cues: tuple[str, ...], *, still: bool) -> list[slice]:
+    """The planes in which what stands still shows none: of every cue, or under a moving camera of flow."""
+    ends = np.cumsum([CUE_PLANES[cue] for cue in cues])
+    return [
+        slice(end - CUE_PLANES[cue], end)
+        for cue, end in zip(cues, ends.tolist(), strict=True)
+        if still or cue == "flow"
+    ]

@@ -50,7 +50,12 @@ def draw_window(rng: np.random.Generator, ids: NDArray[Any], crop: tuple[int, in
 
 
 def owners(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Whose each pixel is, (T, H, W): 0 for nobody, i + 1 for instance i; visible masks are disjoint."""
+    """Whose each pixel is, (T, H, W): 0 for nobody, i + 1 for instance i; visible masks are disjoint.
+
+    Raises ValueError for more than 255 instances.
+    """
+    if len(masks) > 255:
+        raise ValueError(f"{len(masks)} instances in a clip: there are numbers for 255")
     owners = np.zeros(masks.shape[1:], np.uint8)
     for index, mask in enumerate(masks):
         owners[mask] = index + 1

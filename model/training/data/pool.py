@@ -62,12 +62,12 @@ class PooledClips:
         if not self._disguise:
             return augment(chosen, rng, crop=self._crop, cues=self._cues)
         dressed, crowded, filmed, zoomed = rng.random(4) < self._disguise
+        chosen = forget_cue(chosen, rng, cues=self._cues)
         if dressed or crowded:
             other = self.stored(int(rng.integers(self._num_clips)), cues=False)
             chosen = dress(chosen, other, rng) if dressed else chosen
             if crowded:
                 chosen = add_decoys(chosen, other, rng, cues=self._cues, still=is_still(clip))
-        chosen = forget_cue(chosen, rng, cues=self._cues)
         if zoomed:
             crop = self._crop or chosen.images.shape[1:3]
             chosen = zoom(chosen, rng, size=(crop[0], crop[1]), cues=self._cues)
