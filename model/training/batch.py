@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from model.training.data.clip import ClipSource, TrainingClip
-from model.training.targets import Target
+from model.training.targets import Lattice, Target
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -48,8 +48,11 @@ class Batch:
         return (images - mean) / std
 
 
-def make_batch(clips: Sequence[TrainingClip]) -> Batch:
-    """Clips of one size → a batch. Raises ValueError if only some of them have cues."""
+def make_batch(clips: Sequence[TrainingClip], *, lattice: Lattice | None = None) -> Batch:
+    """Clips of one size → a batch; targets with the `fine_masks` of a lattice where one is given.
+
+    Raises ValueError if only some of the clips have cues.
+    """
     images = torch.from_numpy(np.stack([clip.images for clip in clips])).permute(0, 1, 4, 2, 3).contiguous()
     known = [clip.cues for clip in clips if clip.cues is not None]
     if known and len(known) < len(clips):
@@ -57,7 +60,9 @@ def make_batch(clips: Sequence[TrainingClip]) -> Batch:
     return Batch(
         images=images,
         cues=torch.from_numpy(np.stack(known)) if known else None,
-        targets=tuple(Target.from_clip(clip.masks, clip.labels, ignore=clip.ignore) for clip in clips),
+        targets=tuple(
+            Target.from_clip(clip.masks, clip.labels, ignore=clip.ignore, lattice=lattice) for clip in clips
+        ),
     )
 
 
@@ -70,10 +75,11 @@ class _Batches(Dataset[Batch]):
         length: int,
         batch_size: int,
         num_frames: int,
+        mask_pixels: int,
         rank: int,
         world: int,
     ) -> None:
-        self._source = source
+        self._source, self._mask_pixels = source, mask_pixels
         self._start, self._length = start, length
         self._batch_size, self._num_frames = batch_size, num_frames
         self._rank, self._world = rank, world
@@ -86,7 +92,9 @@ class _Batches(Dataset[Batch]):
         torch.set_num_threads(1)
         first = (self._start + index) * self._batch_size
         own = range(first + self._rank, first + self._batch_size, self._world)
-        return make_batch([self._source(clip, num_frames=self._num_frames) for clip in own])
+        clips = [self._source(clip, num_frames=self._num_frames) for clip in own]
+        stride, step = self._mask_pixels, self._start + index
+        return make_batch(clips, lattice=Lattice.of_step(stride, step) if stride else None)
 
 
 def batches(
@@ -97,10 +105,12 @@ def batches(
     batch_size: int,
     num_frames: int,
     num_workers: int,
+    mask_pixels: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """Batches `start` to `stop` − 1; each of `world` processes gets its share of every batch's clips.
+    """Batches `start` to `stop` − 1; each of `world` processes gets its share of every batch's clips. Above
+    0, mask_pixels is the stride of the lattice of the targets' `fine_masks`, which moves from batch to batch.
 
     Raises ValueError where a batch has fewer windows than there are processes.
     """
@@ -112,6 +122,7 @@ def batches(
         length=stop - start,
         batch_size=batch_size,
         num_frames=num_frames,
+        mask_pixels=mask_pixels,
         rank=rank,
         world=world,
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.decoder import LayerOutput
 from model.training.matcher import FOCAL_ALPHA, Matches, match_layers
-from model.training.targets import Target, ignored_shares
+from model.training.targets import MASK_STRIDE, Lattice, Target, ignored_shares
 from ops.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
 __all__ = [
@@ -171,21 +171,31 @@ def detection_losses(
 
 
 def mask_losses(
-    mask_logits: Tensor, target_masks: Tensor, *, num_instances: float, counted: Tensor | None = None
+    mask_logits: Tensor,
+    target_masks: Tensor,
+    *,
+    num_instances: float,
+    counted: Tensor | None = None,
+    lattice: Lattice | None = None,
 ) -> dict[str, Tensor]:
     """The unweighted terms "mask" and "dice" of (n, T, h, w) logits and masks, each divided by num_instances.
 
     mask: focal, mean over the cells of all frames; dice: over the cells of all frames together. An instance
     has an empty mask where it is absent. counted: 1 for the cells that count, as `counted_cells` gives them.
-    Raises ValueError if the shapes differ.
+    With a lattice the masks are its pixels, and the logits are what a stream makes of them there
+    (`at_pixels`): masks of cells would teach edges between cells, where few edges are (ours).
+    Raises ValueError if the shapes do not belong together.
     """
-    if mask_logits.shape != target_masks.shape:
-        raise ValueError(
-            f"mask logits are {tuple(mask_logits.shape)}, target masks {tuple(target_masks.shape)}: both "
-            "must be (instances, T, h, w) at stride 4 of the same image size, a multiple of 8"
-        )
     with torch.autocast(mask_logits.device.type, enabled=False):
         logits, wanted = mask_logits.float(), target_masks.float()
+        if lattice is not None:
+            logits = at_pixels(logits, lattice)
+        if logits.shape != wanted.shape:
+            raise ValueError(
+                f"mask logits are {tuple(mask_logits.shape)}, target masks {tuple(target_masks.shape)}: both "
+                "must be (instances, T, h, w) at stride 4 of the same image size, a multiple of 8, or the "
+                "targets the lattice of such an image"
+            )
         cells = focal_loss(logits, wanted)
         if counted is None:
             per_instance = cells.flatten(1).mean(dim=1)
@@ -199,8 +209,23 @@ def mask_losses(
         }
 
 
+def at_pixels(logits: Tensor, lattice: Lattice) -> Tensor:
+    """Logits (…, h, w) at stride 4 as `ops.masks` interpolates them at a lattice's pixels, (…, h', w')."""
+    h, w = logits.shape[-2:]
+    down = _weights(lattice.rows(h * MASK_STRIDE), h).to(logits)
+    across = _weights(lattice.columns(w * MASK_STRIDE), w).to(logits)
+    return down @ logits @ across.t()
+
+
+def _weights(pixels: Tensor, num_cells: int) -> Tensor:
+    """Bilinear weights of the cells at each pixel, (pixels, cells): half-pixel centres, clamped."""
+    position = ((pixels + 0.5) / MASK_STRIDE - 0.5).clamp(0, num_cells - 1)
+    return (1 - (position[:, None] - torch.arange(num_cells)).abs()).clamp(min=0)
+
+
 def counted_cells(targets: Sequence[Target], matches: Matches) -> Tensor | None:
-    """1 for the cells that count and 0 for ignored ones, (n, T, h, w), in the order of the matches.
+    """1 for the cells that count and 0 for ignored ones, (n, T, h, w) as `finest_masks`, in the order of the
+    matches.
 
     None if no target ignores anything. A cell of an instance counts for it even where it is ignored.
     """
@@ -208,12 +233,16 @@ def counted_cells(targets: Sequence[Target], matches: Matches) -> Tensor | None:
         return None
     rows = []
     for target, (_, instances) in zip(targets, matches, strict=True):
-        masks = target.masks[instances]
-        rows.append(
-            torch.ones_like(masks)
-            if target.ignore is None
-            else torch.maximum(masks, (~target.ignore).to(masks.dtype))
-        )
+        masks = target.finest_masks[instances]
+        if target.ignore is None:
+            rows.append(torch.ones_like(masks))
+            continue
+        seen = ~target.ignore
+        if target.lattice is not None:
+            h, w = (side * MASK_STRIDE for side in seen.shape[1:])
+            seen = seen[:, target.lattice.rows(h) // MASK_STRIDE]
+            seen = seen[:, :, target.lattice.columns(w) // MASK_STRIDE]
+        rows.append(torch.maximum(masks, seen.to(masks.dtype)))
     return torch.cat(rows)
 
 
@@ -236,6 +265,8 @@ def matched_targets(targets: Sequence[Target], matches: Matches) -> Target:
         boxes=torch.cat([target.boxes for target in chosen]),
         masks=torch.cat([target.masks for target in chosen]),
         present=torch.cat([target.present for target in chosen]),
+        fine_masks=torch.cat([target.finest_masks for target in chosen]),
+        lattice=targets[0].lattice,
     )
 
 
@@ -295,9 +326,10 @@ def window_losses_and_masks(
             mask_logits = matched_masks(output, matched, mask_fn)
             terms |= mask_losses(
                 mask_logits,
-                matched_targets(targets, matched).masks,
+                matched_targets(targets, matched).finest_masks,
                 num_instances=num_instances,
                 counted=counted_cells(targets, matched),
+                lattice=targets[0].lattice,
             )
         total = total + weighted_sum(terms, weights)
         suffix = "" if index == last else f"_{index}"

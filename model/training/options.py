@@ -63,6 +63,10 @@ class Stage:
     """Factor on the fg-bg separability loss; 0: no discriminator."""
     masks_on_all_layers: bool = False
     """Mask losses on every decoder layer (the paper's) or on the last."""
+    mask_pixels: int = 0
+    """What the mask losses look at: 0, cells of 4×4 pixels, which belong to whom half of their pixels do (the
+    paper's); 1, 2 or 4, every so many-th pixel of both axes, others in the next step, as a stream cuts masks
+    out."""
     clip_norm: float = 0.1
     """Largest norm of the gradients."""
     weight_decay: float = 1e-4
@@ -92,6 +96,8 @@ class Stage:
                 raise TypeError(f"stages.{name}: {getattr(self, name)!r} must be true or false")
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"stages.name: {self.name!r} must be a word")
+        if isinstance(self.mask_pixels, bool) or self.mask_pixels not in (0, 1, 2, 4):
+            raise ValueError(f"stages.mask_pixels: {self.mask_pixels!r} is not one of 0, 1, 2, 4")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"stages.schedule: {self.schedule!r} is not one of {get_args(Schedule)}")
         if self.crop is not None and (
@@ -110,8 +116,8 @@ class TrainingOptions:
     stages: tuple[Stage, ...]
     """Stages in order."""
     data: str = "street"
-    """Set of clips: street, street_close (three tenths of them through a longer lens),
-    street_without_walkers, sprites, or a YouTube-VIS JSON file."""
+    """Set of clips: street, street_close and street_closer (three tenths, or half, of them through a longer
+    lens), street_without_walkers, sprites, or a YouTube-VIS JSON file."""
     images: str | None = None
     """Folder that a JSON file's file_names start from; None: its own, or `images` or `JPEGImages` in it."""
     sampling: Sampling = "consecutive"

@@ -170,9 +170,10 @@ def _denoising(
     logits = matched_masks(layers[-1], first, masks)
     shapes = mask_losses(
         logits,
-        matched_targets(batch.targets, first).masks,
+        matched_targets(batch.targets, first).finest_masks,
         num_instances=num_instances,
         counted=counted_cells(batch.targets, first),
+        lattice=batch.targets[0].lattice,
     )
     total = total + weighted_sum(shapes, weights)
     named = {f"{name}_noised": term for name, term in (terms | shapes).items()}

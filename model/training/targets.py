@@ -8,7 +8,7 @@ Dimensions: N instances, T frames, H × W pixels, h × w mask cells (stride 4).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,35 @@ MASK_STRIDE = 4
 """Pixels per mask cell, along both axes."""
 
 
+class Lattice(NamedTuple):
+    """Every `stride`-th pixel along both axes, from row `top` and column `left` on."""
+
+    stride: int
+    top: int
+    left: int
+
+    @classmethod
+    def of_step(cls, stride: int, step: int) -> Lattice:
+        """The lattice of a step: stride² steps look at every pixel once."""
+        return cls(stride, *divmod(step % stride**2, stride))
+
+    def rows(self, count: int) -> Tensor:
+        """The lattice's rows of a picture of `count`, int64."""
+        return torch.arange(self.top, count, self.stride)
+
+    def columns(self, count: int) -> Tensor:
+        """The lattice's columns of a picture of `count`, int64."""
+        return torch.arange(self.left, count, self.stride)
+
+
 @dataclass(frozen=True)
 class Target:
     """The instances of one window, each visible in at least one of its frames.
 
     labels: (N,) int64 index of the class output; boxes: (N, T, 4) cxcywh in 0..1 of the visible part, zeros
     where absent; masks: (N, T, h, w) float 0 or 1 at stride 4; present: (N, T) bool, visible in the frame.
-    ignore: (T, h, w) bool, cells that count for nobody (crowds), or None.
+    ignore: (T, h, w) bool, cells that count for nobody (crowds), or None. fine_masks: (N, T, h', w') float 0
+    or 1, the pixels of `lattice`, for the mask losses; both None where those look at masks.
     Raises ValueError if the shapes or types do not belong together.
     """
 
@@ -36,6 +58,8 @@ class Target:
     masks: Tensor
     present: Tensor
     ignore: Tensor | None = None
+    fine_masks: Tensor | None = None
+    lattice: Lattice | None = None
 
     def __post_init__(self) -> None:
         wanted: dict[str, tuple[int | None, ...]] = {
@@ -46,6 +70,8 @@ class Target:
         }
         if self.ignore is not None:
             wanted["ignore"] = (self.num_frames, *self.masks.shape[2:])
+        if self.fine_masks is not None:
+            wanted["fine_masks"] = (self.num_instances, self.num_frames, None, None)
         for name, shape in wanted.items():
             have = tuple(getattr(self, name).shape)
             if len(have) != len(shape) or any(w not in (None, g) for g, w in zip(have, shape, strict=True)):
@@ -77,7 +103,14 @@ class Target:
             masks=move(self.masks),
             present=move(self.present),
             ignore=None if self.ignore is None else move(self.ignore),
+            fine_masks=None if self.fine_masks is None else move(self.fine_masks),
+            lattice=self.lattice,
         )
+
+    @property
+    def finest_masks(self) -> Tensor:
+        """What the mask losses compare with: `fine_masks`, or `masks` where there are none."""
+        return self.masks if self.fine_masks is None else self.fine_masks
 
     def select(self, chosen: Tensor) -> Target:
         """The target of some of its instances, by int64 indices or a bool mask (N,)."""
@@ -87,6 +120,7 @@ class Target:
             boxes=self.boxes[chosen],
             masks=self.masks[chosen],
             present=self.present[chosen],
+            fine_masks=None if self.fine_masks is None else self.fine_masks[chosen],
         )
 
     @classmethod
@@ -96,8 +130,10 @@ class Target:
         labels: NDArray[Any] | Tensor,
         *,
         ignore: NDArray[Any] | Tensor | None = None,
+        lattice: Lattice | None = None,
     ) -> Target:
-        """Target of a clip's visible pixels: masks (N, T, H, W) bool, labels (N,), ignore (T, H, W) bool.
+        """Target of a clip's visible pixels: masks (N, T, H, W) bool, labels (N,), ignore (T, H, W) bool;
+        with the pixels of a lattice as `fine_masks` where one is given.
 
         An instance without a pixel in any frame is left out: there is nothing to find. A mask cell belongs to
         an instance where at least half of its pixels do; where an instance is visible yet fills no cell by
@@ -129,6 +165,10 @@ class Target:
             masks=coarse_masks(masks),
             present=present,
             ignore=ignore,
+            fine_masks=None
+            if lattice is None
+            else masks[..., lattice.top :: lattice.stride, lattice.left :: lattice.stride].float(),
+            lattice=lattice,
         )
 
 

@@ -246,6 +246,7 @@ class Trainer:
             stop=stage.steps,
             batch_size=stage.batch_size,
             num_frames=stage.num_frames,
+            mask_pixels=stage.mask_pixels,
             num_workers=self.options.num_workers,
             rank=self.rank,
             world=self.world,

@@ -138,8 +138,8 @@ def test_what_cannot_be_used_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
     assert "no such file" in error_of(tmp_path / "lost.toml")
     assert "unknown field sed; did you mean 'seed'?" in error_of(config(tmp_path, data=data, extra="sed = 1"))
     assert (
-        "'streets' is not one of street, street_close, street_without_walkers, sprites and no .json file"
-        in error_of(config(tmp_path, data="streets"))
+        "'streets' is not one of street, street_close, street_closer, street_without_walkers, sprites and "
+        "no .json file" in error_of(config(tmp_path, data="streets"))
     )
     assert "needs network.class_list = 'sprites'" in error_of(config(tmp_path, data="sprites"))
     assert "lost.json" in error_of(config(tmp_path, data=str(tmp_path / "lost.json")))

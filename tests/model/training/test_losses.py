@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from model.decoder import LayerOutput
 from model.network import Decoded, Network
 from model.training.losses import (
     LossWeights,
+    at_pixels,
     count_instances,
     counted_cells,
     detection_losses,
@@ -30,7 +32,9 @@ from model.training.losses import (
     window_losses_and_masks,
 )
 from model.training.matcher import match
-from model.training.targets import Target
+from model.training.targets import Lattice, Target
+from ops.masks import crop_masks
+from ops.preprocess import fit_size
 
 ROOT = Path(__file__).parents[3]
 T, H, W = 2, 64, 96
@@ -137,6 +141,64 @@ def test_mask_losses_of_hand_computed_values() -> None:
     assert terms["dice"].item() == pytest.approx((4 / 9 + 4 / 5) / 4)
     with pytest.raises(ValueError, match=r"\(2, 2, 2, 2\), target masks \(2, 2, 2, 3\)"):
         mask_losses(logits, torch.zeros(2, T, 2, 3), num_instances=1.0)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_masks_of_pixels_teach_where_in_a_cell_the_edge_lies(stride: int) -> None:
+    """A small disc: what a stream cuts out of logits that learnt its cells is rough, of those that learnt its
+    pixels right."""
+    y, x = np.mgrid[:48, :48]
+    disc = ((y - 21.5) ** 2 + (x - 25) ** 2 < 7**2)[None, None]
+
+    def learnt(stride: int | None) -> float:
+        logits = torch.zeros(1, 1, 12, 12, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 160)
+        for step in range(160):
+            lattice = None if stride is None else Lattice.of_step(stride, step)
+            wanted = Target.from_clip(disc, np.zeros(1, dtype=np.int64), lattice=lattice).finest_masks
+            optimizer.zero_grad()
+            terms = mask_losses(logits, wanted, num_instances=1.0, lattice=lattice)
+            (terms["mask"] + terms["dice"]).backward()
+            optimizer.step()
+            schedule.step()
+        (crop,) = crop_masks(
+            logits.detach()[:, 0].numpy(),
+            np.array([[0.0, 0, 48, 48]]),
+            fit=fit_size(48, 48, height=48, width=48),
+        )
+        found = crop.decode(48, 48)
+        return float((found & disc[0, 0]).sum() / (found | disc[0, 0]).sum())
+
+    rough, right = learnt(None), learnt(stride)
+    assert right > 0.93
+    assert right > rough + 0.05
+
+
+@pytest.mark.parametrize("size", [(12, 20), (1, 2)])
+def test_logits_at_pixels_are_those_of_a_resized_map(size: tuple[int, int]) -> None:
+    logits = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    resized = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    for lattice in (Lattice(1, 0, 0), Lattice(2, 1, 0), Lattice(4, 2, 3)):
+        wanted = resized[..., lattice.top :: lattice.stride, lattice.left :: lattice.stride]
+        torch.testing.assert_close(at_pixels(logits, lattice), wanted)
+
+
+def test_pixels_are_ignored_where_their_cells_are() -> None:
+    clip = np.zeros((1, T, 16, 16), dtype=bool)
+    clip[0, :, 4:8, 4:8] = True
+    ignore = np.zeros((T, 16, 16), dtype=bool)
+    ignore[:, :, :8] = True
+    lattice = Lattice(2, 1, 0)
+    wanted = Target.from_clip(clip, np.zeros(1, dtype=np.int64), ignore=ignore, lattice=lattice)
+    counted = counted_cells([wanted], [(torch.tensor([0]), torch.tensor([0]))])
+    assert counted is not None
+    expected = torch.ones(8, 8)
+    expected[:, :4] = 0
+    expected[2:4, 2:4] = 1  # the instance's own
+    assert torch.equal(counted, expected.expand(1, T, 8, 8))
+    with pytest.raises(ValueError, match=r"mask logits are \(1, 2, 3, 3\), target masks \(1, 2, 8, 8\)"):
+        mask_losses(torch.zeros(1, T, 3, 3), wanted.finest_masks, num_instances=1.0, lattice=lattice)
 
 
 def test_absent_frames_count_in_masks_but_not_in_boxes() -> None:
@@ -339,7 +401,7 @@ COUNT_IN_ONE_OF_TWO_PROCESSES = """
 import sys
 import torch
 from model.training.losses import count_instances
-from model.training.targets import Target
+from model.training.targets import Lattice, Target
 
 rank, meeting_point = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=2)

@@ -120,6 +120,7 @@ def test_wrong_fields_of_a_run_are_errors(changes: dict[str, Any], match: str) -
         ({"crop": [64, 60]}, r"stages\.crop: \[64, 60\] must be .*multiples of 8 from 64"),
         ({"crop": [64.0, 64]}, r"stages\.crop"),
         ({"crop": [72, 64]}, r"stages\.crop: \[72, 64\] is larger than the model's size, \[64, 64\]"),
+        ({"mask_pixels": 3}, r"stages\.mask_pixels: 3 is not one of 0, 1, 2, 4"),
         ({"name": ""}, r"stages\.name: '' must be a word"),
     ],
 )

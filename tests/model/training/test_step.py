@@ -16,6 +16,7 @@ from model.training.data.clip import TrainingClip
 from model.training.discriminator import Discriminator
 from model.training.options import Stage
 from model.training.step import Auxiliary, StepLoss, step_loss
+from model.training.targets import Lattice
 from ops.preprocess import fit_image
 
 OPTIONS = tiny_options()
@@ -100,6 +101,21 @@ def test_terms_follow_the_stage() -> None:
     extra = {"centre": 1.0, "cell_l1": 5.0, "cell_giou": 2.0, "foreground": 1.0}
     added = 2 * sum(weight * dense.terms[name] for name, weight in extra.items())
     assert float(dense.total.detach()) == pytest.approx(float(expected + added), rel=1e-5)
+
+
+def test_masks_of_pixels_change_the_mask_losses_alone() -> None:
+    network = tiny_network().eval()
+    clips = [toy_clips()(index, num_frames=2) for index in range(2)]
+    coarse, fine = (make_batch(clips, lattice=lattice) for lattice in (None, Lattice(2, 0, 1)))
+    made = some_stage(num_denoising=4, dense_weight=1.0)
+    one, other = (run(network, batch, made).terms for batch in (coarse, fine))
+    assert one.keys() == other.keys()
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {
+        "mask",
+        "dice",
+        "mask_noised",
+        "dice_noised",
+    }
 
 
 def test_denoising_noise_comes_from_the_generator() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.training.targets import Target, coarse_masks, ignored_shares
+from model.training.targets import Lattice, Target, coarse_masks, ignored_shares
 
 
 def clip_masks(N: int, T: int, H: int = 16, W: int = 24) -> np.ndarray:
@@ -138,6 +138,29 @@ def test_ignored_pixels_become_cells() -> None:
         ValueError, match=r"ignored pixels are torch.bool \(16, 24\), expected bool \(2, 16, 24\)"
     ):
         Target.from_clip(masks, np.zeros(1, dtype=np.int64), ignore=ignore[0])
+
+
+def test_fine_masks_are_the_pixels_of_a_lattice_and_go_where_the_others_go() -> None:
+    masks = clip_masks(2, 2)
+    masks[0, :, 2:4, 2:4] = masks[1, 1, :1, :1] = True
+    targets = [
+        Target.from_clip(masks, np.zeros(2, dtype=np.int64), lattice=Lattice.of_step(2, step))
+        for step in range(4)
+    ]
+    seen = np.zeros(masks.shape, dtype=int)
+    for target in targets:
+        assert target.lattice is not None
+        assert target.fine_masks is not None
+        assert torch.equal(target.masks, coarse_masks(torch.from_numpy(masks)))
+        rows, columns = (target.lattice.rows(16).numpy(), target.lattice.columns(24).numpy())
+        assert (target.fine_masks.numpy() == masks[:, :, rows][:, :, :, columns]).all()
+        seen[:, :, rows[:, None], columns] += 1
+    assert (seen == 1).all()  # four steps look at every pixel once
+    chosen = targets[0].to("cpu").select(torch.tensor([1]))
+    assert torch.equal(chosen.finest_masks, targets[0].finest_masks[1:])
+    assert chosen.lattice == targets[0].lattice == targets[0].select(torch.tensor([0])).lattice
+    without = Target.from_clip(masks, np.zeros(2, dtype=np.int64))
+    assert without.finest_masks is without.masks
 
 
 def test_the_share_of_a_box_on_ignored_cells() -> None:
