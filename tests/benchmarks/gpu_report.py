@@ -1,10 +1,10 @@
 """Check and time kernels and network on this machine's GPU; write docs/performance/gpu-<device>.md and .json.
 
-    python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N] [--original FILE]
+    python tests/benchmarks/gpu_report.py [--output FOLDER] [--device N] [--original FILE] [--dcnv4]
 
 Needs torch with CUDA, numpy and CuPy, and for the kernels beside attention OpenCV and pycocotools (the page says
 if those were left out); takes up to ten minutes, most of it compilers'. Exit code 0: all checks passed; 1: a check
-failed (the page says which); 2: nothing could be run, and why. `--original`: gpu_original.py.
+failed (the page says which); 2: nothing could be run, and why. `--original`: gpu_original.py, `--dcnv4`: gpu_dcnv4.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
-from benchmarks import gpu_network, gpu_original
+from benchmarks import gpu_dcnv4, gpu_network, gpu_original
 from benchmarks.gpu_timing import capture, graph_time_us, time_us
 from torch import Tensor
 
@@ -209,15 +209,32 @@ def check_original(
     return original, row
 
 
+def check_dcnv4(device: torch.device) -> tuple[gpu_dcnv4.Peer | None, dict[str, Any]]:
+    """DCNv4's function, if it is installed, and whether it agrees."""
+    name = "DCNv4's function"
+    config = DeformAttnConfig(F16, F16, F32, *SHAPES["R50"], 2, False)
+    try:
+        peer = gpu_dcnv4.load()
+        inputs = make(config, (13, 9), device, B=2, Q=40)
+        got = peer(*gpu_dcnv4.arguments(inputs))
+    except Exception as exc:  # an extension for another torch or GPU raises whatever it likes
+        return None, {"name": name, "passed": False, "why": f"{type(exc).__name__}: {exc}".splitlines()[0]}
+    wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
+    error, limit = worst([got], [wanted]), 10 * TOLERANCE[F16]  # its locations are float16, too
+    return peer, {"name": name, "passed": error <= limit, "error": error, "limit": limit}
+
+
 def time_layer(
     kernels: DeformAttnKernels,
     layer: str,
     dtype: torch.dtype,
     device: torch.device,
     original: gpu_original.Original | None = None,
+    dcnv4: gpu_dcnv4.Peer | None = None,
 ) -> dict[str, Any]:
     """Microseconds of an encoder layer's attention: kernels, portable form and grid_sample, in one run; and of
-    the original kernel, which is always float32 and gets its locations and weights ready made."""
+    the peers: the original kernel, always float32, with locations and weights ready made, and DCNv4's function,
+    always float16, with locations ready made."""
     shape, frames, size0 = LAYERS[layer]
     config = DeformAttnConfig(dtype, dtype, F32, *SHAPES[shape], 2, False)
     Q = sum(height * width for height, width in level_sizes(*size0, num_levels=config.num_levels))
@@ -248,6 +265,9 @@ def time_layer(
         if original is not None:
             given = gpu_original.arguments(inputs)
             figures["original in a graph"] = graph_time_us(lambda: original(*given), device)
+        if dcnv4 is not None:
+            packed = gpu_dcnv4.arguments(inputs)
+            figures["DCNv4 in a graph"] = graph_time_us(lambda: dcnv4(*packed), device)
     figures["grid_sample, with gradients"] = time_us(textbook_with_gradients, device, calls=2)
     used = all(off != config for _, _, off in kernels.switched_off)
     return {
@@ -298,6 +318,13 @@ def page(report: dict[str, Any]) -> str:
                 f"| {us['original in a graph']:.1f} (ours: {ratio:.1f}× faster; target ≥ 3) "
                 f"| {us['grid_sample'] / us['original in a graph']:.1f}× faster | | |"
             )
+        if "DCNv4 in a graph" in us:
+            ratio = us["DCNv4 in a graph"] / us["kernel in a graph"]
+            lines.append(
+                f"| DCNv4's function, float16, locations given, in a CUDA graph "
+                f"| {us['DCNv4 in a graph']:.1f} (ours: {ratio:.1f}× faster; target > 1) "
+                f"| {us['grid_sample'] / us['DCNv4 in a graph']:.1f}× faster | | |"
+            )
         for form in ("kernel", "portable", "grid_sample"):
             both = f"{form}, with gradients"
             lines.append(
@@ -345,6 +372,7 @@ def main() -> int:
         metavar="FILE",
         help="ms_deform_im2col_cuda.cuh of Deformable DETR, as a peer",
     )
+    parser.add_argument("--dcnv4", action="store_true", help="DCNv4's package, which is installed, as a peer")
     arguments = parser.parse_args()
     compiler = refuse()
     if isinstance(compiler, str):
@@ -386,9 +414,14 @@ def main() -> int:
         original, row = check_original(arguments.original, compiler, device)
         report["checks"].append(row)
         print(row, flush=True)
+    dcnv4 = None
+    if arguments.dcnv4:
+        dcnv4, row = check_dcnv4(device)
+        report["checks"].append(row)
+        print(row, flush=True)
     for layer in LAYERS:
         for dtype in (F16, BF16, F32):
-            report["timings"].append(time_layer(kernels, layer, dtype, device, original))
+            report["timings"].append(time_layer(kernels, layer, dtype, device, original, dcnv4))
             print(report["timings"][-1], flush=True)
     write(report, arguments.output)  # what is known so far, if the time ends here
     for part, row in gpu_network.report(device):

@@ -15,7 +15,7 @@ from typing import Any
 import benchmarks
 import pytest
 import torch
-from benchmarks import gpu_frames, gpu_network, gpu_timing
+from benchmarks import gpu_dcnv4, gpu_frames, gpu_network, gpu_timing
 from support.kernel_shim import KernelShim
 from support.streams import TINY_NETWORK
 
@@ -34,6 +34,7 @@ from ops.launch import (
     plan_mask_runs,
     plan_preprocess,
 )
+from ops.reference import deform_attn_reference
 from pipeline.config_file import load_config
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
@@ -103,7 +104,7 @@ def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
     assert not wrong["passed"]
     assert wrong[told]
     forms = ("kernel", "portable", "grid_sample")
-    times = {"original in a graph": 70.0} | {
+    times = {"original in a graph": 70.0, "DCNv4 in a graph": 30.0} | {
         f"{form}{suffix}": 80.0 for form in forms for suffix in ("", ", with gradients")
     }
     timing = {
@@ -338,3 +339,31 @@ def test_the_original_kernel_is_taken_out_of_its_file_and_checked(
     original, row = gpu_report.check_original(path, compile_it, CPU)
     assert original is None
     assert "no ms_deform_attn_im2col_bilinear in it: give ms_deform_im2col_cuda.cuh" in row["why"]
+
+
+def test_dcnv4_is_given_what_our_operator_samples(gpu_report: ModuleType) -> None:
+    """Its samples, taken from value with grid_sample as its kernel is described to do, give our result."""
+    config = DeformAttnConfig(torch.float32, torch.float32, torch.float32, 2, 8, 3, 2, 2, False)
+    inputs = gpu_report.make(config, (8, 6), CPU, B=2, Q=5)
+    value, sizes, starts, samples, _, K = gpu_dcnv4.arguments(inputs)
+    B, _, M, D = value.shape
+    Q, L = samples.shape[1], len(sizes)
+    assert samples.shape == (B, Q, M, 3 * L * K)
+    locations = samples[..., : 2 * L * K].float().view(B, Q, M, L, K, 2)
+    weights = samples[..., 2 * L * K :].float().softmax(-1).view(B, Q, M, L, K)
+    result = torch.zeros(B, Q, M, D)
+    for level, ((height, width), start) in enumerate(zip(sizes.tolist(), starts.tolist(), strict=True)):
+        image = value[:, start : start + height * width].float().permute(0, 2, 3, 1)
+        image = image.reshape(B * M, D, height, width)
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)  # (B·M, Q, K, 2)
+        sampled = torch.nn.functional.grid_sample(image, grid, align_corners=False).view(B, M, D, Q, K)
+        result += torch.einsum("bmdqk,bqmk->bqmd", sampled, weights[:, :, :, level])
+    wanted = deform_attn_reference(*inputs)
+    assert float((result.flatten(2) - wanted).abs().max()) < 2e-2 * float(wanted.abs().max())
+
+
+def test_without_its_package_dcnv4_is_a_failed_row_with_the_remedy(gpu_report: ModuleType) -> None:
+    peer, row = gpu_report.check_dcnv4(CPU)
+    assert peer is None
+    assert not row["passed"]
+    assert "install DCNv4_op" in row["why"]
