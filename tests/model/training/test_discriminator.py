@@ -106,6 +106,27 @@ def test_losses_are_binary_cross_entropies_of_the_sigmoid() -> None:
     torch.testing.assert_close(generator_loss(d, frames, fake, levels), expected)
 
 
+def test_it_learns_to_tell_true_masks_from_pale_ones_among_features_that_say_nothing() -> None:
+    """One channel in a hundred: with an entry that weighs all alike it stays at ln 2 = 0.69."""
+    config = small_config(hidden_dim=96, num_heads=4)
+    d = Discriminator(config)
+    optimizer = torch.optim.Adam(d.parameters(), lr=5e-4, betas=(0.5, 0.999))
+    generator = torch.Generator().manual_seed(0)
+    sizes = level_sizes(64, 64, config.num_levels)
+    losses = []
+    for _ in range(60):
+        frames = torch.randn(6, 3, 64, 64, generator=generator)
+        levels = [torch.randn(6, 96, h, w, generator=generator) for h, w in sizes]
+        real = (torch.rand(6, 1, 4, 4, generator=generator) < 0.4).float()
+        real = F.interpolate(real, size=(16, 16))
+        loss = discriminator_loss(d, frames, real, 0.5 * real, levels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-10:]) / 10 < 0.5
+
+
 def test_each_side_gets_only_its_own_gradients() -> None:
     d = Discriminator(CONFIG)
     frames, fake, levels = scene(96, 160)
