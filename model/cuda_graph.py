@@ -23,27 +23,34 @@ _WARM_UP = 3
 class GraphedStage:
     """A stage captured once on example inputs, replayed for others of the same shapes.
 
-    Inputs are copied into the graph's own, results out of it: what a call returns stays valid. Works on the
-    current stream. Raises RuntimeError (torch's) where the stage cannot be captured.
+    Inputs are copied into the graph's own, unless they are these, results out of it: what a call returns
+    stays valid. Works on the current stream. Raises RuntimeError (torch's) where the stage cannot be
+    captured.
     """
 
     def __init__(self, stage: Stage, example: tuple[Tensor, ...]) -> None:
-        self._inputs = tuple(tensor.clone() for tensor in example)
+        self.inputs = tuple(tensor.clone() for tensor in example)
+        """The graph's own; what is written here need not be copied."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                stage(*self._inputs)
+                stage(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._outputs = stage(*self._inputs)
+            self._outputs = stage(*self.inputs)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        for own, given in zip(self._inputs, tensors, strict=True):
-            own.copy_(given, non_blocking=True)
+        return tuple(output.clone() for output in self.lend(*tensors))
+
+    def lend(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The graph's own results, which the next call overwrites."""
+        for own, given in zip(self.inputs, tensors, strict=True):
+            if own is not given:
+                own.copy_(given, non_blocking=True)
         self._graph.replay()
-        return tuple(output.clone() for output in self._outputs)
+        return self._outputs
 
 
 class Upload:

@@ -54,8 +54,9 @@ class FrameFeatures:
         )
 
     @staticmethod
-    def stack(frames: Sequence[FrameFeatures]) -> FrameFeatures:
-        """Several features in a row, one copy; the same frame may stand more than once.
+    def stack(frames: Sequence[FrameFeatures], *, out: FrameFeatures | None = None) -> FrameFeatures:
+        """Several features in a row, one copy, into `out` where it is given; the same frame may stand more
+        than once.
 
         Raises ValueError for an empty sequence or frames of different sizes.
         """
@@ -64,16 +65,17 @@ class FrameFeatures:
         sizes = {features.size for features in frames}
         if len(sizes) > 1:
             raise ValueError(f"frames of different sizes cannot share a window: {sorted(sizes)}")
-        first = frames[0]
+
+        def cat(tensors: list[Tensor | None], into: Tensor | None) -> Tensor | None:
+            there = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(there, out=into) if there else None
+
+        tokens = torch.cat([each.tokens for each in frames], out=None if out is None else out.tokens)
         return FrameFeatures(
-            tokens=torch.cat([features.tokens for features in frames]),
-            narrow=None
-            if first.narrow is None
-            else torch.cat([features.narrow for features in frames if features.narrow is not None]),
-            c2=None
-            if first.c2 is None
-            else torch.cat([features.c2 for features in frames if features.c2 is not None]),
-            size=first.size,
+            tokens=tokens,
+            narrow=cat([each.narrow for each in frames], None if out is None else out.narrow),
+            c2=cat([each.c2 for each in frames], None if out is None else out.c2),
+            size=frames[0].size,
         )
 
 

@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -38,6 +38,7 @@ from model.engine_cache import EngineCache, engine_key
 from model.engine_check import TOLERANCE, engine_error
 from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output
+from model.ring import WindowBuffer
 from model.stages import (
     DecodeStage,
     EncodeStage,
@@ -118,6 +119,7 @@ class Runtime:
         self._batches = [1 << power for power in range(max_windows.bit_length())]
         decoders = {size: DecodeStage(self.network, self._batch_spec(size)) for size in self._batches}
         self._eager = self._engine = _Engine("eager", EncodeStage(self.network), decoders)
+        self._buffers = {size: WindowBuffer() for size in self._batches}
         on_cpu = self.device.type == "cpu"
         self._decoded = False
         self._began = time.monotonic()
@@ -126,6 +128,9 @@ class Runtime:
         self._may_build = self._may_load and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
         if not on_cpu:
             self._engine = self._on_gpu(engine)
+            for size, decode in self._engine.decode.items():
+                if isinstance(decode, GraphedStage):
+                    self._buffers[size] = WindowBuffer(assembled(self.network, spec, decode.inputs))
         elif engine == "tensorrt":
             raise EngineError(
                 "engine 'tensorrt' is for GPUs: set model.device=cuda, or use inductor or eager"
@@ -139,23 +144,27 @@ class Runtime:
         return self._engine.name
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, cues: Tensor | None = None) -> FrameFeatures:
+    def encode(self, images: Tensor, cues: Tensor | None = None, *, lent: bool = False) -> FrameFeatures:
         """`Network.encode_frames` of one frame: images (1, 3, H, W), cues (1, R, H, W) where the spec has
-        them."""
+        them. With `lent` the next call may overwrite what this one returns, which saves a copy on a GPU."""
         self._poll()
         tensors: tuple[Tensor, ...] = (images,) if cues is None else (images, cues)
         if self._upload is not None:
             tensors = self._upload(*tensors)
-        return assembled(self.network, self.spec, self._engine.encode(*tensors))
+        encode = self._engine.encode
+        if lent and isinstance(encode, GraphedStage):
+            encode = encode.lend
+        return assembled(self.network, self.spec, encode(*tensors))
 
     @torch.inference_mode()
-    def decode(self, features: FrameFeatures, *, num_windows: int = 1) -> Output:
+    def decode(self, frames: FrameFeatures | Sequence[FrameFeatures], *, num_windows: int = 1) -> Output:
         """`Network.decode_window` of num_windows × T frames, for its kept queries.
 
+        frames: all in a row, or one by one (N = 1), which are brought together in memory that is kept for it.
         Windows are decoded together by powers of two, as far as the engine has them.
         """
         engine = self._engine
-        T = len(features) // num_windows
+        T = len(frames) // num_windows
         if self.spec.num_frames != T and not (engine.name == "eager" and self.device.type == "cpu"):
             raise ValueError(
                 f"windows of {T} frames: engine {engine.name!r} on {self.device} was made for "
@@ -164,8 +173,9 @@ class Runtime:
         parts, first = [], 0
         while first < num_windows:
             size = max(size for size in engine.decode if size <= num_windows - first)
-            frames = slice(first * T, (first + size) * T)
-            parts.append(engine.decode[size](*present(features[frames])))
+            chosen = frames[first * T : (first + size) * T]
+            features = chosen if isinstance(chosen, FrameFeatures) else self._buffers[size].fill(chosen)
+            parts.append(engine.decode[size](*present(features)))
             first += size
         self._decoded = True
         return to_output(parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True))))

@@ -1,9 +1,9 @@
 """Windows → instance candidates: the protocol, and the MS-STS network as its first implementation.
 
 Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept
-in a ring per source for the windows that overlap: bit-equal to doing it again, because every frame is encoded
-on its own either way. Cues (`model.cues`) need the stream's order: they are computed once per frame, when it
-is prepared or a window first holds it.
+in a ring per source (`model.ring`) for the windows that overlap: bit-equal to doing it again, because every
+frame is encoded on its own either way. Cues (`model.cues`) need the stream's order: they are computed once
+per frame, when it is prepared or a window first holds it.
 
 On a CPU a stream has the next frames prepared by a thread of its own while a window is decoded: two threads
 of one core each get more done than one of two, which meet at hundreds of barriers.
@@ -28,17 +28,21 @@ from model.cues import CueState
 from model.device import Precision
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
-from model.postprocess import candidates
+from model.postprocess import WindowCandidates, candidates
+from model.ring import FeatureRing
 from model.runtime import EngineName, Runtime
 from model.stages import StageSpec
 from ops.device_masks import crop_masks_on
 from ops.masks import CropMasks
-from ops.preprocess import Fit, fit_content, normalise_content
+from ops.preprocess import Fit, fit_content, fit_size, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
 from pipeline.types import Frame, Window, WindowPrediction
 
 logger = logging.getLogger(__name__)
+
+MAX_AHEAD = 16
+"""Frames that a stream prepares before their turn, at most."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +102,13 @@ class CroppingPredictor(Predictor, Protocol):
     """`ops.masks.crop_masks`, or its equal on the device."""
 
 
-_Encoded = tuple[FrameFeatures, Fit]
-
-
 @dataclass
 class _Kept:
     """What is kept of a source, by frame index."""
 
+    features: FeatureRing
+    """Of the frames of its last window, and of those that are prepared for the next ones."""
     cues: CueState | None
-    features: dict[int, _Encoded] = field(default_factory=dict)
-    """Of the frames of its last window."""
-    prepared: dict[int, _Encoded] = field(default_factory=dict)
-    """Of frames that no window has held yet."""
     planes: dict[int, Tensor] = field(default_factory=dict)
     """(R, H, W), zero in the padding; where frames are encoded for every window anew."""
     num_frames: int = 0
@@ -137,8 +136,12 @@ class NetworkPredictor:
         precision: Precision = "auto",
         weights: Path | None = None,
         max_windows: int = 1,
+        max_ahead: int = 1,
     ) -> None:
-        """What is not of this module is `model.runtime.Runtime`'s, which says what it raises."""
+        """max_ahead: frames that will be prepared before a window holds them; memory is taken for them at
+        once, and for more when they come. What is not of this module is `model.runtime.Runtime`'s, which says
+        what it raises.
+        """
         self._config = config
         self._cache = cache
         self._cues = config.cues if cues else ()
@@ -162,6 +165,7 @@ class NetworkPredictor:
         self._sources: dict[str, _Kept] = {}
         # A GPU works beside its caller as it is.
         self.prepares = cache and self._runtime.device.type == "cpu"
+        self._num_slots = config.num_frames + (max_ahead if self.prepares else 0)
         classes = {
             index: (each.id, each.name)
             for index, each in enumerate(config.output_categories)
@@ -178,8 +182,7 @@ class NetworkPredictor:
     def prepare(self, frame: Frame) -> None:
         """Encode the frame (PreparingPredictor); without the cache, or on a GPU, nothing."""
         if self.prepares:
-            kept = self._kept(frame.source)
-            kept.prepared[frame.index] = self._encode(frame, kept)
+            self._encode(frame, self._kept(frame.source))
 
     def predict(self, window: Window) -> WindowPrediction:
         """Return the candidates of the window, best first; only frames that no window has held and that were
@@ -190,29 +193,36 @@ class NetworkPredictor:
     @torch.inference_mode()
     def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
         """`predict` for windows of different sources, decoded together as far as the engine does that."""
-        places = [self._places(window) for window in windows]
-        features = FrameFeatures.stack([features for each in places for features, _ in each])
-        output = self._runtime.decode(features, num_windows=len(windows))
+        frames = [features for window in windows for features in self._features(window)]
+        output = self._runtime.decode(frames, num_windows=len(windows))
         return [
-            WindowPrediction(
-                scores=found.scores,
-                boxes_xyxy=fit.boxes_to_source(found.boxes),
-                mask_logits=found.mask_logits,
-                fit=fit,
-                embeddings=found.embeddings,
-            )
-            for found, (*_, (_, fit)) in zip(candidates(output, self._config), places, strict=True)
+            self._prediction(window, found)
+            for window, found in zip(windows, candidates(output, self._config), strict=True)
         ]
 
-    def _places(self, window: Window) -> list[_Encoded]:
+    def _features(self, window: Window) -> list[FrameFeatures]:
         """The features of the window's T places, which are kept for the next window."""
         kept = self._kept(window.frames[-1].source)
-        known = kept.features if self._cache else {}
-        kept.features = {
-            frame.index: known.get(frame.index) or self._new(frame, kept) for frame in window.real
-        }
-        kept.planes = {index: kept.planes[index] for index in kept.features if index in kept.planes}
-        return [kept.features[frame.index] for frame in window.frames]
+        ring = kept.features
+        if not self._cache:
+            ring.hold(())
+        ring.hold(frame.index for frame in window.real)
+        for frame in window.real:
+            if frame.index not in ring:
+                self._encode(frame, kept)
+        kept.planes = {index: planes for index, planes in kept.planes.items() if index in ring}
+        return [ring[frame.index] for frame in window.frames]
+
+    def _prediction(self, window: Window, found: WindowCandidates) -> WindowPrediction:
+        frame = window.frames[-1]
+        fit = fit_size(frame.height, frame.width, height=self._config.height, width=self._config.width)
+        return WindowPrediction(
+            scores=found.scores,
+            boxes_xyxy=fit.boxes_to_source(found.boxes),
+            mask_logits=found.mask_logits,
+            fit=fit,
+            embeddings=found.embeddings,
+        )
 
     def forget(self, source: str) -> None:
         """Drop the source's features and cues."""
@@ -227,14 +237,11 @@ class NetworkPredictor:
 
     def _kept(self, source: str) -> _Kept:
         if source not in self._sources:
-            self._sources[source] = _Kept(CueState(self._cues) if self._cues else None)
+            cues = CueState(self._cues) if self._cues else None
+            self._sources[source] = _Kept(FeatureRing(self._num_slots), cues)
         return self._sources[source]
 
-    def _new(self, frame: Frame, kept: _Kept) -> _Encoded:
-        prepared = kept.prepared.pop(frame.index, None)
-        return self._encode(frame, kept) if prepared is None else prepared
-
-    def _encode(self, frame: Frame, kept: _Kept) -> _Encoded:
+    def _encode(self, frame: Frame, kept: _Kept) -> None:
         content, fit = fit_content(frame.rgb(), height=self._config.height, width=self._config.width)
         cues = None
         if kept.cues is not None:
@@ -245,7 +252,8 @@ class NetworkPredictor:
                 if not self._cache:
                     kept.planes[frame.index] = planes
             cues = planes[None]
-        return self._runtime.encode(normalise_content(content, fit)[None], cues), fit
+        encoded = self._runtime.encode(normalise_content(content, fit)[None], cues, lent=True)
+        kept.features.store(frame.index, encoded)
 
 
 def _pad(planes: NDArray[np.float32], fit: Fit) -> Tensor:
@@ -288,9 +296,17 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
             precision=section.precision,
             weights=weights,
             max_windows=section.max_batch,
+            max_ahead=_max_ahead(config),
         )
     except EngineError as error:
         raise ConfigError(f"model: {error}") from None
+
+
+def _max_ahead(config: StreamConfig) -> int:
+    """Frames of a source that the stream may have prepared for windows to come: those of the window that is
+    complete, the one in hand and those that wait behind it."""
+    stride = config.window.stride
+    return stride + 1 + min(MAX_AHEAD, stride * config.model.max_batch)
 
 
 def _load(weights: Path, overrides: dict[str, object]) -> tuple[Network, ModelConfig]:

@@ -25,6 +25,7 @@ from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.line import SourceLine
 from pipeline.predict import (
+    MAX_AHEAD,
     BatchingPredictor,
     CroppingPredictor,
     Predictor,
@@ -43,8 +44,6 @@ _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
 _MAX_HELD = 64
 """Full-size frames between two model frames that may wait for their window (`cadence.hold`)."""
-_MAX_AHEAD = 16
-"""Items that inference takes from its queue before their turn, frames that are only held among them."""
 
 
 class _Taken(NamedTuple):
@@ -392,7 +391,7 @@ class Stream:
 
     def _look_ahead(self, preparing: ThreadPoolExecutor, now: _Taken, ahead: deque[_Taken]) -> None:
         """Take what waits already, a window's worth of frames for the model, so that they are prepared while
-        `now` is dealt with.
+        `now` is dealt with; frames that are only held count among the MAX_AHEAD.
 
         Nothing is taken beyond a gap or an end: a frame after it is prepared when what was before is
         forgotten.
@@ -401,7 +400,7 @@ class Stream:
             return
         last = ahead[-1] if ahead else now
         wanted = self._config.window.stride * self._max_batch - sum(taken.for_model for taken in ahead)
-        while wanted > 0 and len(ahead) < _MAX_AHEAD and isinstance(last.item, Frame):
+        while wanted > 0 and len(ahead) < MAX_AHEAD and isinstance(last.item, Frame):
             following = self._take(preparing, 0.0)
             if following is None:
                 return

@@ -22,6 +22,7 @@ from model.config import ModelConfig
 from model.errors import EngineError
 from model.network import FrameFeatures, Output, build_model
 from model.postprocess import candidates
+from model.ring import FeatureRing
 from model.runtime import EngineName, Precision, Runtime
 from model.stages import StageSpec
 
@@ -126,23 +127,35 @@ class Streams:
     def __init__(self, case: Case, runtime: Runtime) -> None:
         self._config, self._runtime = case.config, runtime
         self._frames = frames_of(case.config, 2 * case.config.num_frames)
-        self._rings: list[list[FrameFeatures]] = [[] for _ in range(case.num_streams)]
+        self._rings = [FeatureRing(case.config.num_frames) for _ in range(case.num_streams)]
         self._number = 0
         for _ in range(case.config.num_frames - 1):
             self._encode()
 
-    def _encode(self) -> None:
+    def _encode(self) -> range:
+        """One frame more of each stream; return the numbers of the frames that are kept."""
+        kept = range(max(0, self._number + 1 - self._config.num_frames), self._number + 1)
         for stream, ring in enumerate(self._rings):
-            images, cues = self._frames[(self._number + stream) % len(self._frames)]
-            ring.append(self._runtime.encode(images, cues))
-            del ring[: -self._config.num_frames]
+            images, cues = self.frame(stream, self._number)
+            ring.hold(kept)
+            ring.store(self._number, self._runtime.encode(images, cues, lent=True))
         self._number += 1
+        return kept
+
+    def frame(self, stream: int, number: int) -> tuple[Tensor, Tensor | None]:
+        """A stream's frame by its number."""
+        return self._frames[(number + stream) % len(self._frames)]
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of all rings."""
+        return sum(ring.num_slots for ring in self._rings)
 
     def on_device(self) -> Output:
         """All of a step that happens on the device."""
-        self._encode()
-        frames = [each for ring in self._rings for each in ring]
-        return self._runtime.decode(FrameFeatures.stack(frames), num_windows=len(self._rings))
+        kept = self._encode()
+        frames = [ring[number] for ring in self._rings for number in kept]
+        return self._runtime.decode(frames, num_windows=len(self._rings))
 
     def step(self) -> int:
         """Return the candidates found, which are on the host then."""
@@ -232,6 +245,23 @@ def check_batch(case: Case, device: torch.device) -> dict[str, Any]:
     return {"name": name, "passed": error <= limit, "error": error, "limit": limit}
 
 
+def check_ring(case: Case, device: torch.device) -> dict[str, Any]:
+    """Windows from the ring, which takes over what the engine lends, equal those of features kept one by one;
+    slots are used again and no more are made."""
+    name = f"{case.model}: windows from the ring of features"
+    T = case.config.num_frames
+    runtime = make_runtime(case, device)
+    streams = Streams(case, runtime)
+    for step in range(2 * T):
+        got = streams.on_device().mask_logits
+        own = [runtime.encode(*streams.frame(0, step + place)) for place in range(T)]
+        wanted = runtime.decode(FrameFeatures.stack(own)).mask_logits
+        if not torch.equal(got, wanted):
+            return {"name": name, "passed": False, "why": f"window {step} differs"}
+    slots = streams.num_slots
+    return {"name": name, "passed": slots == T, "why": "" if slots == T else f"{slots} slots for {T} frames"}
+
+
 def report(device: torch.device, *, seconds: float = 240.0, cases: Sequence[Case] = CASES) -> Iterator[Any]:
     """All rows: ("checks" | "network_timings", row); cases for which `seconds` are not enough say so."""
     began = time.monotonic()
@@ -241,6 +271,7 @@ def report(device: torch.device, *, seconds: float = 240.0, cases: Sequence[Case
     for check, case in (
         (check_no_waiting, first),
         (check_batch, replace(first, engine="eager", precision="fp32")),
+        (check_ring, replace(first, num_streams=1)),
     ):
         try:
             yield "checks", check(case, device)
