@@ -62,20 +62,21 @@ class Upload:
     def __init__(self, device: torch.device, *, depth: int = 2) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._sets: list[tuple[dict[tuple[int, torch.Size], Tensor], torch.cuda.Event]] = []
+        self._sets: list[tuple[dict[tuple[int, torch.dtype, torch.Size], Tensor], torch.cuda.Event]] = []
         for _ in range(depth):
             self._sets.append(({}, torch.cuda.Event()))  # type: ignore[no-untyped-call]
         self._turn = 0
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The tensors on the device, ready for the current stream; the host waits for its buffers alone."""
+        """The tensors, of any strides, on the device, ready for the current stream; the host waits for its
+        buffers alone."""
         buffers, copied = self._sets[self._turn]
         self._turn = (self._turn + 1) % len(self._sets)
         copied.synchronize()
         placed = []
         with torch.cuda.stream(self._stream):
             for index, tensor in enumerate(tensors):
-                key = (index, tensor.shape)
+                key = (index, tensor.dtype, tensor.shape)
                 if key not in buffers:
                     buffers[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                 buffers[key].copy_(tensor)

@@ -107,12 +107,13 @@ class Runtime:
             raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
         self.spec = spec
         self.device = choose_device(device)
-        self._dtype = choose_dtype(precision, self.device)
+        self.dtype = choose_dtype(precision, self.device)
+        """Of what is not coordinates or scores; images may come in it."""
         self._precision = precision
         self.network = prepared(network).to(self.device)
         """The copy that runs, in eager mode."""
-        if self._dtype != torch.float32:
-            self.network.to_precision(self._dtype)
+        if self.dtype != torch.float32:
+            self.network.to_precision(self.dtype)
         self._upload = Upload(self.device) if self.device.type == "cuda" else None
         self._cache = EngineCache() if cache is None else cache
         self._weights = weights
@@ -143,14 +144,21 @@ class Runtime:
         """Which engine serves now: eager, inductor or tensorrt."""
         return self._engine.name
 
+    def upload(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Host tensors on the device, by way of pinned memory; on a CPU these very tensors."""
+        return tensors if self._upload is None else self._upload(*tensors)
+
     @torch.inference_mode()
     def encode(self, images: Tensor, cues: Tensor | None = None, *, lent: bool = False) -> FrameFeatures:
         """`Network.encode_frames` of one frame: images (1, 3, H, W), cues (1, R, H, W) where the spec has
-        them. With `lent` the next call may overwrite what this one returns, which saves a copy on a GPU."""
+        them; both on the host, or both on the device already.
+
+        With `lent` the next call may overwrite what this one returns, which saves a copy on a GPU.
+        """
         self._poll()
         tensors: tuple[Tensor, ...] = (images,) if cues is None else (images, cues)
-        if self._upload is not None:
-            tensors = self._upload(*tensors)
+        if images.device.type != self.device.type:
+            tensors = self.upload(*tensors)
         encode = self._engine.encode
         if lent and isinstance(encode, GraphedStage):
             encode = encode.lend
@@ -288,7 +296,7 @@ class Runtime:
         """Raises EngineError where the engine differs from eager on random input: on all of a few."""
         specs = {size: self._batch_spec(size) for size in self._batches}
         stages = [(each.encode, each.decode) for each in (engine, self._eager)]
-        allowed, errors = TOLERANCE[self._dtype], []
+        allowed, errors = TOLERANCE[self.dtype], []
         for seed in range(_CHECK_INPUTS):
             errors.append(engine_error(self.network, specs, stages[0], stages[1], seed=seed))
             if errors[-1] <= allowed:

@@ -5,7 +5,7 @@ The kernel is `ops/kernels/preprocess.cu`; how it comes to be used, and when not
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ops.launch import PreprocessConfig, plan_preprocess
 from ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fit, fit_size
 from ops.yuv import ColourMatrix, YuvFilter, YuvPlanes, YuvToRgb, yuv_to_input
 
-__all__ = ["PreprocessKernels", "preprocess_cuda"]
+__all__ = ["FromPlanes", "PreprocessKernels", "preprocess_cuda", "preprocess_on"]
 
 _MAX_BYTES = 2**31
 _MAX_PRODUCT = 2**29
@@ -28,6 +28,21 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 _SCALES = tuple(1 / (255 * std) for std in IMAGENET_STD)
 _SHIFTS = tuple(mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+
+
+class FromPlanes(Protocol):
+    """From the planes of a picture to the model's input, as `ops.yuv.yuv_to_input`; None where it cannot."""
+
+    def __call__(
+        self,
+        planes: Sequence[Tensor],
+        *,
+        matrix: ColourMatrix,
+        full_range: bool,
+        height: int,
+        width: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Fit] | None: ...
 
 
 class _Job(NamedTuple):
@@ -162,3 +177,12 @@ def preprocess_cuda(
     return usable.preprocess(
         planes, matrix=matrix, full_range=full_range, height=height, width=width, dtype=dtype
     )
+
+
+def preprocess_on(device: torch.device, dtype: torch.dtype) -> FromPlanes | None:
+    """`preprocess_cuda` on a device where its kernel works for that dtype, tried here; else None."""
+    if device.type != "cuda":
+        return None
+    planes = [torch.zeros(shape, dtype=torch.uint8, device=device) for shape in ((2, 2), (1, 1, 2))]
+    found = preprocess_cuda(planes, matrix="bt709", full_range=False, height=2, width=2, dtype=dtype)
+    return None if found is None else preprocess_cuda

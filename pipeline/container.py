@@ -28,22 +28,16 @@ from urllib.parse import unquote, urlsplit
 
 import av
 import av.container
-import numpy as np
 from av.codec.context import ThreadType
 from av.codec.hwaccel import HWAccel
-from av.video.reformatter import Colorspace
-from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceDenied, SourceError, SourceNotFound, SourceUnreachable, SourceUnreadable
 from pipeline.redact import redact_about, redact_url
-from pipeline.sampling import PictureError, size_fault
+from pipeline.sampling import size_fault
 from pipeline.stats import Ledger
 
 logger = logging.getLogger(__name__)
-
-_UNSPECIFIED = 2  # the number for "no colour matrix is told" (ITU-T H.273)
-_HD_HEIGHT = 720
 
 AddressKind = Literal["demo", "file", "images", "rtsp", "http", "device"]
 
@@ -295,32 +289,6 @@ def _gpu_fault(address: Address, fault: str, *, source: str) -> SourceUnreadable
 def _has_format(name: str) -> bool:
     # One format may go by several names, which FFmpeg lists as "video4linux2,v4l2".
     return any(name in names.split(",") for names in av.formats_available)
-
-
-def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
-    """Convert a decoded picture to (H, W, 3) uint8 RGB and turn it `rotation` degrees clockwise.
-
-    Raises PictureError where FFmpeg cannot convert it.
-    """
-    try:
-        # Many cameras tag nothing; HD is BT.709 then, as players assume, and FFmpeg would take BT.601.
-        untagged_hd = picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
-        space = Colorspace.ITU709 if untagged_hd else None
-        # One thread: PyAV starts swscale's threads anew for every picture, which costs more than it saves.
-        image = np.asarray(
-            picture.to_ndarray(format="rgb24", src_colorspace=space, threads=1), dtype=np.uint8
-        )
-    except (av.error.FFmpegError, ValueError) as error:
-        what = f"{picture.width}x{picture.height} {picture.format.name}"
-        raise PictureError(f"no RGB from {what}: {error}") from error
-    if rotation:
-        image = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
-    return image
-
-
-def clockwise_rotation(picture: av.VideoFrame) -> int:
-    """Return the quarter turns that the container asks for, in degrees clockwise: 0, 90, 180 or 270."""
-    return round(-picture.rotation / 90) % 4 * 90
 
 
 def _options(address: Address, config: SourceConfig) -> dict[str, str]:

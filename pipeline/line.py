@@ -39,6 +39,7 @@ class SourceLine:
         stop: threading.Event,
         *,
         crop: CropMasks = crop_masks,
+        planes: bool = False,
     ) -> None:
         self.name = name
         self.url = redact_url(url)
@@ -52,6 +53,7 @@ class SourceLine:
             stop=stop,
             max_frames=config.max_frames,
             hold=config.cadence.hold,
+            planes=planes,
         )
         self.windower = Windower(num_frames=facts.num_frames, stride=config.window.stride)
         self.associator = Associator(

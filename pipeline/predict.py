@@ -33,11 +33,12 @@ from model.ring import FeatureRing
 from model.runtime import EngineName, Runtime
 from model.stages import StageSpec
 from ops.device_masks import crop_masks_on
+from ops.device_preprocess import FromPlanes, preprocess_on
 from ops.masks import CropMasks
 from ops.preprocess import Fit, fit_content, fit_size, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
-from pipeline.types import Frame, Window, WindowPrediction
+from pipeline.types import Frame, Window, WindowPrediction, YuvPicture
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,14 @@ class CroppingPredictor(Predictor, Protocol):
     """`ops.masks.crop_masks`, or its equal on the device."""
 
 
+@runtime_checkable
+class YuvPredictor(Predictor, Protocol):
+    """A predictor that takes frames as the decoder gives them out."""
+
+    takes_yuv: bool
+    """Whether frames may come with planes alone (`Frame.yuv`): RGB is made only where something else asks."""
+
+
 @dataclass
 class _Kept:
     """What is kept of a source, by frame index."""
@@ -119,7 +128,8 @@ class NetworkPredictor:
     """Runs a network on windows of T frames fitted into `height` × `width`; `predict` and `forget` are called
     by one thread, `prepare` perhaps by another.
 
-    The network's cues are computed from the frames; with `cues=False` they stay zero.
+    The network's cues are computed from the frames; with `cues=False` they stay zero. Without cues, on a GPU
+    whose kernel for it works, frames may come as planes, which are uploaded as they are and converted there.
     """
 
     def __init__(
@@ -137,10 +147,13 @@ class NetworkPredictor:
         weights: Path | None = None,
         max_windows: int = 1,
         max_ahead: int = 1,
+        from_planes: FromPlanes | None = None,
     ) -> None:
-        """max_ahead: frames that will be prepared before a window holds them; memory is taken for them at
-        once, and for more when they come. What is not of this module is `model.runtime.Runtime`'s, which says
-        what it raises.
+        """What is not of this module is `model.runtime.Runtime`'s, which says what it raises.
+
+        max_ahead: frames that will be prepared before a window holds them; memory is taken for them at once,
+        and for more when they come. from_planes: how the planes of frames are converted where there are no
+        cues; None: by the kernel, and not at all where it does not work.
         """
         self._config = config
         self._cache = cache
@@ -162,6 +175,11 @@ class NetworkPredictor:
             max_windows=max_windows,
         )
         self.crop_masks = crop_masks_on(self._runtime.device)
+        # Cues are computed on the host, of the picture.
+        self._from_planes = (
+            None if self._cues else from_planes or preprocess_on(self._runtime.device, self._runtime.dtype)
+        )
+        self.takes_yuv = self._from_planes is not None
         self._sources: dict[str, _Kept] = {}
         # A GPU works beside its caller as it is.
         self.prepares = cache and self._runtime.device.type == "cpu"
@@ -242,18 +260,40 @@ class NetworkPredictor:
         return self._sources[source]
 
     def _encode(self, frame: Frame, kept: _Kept) -> None:
-        content, fit = fit_content(frame.rgb(), height=self._config.height, width=self._config.width)
+        images = self._converted(frame.yuv) if frame.yuv is not None else None
         cues = None
-        if kept.cues is not None:
-            planes = kept.planes.get(frame.index)
-            if planes is None:
-                planes = _pad(kept.cues.update(content, frame.seconds), fit)
-                kept.num_frames += 1
-                if not self._cache:
-                    kept.planes[frame.index] = planes
-            cues = planes[None]
-        encoded = self._runtime.encode(normalise_content(content, fit)[None], cues, lent=True)
+        if images is None:
+            content, fit = fit_content(frame.rgb(), height=self._config.height, width=self._config.width)
+            images = normalise_content(content, fit)
+            cues = self._cue_planes(frame, kept, content, fit)
+        encoded = self._runtime.encode(images[None], None if cues is None else cues[None], lent=True)
         kept.features.store(frame.index, encoded)
+
+    def _converted(self, yuv: YuvPicture) -> Tensor | None:
+        """The model's input (3, H, W) of a picture's planes, on the device; None where RGB must be made."""
+        if self._from_planes is None:
+            return None
+        found = self._from_planes(
+            self._runtime.upload(*map(torch.from_numpy, yuv.planes)),
+            matrix=yuv.matrix,
+            full_range=yuv.full_range,
+            height=self._config.height,
+            width=self._config.width,
+            dtype=self._runtime.dtype,
+        )
+        return None if found is None else found[0]
+
+    def _cue_planes(self, frame: Frame, kept: _Kept, content: NDArray[np.uint8], fit: Fit) -> Tensor | None:
+        """The frame's cue planes (R, H, W), computed once; None where there are no cues."""
+        if kept.cues is None:
+            return None
+        planes = kept.planes.get(frame.index)
+        if planes is None:
+            planes = _pad(kept.cues.update(content, frame.seconds), fit)
+            kept.num_frames += 1
+            if not self._cache:
+                kept.planes[frame.index] = planes
+        return planes
 
 
 def _pad(planes: NDArray[np.float32], fit: Fit) -> Tensor:

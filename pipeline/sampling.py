@@ -1,7 +1,7 @@
 """Decoded pictures → Frame and Gap, in order: stream time, cadence, counting; shared by all kinds of source.
 
 Conversion to RGB is the expensive part, so a picture comes here as a function that converts it, called only
-for frames that are kept.
+for frames that are kept; or that gives out its planes, which are converted where RGB is asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.cadence import Cadence
 from pipeline.errors import SourceUnreadable
 from pipeline.stats import Ledger
-from pipeline.types import Frame, Gap
+from pipeline.types import Frame, Gap, YuvPicture
 from pipeline.wire import MAX_SIDE
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Sampler:
 
     def add(
         self,
-        convert: Callable[[], NDArray[np.uint8]],
+        convert: Callable[[], NDArray[np.uint8] | YuvPicture],
         *,
         pts: int | None,
         time_base: Fraction,
@@ -96,9 +97,9 @@ class Sampler:
     ) -> list[Frame | Gap]:
         """Count one decoded picture and return what follows from it: a Gap, a Frame, both or nothing.
 
-        `convert` returns (H, W, 3) uint8 RGB, rotation applied, or raises PictureError; `size` is its (H, W)
-        where known before, so that a change is seen on frames that are not kept too. Pictures that are too
-        large for the mask stream are left out; SourceUnreadable where the source begins with one.
+        `convert` returns (H, W, 3) uint8 RGB, rotation applied, or planes, or raises PictureError; `size` is
+        its (H, W) where known before, so that a change is seen on frames that are not kept too. Pictures that
+        are too large for the mask stream are left out; SourceUnreadable where the source begins with one.
         """
         captured_ns, captured_monotonic_ns = time.time_ns(), time.monotonic_ns()
         index = self.num_read
@@ -116,9 +117,14 @@ class Sampler:
             self._ledger.count_dropped("cadence")
             return items
         fault = ""
+        held: dict[str, Any]
         try:
-            image = convert()
-            if fault := size_fault(*image.shape[:2]):
+            picture = convert()
+            if isinstance(picture, YuvPicture):
+                shape, held = picture.planes[0].shape, {"yuv": picture}
+            else:
+                shape, held = picture.shape[:2], {"image": picture}
+            if fault := size_fault(*shape):
                 raise PictureError(fault)
         except PictureError as error:
             self._ledger.count_dropped("decode")
@@ -134,7 +140,7 @@ class Sampler:
                 error,
             )
             return items
-        if size is None and self._resized(image.shape[:2]):
+        if size is None and self._resized(shape):
             items.append(Gap(self.source, self.epoch, "resolution"))
         self.num_kept += 1
         items.append(
@@ -147,9 +153,9 @@ class Sampler:
                 seconds=seconds,
                 captured_ns=captured_ns,
                 captured_monotonic_ns=captured_monotonic_ns,
-                image=image,
                 rotation=rotation,
                 sampled=sampled,
+                **held,
             )
         )
         return items

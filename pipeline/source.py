@@ -18,22 +18,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import av
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.cadence import Cadence
 from pipeline.config import SourceConfig
-from pipeline.container import Address, VideoInput, clockwise_rotation, open_video, parse_address, to_rgb
+from pipeline.container import Address, VideoInput, open_video, parse_address
 from pipeline.demo import demo_clip_path
 from pipeline.errors import SourceError, SourceLost, SourceUnreachable, SourceUnreadable
 from pipeline.images import ImageSource
+from pipeline.picture import clockwise_rotation, to_planes, to_rgb
 from pipeline.sampling import Sampler
 from pipeline.stats import Ledger
-from pipeline.types import End, EndReason, Frame, Gap, SourceState
+from pipeline.types import End, EndReason, Frame, Gap, SourceState, YuvPicture
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +86,21 @@ def open_source(
     stop: threading.Event,
     max_frames: int | None = None,
     hold: bool = False,
+    planes: bool = False,
 ) -> Source:
     """Make the source with id `source` for `url` (see `container.parse_address`); nothing is opened yet.
 
     `cadence` picks the frames for the model; the others are counted and not converted, or, with `hold`,
     given out with `sampled=False`. Every frame that the decoder gives out is counted in `ledger`.
-    `max_frames` counts frames read. Raises SourceNotFound for a kind of address that is not supported; all
-    other faults are raised by the iteration.
+    `max_frames` counts frames read. With `planes` frames come as the decoder's planes where these say all
+    (8 bits 4:2:0, a known matrix, not turned), else, and always without it, as RGB. Raises SourceNotFound for
+    a kind of address that is not supported; all other faults are raised by the iteration.
     """
     address = parse_address(url, source=source)
     sampler = Sampler(source, cadence=cadence, ledger=ledger, max_frames=max_frames, hold=hold)
     if address.kind == "images":
         return ImageSource(address.target, fps=config.images_fps, sampler=sampler, stop=stop)
-    return VideoSource(address, config, sampler=sampler, ledger=ledger, stop=stop)
+    return VideoSource(address, config, sampler=sampler, ledger=ledger, stop=stop, planes=planes)
 
 
 class VideoSource:
@@ -110,6 +114,7 @@ class VideoSource:
         sampler: Sampler,
         ledger: Ledger,
         stop: threading.Event,
+        planes: bool = False,
     ) -> None:
         self.live = address.kind in ("rtsp", "device")
         self.fps: float | None = None
@@ -119,6 +124,7 @@ class VideoSource:
         self._sampler = sampler
         self._ledger = ledger
         self._stop = stop
+        self._planes = planes
         self._closing = threading.Event()
         self._state: SourceState = "waiting"
         self._last_picture = 0.0
@@ -209,8 +215,13 @@ class VideoSource:
     def _sample(self, picture: av.VideoFrame) -> list[Frame | Gap]:
         rotation = clockwise_rotation(picture)
         height, width = picture.height, picture.width
+
+        def convert() -> NDArray[np.uint8] | YuvPicture:
+            planes = to_planes(picture) if self._planes and not rotation else None
+            return to_rgb(picture, rotation=rotation) if planes is None else planes
+
         return self._sampler.add(
-            partial(to_rgb, picture, rotation=rotation),
+            convert,
             pts=picture.pts,
             time_base=picture.time_base or _NO_TIME_BASE,
             size=(height, width) if rotation in (0, 180) else (width, height),

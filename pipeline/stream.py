@@ -30,6 +30,7 @@ from pipeline.predict import (
     CroppingPredictor,
     Predictor,
     PreparingPredictor,
+    YuvPredictor,
     load_predictor,
 )
 from pipeline.queues import LaneQueue
@@ -93,9 +94,10 @@ class Stream:
         self._predict_batch = predictor.predict_batch if isinstance(predictor, BatchingPredictor) else None
         self._max_batch = config.model.max_batch if self._predict_batch is not None else 1
         crop = predictor.crop_masks if isinstance(predictor, CroppingPredictor) else crop_masks
+        planes = isinstance(predictor, YuvPredictor) and predictor.takes_yuv
         names = list(config.source.inputs)
         self._lines = {
-            name: SourceLine(name, url, config, self._predictor.facts, self._stop, crop=crop)
+            name: SourceLine(name, url, config, predictor.facts, self._stop, crop=crop, planes=planes)
             for name, url in config.source.inputs.items()
         }
         context = SinkContext(

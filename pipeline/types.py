@@ -11,6 +11,8 @@ h, w mask logits at stride 4 of the model's input.
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -22,6 +24,7 @@ from ops.rle import CropRLE
 
 if TYPE_CHECKING:
     from ops.preprocess import Fit
+    from ops.yuv import ColourMatrix
 
 SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -40,9 +43,50 @@ def check_source_id(source: str) -> str:
     return source
 
 
+class YuvPicture:
+    """A decoded picture of 8 bits in 4:2:0 as its planes; RGB is made when it is first asked for."""
+
+    def __init__(
+        self,
+        planes: tuple[NDArray[np.uint8], ...],
+        *,
+        matrix: ColourMatrix,
+        full_range: bool,
+        convert: Callable[[], NDArray[np.uint8]],
+    ) -> None:
+        """planes: of yuv420p Y (H, W), U and V (h, w), of NV12 Y (H, W) and UV (h, w, 2), with h and w half
+        of H and W, rounded up; views of the decoder's memory, lines as far apart as they are there. convert
+        makes (H, W, 3) uint8 RGB of the same picture."""
+        self.planes = planes
+        self.matrix: ColourMatrix = matrix
+        self.full_range = full_range
+        """Whether levels are 0..255, not 16..235 (chroma 16..240)."""
+        self.height, self.width = planes[0].shape
+        self._convert = convert
+        self._rgb: NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """Return the picture, (H, W, 3) uint8 RGB: converted once, whichever threads ask; shared.
+
+        Raises what the conversion raises (`sampling.PictureError`).
+        """
+        with self._lock:
+            if self._rgb is None:
+                self._rgb = self._convert()
+            return self._rgb
+
+
+def _no_image() -> NDArray[np.uint8]:
+    return _NO_IMAGE
+
+
+_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One decoded frame."""
+    """One decoded frame: RGB, or the decoder's planes, of which RGB is made where something asks for it."""
 
     source: str
     """Source id."""
@@ -60,31 +104,50 @@ class Frame:
     """Wall clock (ns since 1970) when the frame was decoded."""
     captured_monotonic_ns: int
     """Monotonic clock (ns) at the same moment."""
-    image: NDArray[np.uint8] = field(repr=False)
-    """(H, W, 3) RGB."""
+    image: NDArray[np.uint8] = field(repr=False, default_factory=_no_image)
+    """(H, W, 3) RGB; of a frame with `yuv` and no image it is made at the first use."""
     rotation: int = 0
     """Degrees clockwise that were applied to the decoded picture (0, 90, 180, 270)."""
     sampled: bool = True
     """Whether the cadence picked it for the model; False: published with held instances only."""
+    yuv: YuvPicture | None = field(repr=False, default=None)
+    """The picture as the decoder's planes, in streams whose model takes these (docs/architecture.md)."""
 
     def __post_init__(self) -> None:
+        if self.image is _NO_IMAGE:
+            if self.yuv is None:
+                raise ValueError("Frame needs an image, or yuv")
+            object.__delattr__(self, "image")
+            return
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise ValueError(
                 f"Frame.image must be (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}"
             )
 
+    if not TYPE_CHECKING:  # else no misspelt attribute of a frame would be an error to a type checker
+
+        def __getattr__(self, name: str) -> NDArray[np.uint8]:
+            """The image of a frame that came without: asked for only where it is not there."""
+            if name != "image":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self.yuv.rgb()
+
     @property
     def height(self) -> int:
         """Pixels."""
-        return int(self.image.shape[0])
+        return int(self.image.shape[0]) if self.yuv is None else self.yuv.height
 
     @property
     def width(self) -> int:
         """Pixels."""
-        return int(self.image.shape[1])
+        return int(self.image.shape[1]) if self.yuv is None else self.yuv.width
 
     def rgb(self) -> NDArray[np.uint8]:
-        """Return the picture, (H, W, 3) uint8 RGB; shared, not to be written to."""
+        """Return the picture, (H, W, 3) uint8 RGB; shared, not to be written to.
+
+        Of a frame with planes alone it is made here, once; PictureError where FFmpeg cannot make it, which
+        from a sink is a fault of the stream like any other: the frame was read, and is not lost in silence.
+        """
         return self.image
 
 

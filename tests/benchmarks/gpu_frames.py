@@ -17,6 +17,7 @@ import torch
 from benchmarks.gpu_timing import capture, graph_time_us, time_us, wall_time_us
 from torch import Tensor
 
+from model.cuda_graph import Upload
 from ops.device_masks import DeviceRuns, MaskRunsKernels, crops_of_runs
 from ops.device_preprocess import PreprocessKernels
 from ops.kernel import Compiler
@@ -101,6 +102,34 @@ def check_preprocess(
     return {"name": name, "passed": worst <= TOLERANCE[dtype], "error": worst, "limit": TOLERANCE[dtype]}
 
 
+def uploader(device: torch.device) -> Callable[..., tuple[Tensor, ...]]:
+    """What brings planes from the decoder's memory to the device in a stream; on a CPU nothing need be done."""
+    return Upload(device) if device.type == "cuda" else lambda *tensors: tensors
+
+
+def check_uploaded(
+    kernels: PreprocessKernels, device: torch.device, size: tuple[int, int] = (720, 1280)
+) -> dict[str, Any]:
+    """Pictures uploaded one after the other without waiting, lines longer than the picture, as those that lie
+    on the device."""
+    name = "YUV to input, planes uploaded as in a stream"
+    convert: dict[str, Any] = {"matrix": "bt709", "full_range": False, "height": 192, "width": 320}
+    convert["dtype"] = F16
+    upload = uploader(device)
+    pictures = [
+        [plane.flip(0) for plane in picture(size, "nv12")] if odd else picture(size, "nv12")
+        for odd in (0, 1) * 4
+    ]
+    got = [kernels.preprocess(upload(*planes), **convert) for planes in pictures]
+    wanted = [kernels.preprocess([plane.to(device) for plane in planes], **convert) for planes in pictures]
+    if None in got or None in wanted:
+        return {"name": name, "passed": False, "why": "; ".join(kernels.switched_off.values())}
+    wrong = sum(
+        not torch.equal(one[0], other[0]) for one, other in zip(got, wanted, strict=True) if one and other
+    )
+    return {"name": name, "passed": wrong == 0, "error": wrong / len(pictures), "limit": 0.0}
+
+
 def check_masks(
     kernels: MaskRunsKernels,
     dtypes: tuple[torch.dtype, torch.dtype],
@@ -168,7 +197,7 @@ def preprocess_forms(
 ) -> dict[str, Callable[[], Tensor]]:
     """Ways from a picture's planes to a float16 input on the device."""
     planes = [plane.clamp(16, 235) for plane in picture(source, "yuv420p")]  # below, OpenCV clamps otherwise
-    on_device = [plane.to(device) for plane in planes]
+    on_device, upload = [plane.to(device) for plane in planes], uploader(device)
     together = np.concatenate([plane.numpy().ravel() for plane in planes]).reshape(-1, source[1])
     convert: dict[str, Any] = {"matrix": "bt601", "full_range": False, "dtype": F16}
     convert |= {"height": model[0], "width": model[1]}
@@ -179,12 +208,19 @@ def preprocess_forms(
             raise RuntimeError("kernel switched off")
         return found[0]
 
+    def uploaded() -> Tensor:
+        found = kernels.preprocess(upload(*planes), **convert)
+        if found is None:
+            raise RuntimeError("kernel switched off")
+        return found[0]
+
     def over_rgb() -> Tensor:
         rgb = np.asarray(cv2.cvtColor(together, cv2.COLOR_YUV2RGB_I420), dtype=np.uint8)
         return fit_image(rgb, height=model[0], width=model[1])[0].half().to(device)
 
     return {
         "kernel": kernel,
+        "planes uploaded, kernel": uploaded,
         "readable form, on the GPU": lambda: yuv_to_input(on_device, **convert)[0],
         "RGB and resize on the host, copied": over_rgb,
     }
@@ -236,6 +272,7 @@ def report(compiler: Compiler, device: torch.device) -> Iterator[tuple[str, dict
     preprocess, encode = PreprocessKernels(compiler), MaskRunsKernels(compiler)
     for dtype in (F32, F16, BF16):
         yield "checks", check_preprocess(preprocess, dtype, device)
+    yield "checks", check_uploaded(preprocess, device)
     for dtypes in MASK_DTYPES:
         yield "checks", check_masks(encode, dtypes, device)
 

@@ -188,6 +188,10 @@ def test_preprocessing_is_checked_against_the_readable_form(preprocess_shim: Ker
     assert row["why"] if "why" in row else row["error"] > row["limit"]
 
 
+def test_uploaded_planes_are_checked_for_equality(preprocess_shim: KernelShim) -> None:
+    assert gpu_frames.check_uploaded(PreprocessKernels(preprocess_shim), CPU, (36, 50))["passed"]
+
+
 def test_masks_are_checked_for_equality(mask_shim: KernelShim) -> None:
     dtypes = (torch.float16, torch.float32)
     row = gpu_frames.check_masks(MaskRunsKernels(mask_shim), dtypes, CPU, ((48, 85),))
@@ -201,7 +205,8 @@ def test_masks_are_checked_for_equality(mask_shim: KernelShim) -> None:
 
 def test_all_forms_that_are_timed_give_the_same(preprocess_shim: KernelShim, mask_shim: KernelShim) -> None:
     forms = gpu_frames.preprocess_forms(PreprocessKernels(preprocess_shim), (72, 128), (24, 40), CPU)
-    kernel, readable, over_rgb = (form().float() for form in forms.values())
+    kernel, uploaded, readable, over_rgb = (form().float() for form in forms.values())
+    assert torch.equal(uploaded, kernel)
     assert (kernel - readable).abs().max() < 2e-3
     assert (kernel - over_rgb).abs().max() < 4 / 255 / 0.224  # levels, by the smallest deviation
     assert kernel.std() > 0.2

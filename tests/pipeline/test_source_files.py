@@ -14,8 +14,9 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from support.video import make_reading, numbered_picture, read, read_number, write_resized_video, write_video
 
-from pipeline.container import gpu_decoding_fault, to_rgb
+from pipeline.container import gpu_decoding_fault
 from pipeline.errors import SourceNotFound, SourceUnreadable
+from pipeline.picture import to_rgb
 from pipeline.types import End, Frame
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from pipeline.cadence import Cadence
@@ -55,20 +56,30 @@ def write_video(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     first: int = 0,
+    pixel_format: str = "yuv420p",
+    colours: tuple[Colorspace, ColorRange] | None = None,
+    draw: Callable[..., NDArray[np.uint8]] = numbered_picture,
 ) -> Path:
     """Encode numbered pictures; `pts` (units of 1 / fps) makes other times than 0, 1, 2, …
 
-    `rotation` is the container's display rotation in degrees, counterclockwise.
+    `rotation` is the container's display rotation in degrees, counterclockwise; `colours` the matrix and
+    range that the pictures are converted to and tagged with, None leaves out the tags.
     """
     times = list(range(num_frames)) if pts is None else list(pts)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=fps, options=options or {"g": "10"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        if colours is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = colours
         if rotation:
             stream.set_display_rotation(rotation)
         for number, time in enumerate(times, start=first):
-            image = numbered_picture(number % 256, height=height, width=width)
+            image = draw(number % 256, height=height, width=width)
             picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if colours is not None:
+                picture = picture.reformat(
+                    format=pixel_format, dst_colorspace=colours[0], dst_color_range=colours[1]
+                )
             picture.pts = time
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
@@ -137,6 +148,7 @@ def make_reading(
     fps: float | Literal["source"] = "source",
     max_frames: int | None = None,
     hold: bool = False,
+    planes: bool = False,
     stop: threading.Event | None = None,
     **config: Any,
 ) -> Reading:
@@ -151,6 +163,7 @@ def make_reading(
         stop=stop,
         max_frames=max_frames,
         hold=hold,
+        planes=planes,
     )
     return Reading(source, ledger, stop)
 
