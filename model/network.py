@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +275,7 @@ class Network(nn.Module):
         """Indices (B, k) of the queries with the best score of a used output, best first."""
         used = self.config.used_outputs
         if len(used) < logits.shape[-1]:
-            logits = logits[..., list(used)]
+            logits = logits.index_select(-1, _indices(used, logits.device))
         return logits.amax(dim=-1).topk(min(num_kept, logits.shape[1]), dim=1).indices
 
     def _position(self, sizes: Sizes, like: Tensor) -> Tensor:
@@ -296,6 +297,13 @@ class Network(nn.Module):
         if not planes or tuple(cues.shape) != expected:
             wanted = str(expected) if planes else "None: the config has no cues"
             raise ValueError(f"cues have shape {tuple(cues.shape)}, expected {wanted}")
+
+
+@lru_cache(maxsize=16)
+def _indices(used: tuple[int, ...], device: torch.device) -> Tensor:
+    """Indices as a tensor, kept: a GPU would be waited for wherever it is made, and no graph be captured."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(used, device=device)
 
 
 def _choose(output: LayerOutput, kept: Tensor) -> LayerOutput:

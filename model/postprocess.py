@@ -9,6 +9,7 @@ Dimensions: k candidates, K outputs, T frames, C width, h × w mask cells (strid
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -44,21 +45,47 @@ class WindowCandidates:
 
 
 def candidates(output: Output, config: ModelConfig) -> list[WindowCandidates]:
-    """The candidates of each of the output's B windows."""
-    probabilities = output.logits.float().sigmoid()
-    used = config.used_outputs
-    if len(used) < probabilities.shape[-1]:
-        exists = torch.zeros(probabilities.shape[-1], dtype=torch.bool, device=probabilities.device)
-        exists[list(used)] = True
-        probabilities = probabilities * exists
-    # The one place where results leave the device: everything later is host work.
-    scores = _numpy(probabilities)
-    boxes = _numpy(output.boxes.transpose(1, 2))
-    mask_logits = _numpy(output.mask_logits)
-    embeddings = _numpy(output.query_embeddings)
-    return [WindowCandidates(*parts) for parts in zip(scores, boxes, mask_logits, embeddings, strict=True)]
+    """The candidates of each of the output's B windows; waits for the device."""
+    return ComingCandidates(output, config).wait()
 
 
-def _numpy(x: Tensor) -> FloatArray:
-    array: FloatArray = x.detach().float().contiguous().cpu().numpy()
-    return array
+class ComingCandidates:
+    """Candidates on their way to the host: the one place where results leave the device.
+
+    From a GPU they are copied into pinned memory of torch's allocator, behind what computes them and beside
+    whatever the host does; made where nothing must wait, and waited for where they are needed.
+    """
+
+    def __init__(self, output: Output, config: ModelConfig) -> None:
+        probabilities = output.logits.float().sigmoid()
+        used = config.used_outputs
+        if len(used) < probabilities.shape[-1]:
+            probabilities = probabilities * _exists(used, probabilities.shape[-1], probabilities.device)
+        tensors = (probabilities, output.boxes.transpose(1, 2), output.mask_logits, output.query_embeddings)
+        self._tensors = [_to_host(tensor.detach().float().contiguous()) for tensor in tensors]
+        self._copied: torch.cuda.Event | None = None
+        if probabilities.is_cuda:
+            # Blocking: the core is left to other threads meanwhile.
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(probabilities.device))
+
+    def wait(self) -> list[WindowCandidates]:
+        """The candidates of each of the output's B windows."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        arrays: list[FloatArray] = [tensor.numpy() for tensor in self._tensors]
+        return [WindowCandidates(*parts) for parts in zip(*arrays, strict=True)]
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+@lru_cache(maxsize=16)
+def _exists(used: tuple[int, ...], num_outputs: int, device: torch.device) -> Tensor:
+    """(K,) 1 for outputs that stand for a category, else 0; kept, since bringing it to a GPU waits."""
+    # A table made under inference mode could not be used elsewhere.
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor([float(index in used) for index in range(num_outputs)], device=device)

@@ -20,7 +20,8 @@ from pipeline.window import Windower
 
 STAGES = ("queue", "prepare", "predict", "associate", "sinks", "total")
 """Stages of the report: capture to the beginning of the window, preparing included; what a frame needs once,
-in a thread of its own; the rest of the network; tracks and masks; the sinks; capture to sinks."""
+in a thread of its own; the rest of the network, until its results are taken up; tracks and masks; the sinks;
+capture to sinks."""
 
 
 class SourceLine:

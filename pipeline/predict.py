@@ -12,7 +12,7 @@ of one core each get more done than one of two, which meet at hundreds of barrie
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -28,7 +28,7 @@ from model.cues import CueState
 from model.device import Precision
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
-from model.postprocess import WindowCandidates, candidates
+from model.postprocess import ComingCandidates, WindowCandidates
 from model.ring import FeatureRing
 from model.runtime import EngineName, Runtime
 from model.stages import StageSpec
@@ -93,6 +93,25 @@ class BatchingPredictor(Predictor, Protocol):
 
     def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
         """Return what `predict` returns for each window, up to rounding; each is of another source."""
+
+
+Finish = Callable[[], list[WindowPrediction]]
+"""Waits for the predictions of windows that were begun; called once."""
+
+
+@runtime_checkable
+class OverlappingPredictor(Predictor, Protocol):
+    """A predictor on a device that works beside its caller, asked for windows before they are needed."""
+
+    overlaps: bool
+    """Whether that pays here."""
+
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        """Ask for what `predict` returns for each window, each of another source, and wait for nothing of it.
+
+        They are finished in the order in which they were begun, two are open at most, and a source is
+        forgotten when none of its windows is open.
+        """
 
 
 @runtime_checkable
@@ -181,8 +200,10 @@ class NetworkPredictor:
         )
         self.takes_yuv = self._from_planes is not None
         self._sources: dict[str, _Kept] = {}
-        # A GPU works beside its caller as it is.
-        self.prepares = cache and self._runtime.device.type == "cpu"
+        on_cpu = self._runtime.device.type == "cpu"
+        # A GPU works beside its caller as it is: windows overlap there.
+        self.prepares = cache and on_cpu
+        self.overlaps = not on_cpu
         self._num_slots = config.num_frames + (max_ahead if self.prepares else 0)
         classes = {
             index: (each.id, each.name)
@@ -208,14 +229,18 @@ class NetworkPredictor:
         (prediction,) = self.predict_batch([window])
         return prediction
 
-    @torch.inference_mode()
     def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
         """`predict` for windows of different sources, decoded together as far as the engine does that."""
+        return self.begin(windows)()
+
+    @torch.inference_mode()
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        """`predict_batch` in two steps (OverlappingPredictor): on a GPU all is queued when this returns."""
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
-        return [
-            self._prediction(window, found)
-            for window, found in zip(windows, candidates(output, self._config), strict=True)
+        coming = ComingCandidates(output, self._config)
+        return lambda: [
+            self._prediction(window, found) for window, found in zip(windows, coming.wait(), strict=True)
         ]
 
     def _features(self, window: Window) -> list[FrameFeatures]:

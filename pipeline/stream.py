@@ -1,7 +1,7 @@
 """The one place where stages, queues and threads are composed.
 
-    decode thread per source → frames (bounded lanes) → inference thread → results (bounded lanes) → caller's
-    thread; beside inference a thread that prepares the frames that come next
+    decode thread per source → frames (bounded lanes) → inference thread (`inference`) → results (bounded
+    lanes) → caller's thread; beside inference a thread that prepares the frames that come next
 
 The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
 yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
@@ -14,54 +14,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from ops.masks import crop_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
+from pipeline.inference import Inference
 from pipeline.line import SourceLine
-from pipeline.predict import (
-    MAX_AHEAD,
-    BatchingPredictor,
-    CroppingPredictor,
-    Predictor,
-    PreparingPredictor,
-    YuvPredictor,
-    load_predictor,
-)
+from pipeline.predict import CroppingPredictor, Predictor, YuvPredictor, load_predictor
 from pipeline.queues import LaneQueue
 from pipeline.report import latency_report, peak_rss_mb
 from pipeline.sinks import Sink, SinkContext, build_sinks
 from pipeline.source import Source
-from pipeline.types import End, EndReason, Frame, FrameResult, Gap, Window
+from pipeline.types import End, EndReason, Frame, FrameResult, Gap
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
-_MAX_HELD = 64
-"""Full-size frames between two model frames that may wait for their window (`cadence.hold`)."""
-
-
-class _Taken(NamedTuple):
-    """An item that inference has taken from its queue."""
-
-    name: str
-    item: Frame | Gap | End
-    prepared: Future[None] | None
-    """Of a frame for the model, where the predictor prepares frames."""
-
-    @property
-    def for_model(self) -> bool:
-        return isinstance(self.item, Frame) and self.item.sampled
-
-    @property
-    def is_prepared(self) -> bool:
-        return self.prepared is None or self.prepared.done()
 
 
 class Stream:
@@ -88,11 +60,6 @@ class Stream:
         self._created = time.monotonic()
         self._predictor = predictor if predictor is not None else load_predictor(config)
         predictor = self._predictor
-        self._prepare: Callable[[Frame], None] | None = None
-        if isinstance(predictor, PreparingPredictor) and predictor.prepares:
-            self._prepare = predictor.prepare
-        self._predict_batch = predictor.predict_batch if isinstance(predictor, BatchingPredictor) else None
-        self._max_batch = config.model.max_batch if self._predict_batch is not None else 1
         crop = predictor.crop_masks if isinstance(predictor, CroppingPredictor) else crop_masks
         planes = isinstance(predictor, YuvPredictor) and predictor.takes_yuv
         names = list(config.source.inputs)
@@ -110,6 +77,9 @@ class Stream:
         self._sinks: list[Sink] = [*build_sinks(context), *sinks]
         self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
         self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
+        self._inference = Inference(
+            config, predictor, self._lines, frames=self._frames, results=self._results
+        )
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -344,140 +314,10 @@ class Stream:
             )
         line.ledger.count_dropped("stale")
 
-    # The inference thread, and one that prepares what it will need next.
+    # The inference thread.
 
     def _infer(self) -> None:
-        open_lines = set(self._lines)
-        ahead: deque[_Taken] = deque()
-        ready: dict[str, Window] = {}
-        with ThreadPoolExecutor(1, thread_name_prefix="prepare") as preparing:
-            try:
-                while open_lines:
-                    taken = ahead.popleft() if ahead else self._take(preparing, 0.0 if ready else None)
-                    if self._frames.closed:
-                        return
-                    if ready and (taken is None or taken.name in ready or not taken.is_prepared):
-                        self._take_windows(ready)
-                    if taken is None:
-                        continue
-                    self._look_ahead(preparing, taken, ahead)
-                    if taken.prepared is not None:
-                        taken.prepared.result()
-                        self._look_ahead(preparing, taken, ahead)  # what came meanwhile
-                    window = self._handle(taken.name, taken.item)
-                    if window is not None:
-                        ready[taken.name] = window
-                        if len(ready) == self._max_batch:
-                            self._take_windows(ready)
-                    if isinstance(taken.item, End):
-                        open_lines.discard(taken.name)
-            except BaseException as error:
-                self._fail(error)
-            finally:
-                preparing.shutdown(wait=False, cancel_futures=True)
-
-    def _take(self, preparing: ThreadPoolExecutor, timeout_seconds: float | None) -> _Taken | None:
-        """The next item; a frame for the model is prepared from here on."""
-        got = self._frames.get(timeout_seconds)
-        if got is None:
-            return None
-        name, item = got
-        if self._prepare is None or not isinstance(item, Frame) or not item.sampled:
-            return _Taken(name, item, None)
-        return _Taken(name, item, preparing.submit(self._prepare_timed, self._prepare, item))
-
-    def _prepare_timed(self, prepare: Callable[[Frame], None], frame: Frame) -> None:
-        begun = time.monotonic_ns()
-        prepare(frame)
-        self._lines[frame.source].latency["prepare"].add((time.monotonic_ns() - begun) / 1e6)
-
-    def _look_ahead(self, preparing: ThreadPoolExecutor, now: _Taken, ahead: deque[_Taken]) -> None:
-        """Take what waits already, a window's worth of frames for the model, so that they are prepared while
-        `now` is dealt with; frames that are only held count among the MAX_AHEAD.
-
-        Nothing is taken beyond a gap or an end: a frame after it is prepared when what was before is
-        forgotten.
-        """
-        if self._prepare is None:
-            return
-        last = ahead[-1] if ahead else now
-        wanted = self._config.window.stride * self._max_batch - sum(taken.for_model for taken in ahead)
-        while wanted > 0 and len(ahead) < MAX_AHEAD and isinstance(last.item, Frame):
-            following = self._take(preparing, 0.0)
-            if following is None:
-                return
-            ahead.append(following)
-            last = following
-            wanted -= last.for_model
-
-    def _handle(self, name: str, item: Frame | Gap | End) -> Window | None:
-        """Deal with an item, up to the window that a frame completes."""
-        line = self._lines[name]
-        if isinstance(item, Frame):
-            line.epoch = item.epoch
-            if item.sampled:
-                return line.windower.push(item)
-            self._take_held(line, item)
-            return None
-        window = line.windower.flush()
-        if window is not None:
-            self._take_windows({name: window})
-        self._emit(line, self._release_held(line, []))
-        self._emit(line, line.associator.gap() if isinstance(item, Gap) else line.associator.flush())
-        self._predictor.forget(name)
-        self._results.put(name, item)
-        return None
-
-    def _take_held(self, line: SourceLine, frame: Frame) -> None:
-        line.held.append(frame)
-        if len(line.held) > _MAX_HELD:
-            del line.held[0]
-            line.ledger.count_dropped("stale")
-        if line.windower.num_pending == 0:
-            self._emit(line, self._release_held(line, []))
-
-    def _take_windows(self, windows: dict[str, Window]) -> None:
-        """Predict the windows, one of a source, in one batch, then bring each into its tracks; empties
-        `windows`."""
-        begun = time.monotonic_ns()
-        if len(windows) > 1:
-            assert self._predict_batch is not None
-            predictions = self._predict_batch(list(windows.values()))
-        else:
-            predictions = [self._predictor.predict(window) for window in windows.values()]
-        predicted = time.monotonic_ns()
-        for (name, window), prediction in zip(windows.items(), predictions, strict=True):
-            line = self._lines[name]
-            since = time.monotonic_ns()
-            results = line.associator.update(window, prediction)
-            done = time.monotonic_ns()
-            line.num_windows += 1
-            line.latency["predict"].add((predicted - begun) / 1e6)
-            line.latency["associate"].add((done - since) / 1e6)
-            line.latency["queue"].add((begun - window.new[-1].captured_monotonic_ns) / 1e6)
-            self._emit(line, self._release_held(line, results))
-        windows.clear()
-
-    def _release_held(self, line: SourceLine, results: list[FrameResult]) -> list[FrameResult]:
-        """Return `results` with the held frames in their places in time."""
-        held = [line.associator.hold(frame) for frame in line.held]
-        line.held = []
-        return sorted([*results, *held], key=lambda result: result.frame.index) if held else results
-
-    def _emit(self, line: SourceLine, results: list[FrameResult]) -> None:
-        for result in results:
-            dropped = self._results.put(
-                line.name,
-                result,
-                capacity=self._config.queue.results,
-                when_full="drop_oldest" if line.source.live else "wait",
-            )
-            if not isinstance(dropped, FrameResult) or dropped is result:
-                continue
-            if dropped.revision == 0:
-                line.ledger.count_dropped("publisher")
-                if not dropped.final:
-                    line.skipped.add(dropped.frame.index)
-            else:
-                line.skipped.discard(dropped.frame.index)
-                line.ledger.count_revision_dropped()
+        try:
+            self._inference.run()
+        except BaseException as error:
+            self._fail(error)

@@ -40,6 +40,7 @@ import pipeline.publish
 import pipeline.source
 from model.cues import CueState
 from model.network import FrameFeatures
+from model.ring import FeatureRing
 from model.runtime import Runtime
 from pipeline import Stream
 from pipeline.config_file import load_config
@@ -67,10 +68,11 @@ PARTS = (
     Part("prepare", 1, "cues", CueState, "update"),
     Part("prepare", 1, "normalise", pipeline.predict, "normalise_content"),
     Part("prepare", 1, "network: encode", Runtime, "encode"),
+    Part("prepare", 1, "keep the features", FeatureRing, "store"),
     Part("inference", 0, "predict", pipeline.predict.NetworkPredictor, "predict"),
-    Part("inference", 1, "stack the window", FrameFeatures, "stack"),
     Part("inference", 1, "network: decode", Runtime, "decode"),
-    Part("inference", 1, "output to the host", pipeline.predict, "candidates"),
+    Part("inference", 2, "bring the window together", FrameFeatures, "stack"),
+    Part("inference", 1, "output to the host", pipeline.predict, "ComingCandidates"),
     Part("inference", 0, "associate", pipeline.associate.Associator, "update"),
     Part("inference", 1, "candidates and suppression", pipeline.associate, "select_candidates"),
     Part("inference", 1, "affinities", pipeline.associate, "measure"),

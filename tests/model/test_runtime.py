@@ -15,6 +15,7 @@ import pytest
 import torch
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -30,6 +31,8 @@ from model.errors import EngineError
 from model.inductor import ENCODE
 from model.network import FrameFeatures, Network, Output
 from model.package_runner import PackageRunner, runner_library
+from model.postprocess import ComingCandidates
+from model.ring import FeatureRing, WindowBuffer
 from model.runtime import Runtime
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
 from pipeline.process import tune_process
@@ -153,32 +156,60 @@ class Crossings(TorchDispatchMode):
         return result
 
 
+class Choices(TorchFunctionMode):
+    """Notes choices by a list of Python, which is brought to the device each time, unseen by operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, list) for part in parts):
+                self.found.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"query_selection": "learned", "mask_source": "level1"}, {"variant": "baseline"}],
-    ids=["default", "paper", "baseline"],
+    [
+        {},
+        {"query_selection": "learned", "mask_source": "level1"},
+        {"variant": "baseline"},
+        {"class_list": "youtube_vis_2019", "num_outputs": 42},
+    ],
+    ids=["default", "paper", "baseline", "unused outputs"],
 )
 @torch.inference_mode()
-def test_neither_stage_waits_for_the_device_or_brings_anything_to_it(changes: dict[str, Any]) -> None:
-    """On a GPU either would stop the host in every window, and could not be captured in a graph."""
+def test_no_step_of_a_window_waits_for_the_device_or_brings_anything_to_it(changes: dict[str, Any]) -> None:
+    """On a GPU any would stop the host in every window, and in a stage could not be captured in a graph."""
     config = ModelConfig.from_dict(changes)
     with torch.device("meta"):
         network = Network(config).eval()
         images, cues = torch.empty(1, 3, 192, 320), torch.empty(1, config.num_cue_planes, 192, 320)
 
     def one_window() -> Output:
-        features = network.encode_frames(images, cues)
-        return network.decode_window(FrameFeatures.stack([features] * 3), num_kept=20)
+        ring.hold({0})
+        ring.store(0, network.encode_frames(images, cues))
+        output = network.decode_window(buffer.fill([ring[0]] * 3), num_kept=20)
+        ComingCandidates(output, config)
+        return output
 
+    ring, buffer = FeatureRing(3), WindowBuffer()
     one_window()  # tables are made and brought to the device once
-    with Crossings() as crossings:
+    with Crossings() as crossings, Choices() as choices:
         output = one_window()
     assert output.mask_logits.shape == (1, 20, 3, 48, 80)
-    assert crossings.found == []
+    assert crossings.found == choices.found == []
 
     with Crossings() as crossings:
         images.new_zeros(2) + torch.ones(2).to("meta")
+    with Choices() as choices:
+        images[..., [0, 1]]
+        images[0] = 0
     assert crossings.found, "what the test looks for is seen"
+    assert choices.found == [(..., [0, 1])]
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(output.logits.max())
     with pytest.raises((RuntimeError, NotImplementedError)):

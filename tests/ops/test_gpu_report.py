@@ -250,10 +250,11 @@ def test_the_network_is_checked_and_timed_with_one_stream_and_with_two() -> None
     cases = (CASE, replace(CASE, num_streams=2), replace(CASE, precision="fp16"))
     rows = list(gpu_network.report(CPU, cases=cases))
     checks = [row for part, row in rows if part == "checks"]
-    assert len(checks) == 4
+    assert len(checks) == 5
     assert all(row["passed"] for row in checks)
     one, two, refused = [row for part, row in rows if part == "network_timings"]
     assert one["frames_per_second"] > 0
+    assert one["frames_per_second_two_open"] > 0
     assert one["p50_ms"] <= one["p95_ms"]
     assert two["streams"] == 2
     assert two["frames_per_second"] > 0
