@@ -135,7 +135,9 @@ def main() -> int:
     args = parser.parse_args()
 
     values: dict[str, Any] = {"model": {"weights": args.weights}} if args.weights else {}
-    config = load_config(args.config, overrides=args.set, values=values)
+    # Figures must not depend on what a machine has compiled before, nor on its arithmetic.
+    fixed = ["model.engine=eager", "model.precision=fp32"]
+    config = load_config(args.config, overrides=[*fixed, *args.set], values=values)
     predictor = load_predictor(config)
     labels, frames = runs.load_labels(), runs.clip_frames()
     ours = runs.run_clip(predictor, config)

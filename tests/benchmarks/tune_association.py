@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial")
     options = parser.parse_args()
-    config = load_config(None, overrides=["model.engine=eager", *options.overrides])
+    config = load_config(None, overrides=["model.engine=eager", "model.precision=fp32", *options.overrides])
     kept = Kept(config, load_predictor(config), open_annotated(options.data, limit=options.limit))
     trials = tune(config, kept)
     if options.json is not None:

@@ -26,11 +26,13 @@ TINY_NETWORK: dict[str, Any] = {
 
 
 def tiny_config(inputs: str | Path | dict[str, str], **sections: Any) -> StreamConfig:
-    """Config of a stream over `inputs` with the tiny network; `sections` are laid over it."""
+    """Config of a stream over `inputs` with the tiny network, in float32 on any machine; `sections` lie over
+    it."""
     sources = inputs if isinstance(inputs, dict) else {"source0": str(inputs)}
     sections["source"] = {"inputs": sources, **sections.get("source", {})}
     model = sections.get("model", {})
-    sections["model"] = {"weights": None, **model, "network": {**TINY_NETWORK, **model.get("network", {})}}
+    network = {**TINY_NETWORK, **model.get("network", {})}
+    sections["model"] = {"weights": None, "precision": "fp32", **model, "network": network}
     return load_config(values=sections)
 
 
