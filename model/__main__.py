@@ -149,6 +149,42 @@ def adapt(arguments: Sequence[str]) -> None:
     print(report)
 
 
+def blend(arguments: Sequence[str]) -> None:
+    """Blend the weights of two networks of one architecture (docs/training.md)."""
+    parser = argparse.ArgumentParser(prog="python -m model blend", description=blend.__doc__)
+    parser.add_argument("first", help="a .safetensors file, or default (shipped): what training began with")
+    parser.add_argument("second", help="a .safetensors file, or default: what came of it")
+    parser.add_argument("output", help="the .safetensors file to write, half precision")
+    parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1 (default: 0.5)")
+    parser.add_argument(
+        "--class-bias", type=float, default=0.0, help="added to the class logits (default: 0)"
+    )
+    options = parser.parse_args(arguments)
+    import torch
+
+    from model.blend import blended
+    from model.checkpoint import load_weights, save_weights, shipped_weights
+    from model.config import SHIPPED_WEIGHTS
+
+    first, second = (
+        load_weights(shipped_weights() if name == SHIPPED_WEIGHTS else name)
+        for name in (options.first, options.second)
+    )
+    network = blended(first, second, share=options.share, class_bias=options.class_bias)
+    reserved = ("format", "config", "name", "trained")
+    notes = {key: value for key, value in second.metadata.items() if key not in reserved}
+    notes["blend"] = f"{options.share} of {Path(options.second).name} over {Path(options.first).name}"
+    save_weights(
+        network,
+        options.output,
+        name=Path(options.output).stem,
+        trained=first.trained and second.trained,
+        notes=notes,
+        dtype=torch.float16,
+    )
+    print(f"{options.output}: {notes['blend']}, class bias {options.class_bias:+g}")
+
+
 def compile_engine(arguments: Sequence[str]) -> None:
     """Compile a network for this machine, so that streams find it compiled (docs/runtime.md)."""
     parser = argparse.ArgumentParser(prog="python -m model compile", description=compile_engine.__doc__)
@@ -288,6 +324,7 @@ def data_freeze(arguments: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "convert": convert,
+    "blend": blend,
     "compile": compile_engine,
     "export": export,
     "show": show,
