@@ -39,6 +39,9 @@ CAPACITY = 4096
 
 _MAX_INDEX = 2**31
 
+Rows = slice | list[int]
+"""Which of the masks."""
+
 
 class DeviceRuns(NamedTuple):
     """Masks as run lengths down the columns of the rectangle of their ones, zeros first, as COCO counts them.
@@ -174,17 +177,17 @@ def crop_masks_of_tensors(
     """
     runs = mask_runs_cuda(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow, capacity=capacity)
 
-    def host(rows: list[int]) -> list[CropRLE]:
+    def host(rows: Rows) -> list[CropRLE]:
         return crop_masks(*_on_host(mask_logits[rows], boxes_xyxy[rows]), fit=fit, stride=stride, grow=grow)
 
-    return _completed(runs, len(mask_logits), host)
+    return _completed(runs, host)
 
 
-def _completed(
-    runs: DeviceRuns | None, num_masks: int, host: Callable[[list[int]], list[CropRLE]]
-) -> list[CropRLE]:
+def _completed(runs: DeviceRuns | None, host: Callable[[Rows], list[CropRLE]]) -> list[CropRLE]:
     """The masks of `runs`, and by `host` those that overflowed, or all where there are no runs."""
-    crops = [None] * num_masks if runs is None else crops_of_runs(runs)
+    if runs is None:
+        return host(slice(None))
+    crops = crops_of_runs(runs)
     left = [index for index, crop in enumerate(crops) if crop is None]
     others = iter(host(left) if left else ())
     return [next(others) if crop is None else crop for crop in crops]
@@ -213,11 +216,11 @@ class CropMasksOnDevice:
     ) -> list[CropRLE]:
         """As `crop_masks`; waits for the device, where the kernel is not switched off."""
 
-        def host(rows: list[int]) -> list[CropRLE]:
+        def host(rows: Rows) -> list[CropRLE]:
             return crop_masks(mask_logits[rows], boxes_xyxy[rows], fit=fit, stride=stride, grow=grow)
 
         if self._kernel_is_off:
-            return _completed(None, len(mask_logits), host)
+            return _completed(None, host)
         stream: AbstractContextManager[object] = nullcontext()
         if self._stream is not None:
             stream = torch.cuda.stream(self._stream)
@@ -228,7 +231,7 @@ class CropMasksOnDevice:
             )
             runs = mask_runs_cuda(logits, boxes, fit=fit, stride=stride, grow=grow)
             self._kernel_is_off = runs is None
-            return _completed(runs, len(mask_logits), host)
+            return _completed(runs, host)
 
 
 def crop_masks_on(device: torch.device) -> CropMasks:

@@ -262,7 +262,10 @@ def test_every_parameter_learns_and_only_matched_queries_learn_masks(config: Mod
             continue
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), name
+        if not name.endswith(
+            "frame_weights.bias"
+        ):  # the same for all frames of a softmax: no gradient at all
+            assert parameter.grad.any(), name
 
     network.zero_grad()
     out = decoded(network)
