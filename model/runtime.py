@@ -159,6 +159,7 @@ class Runtime:
         tensors: tuple[Tensor, ...] = (images,) if cues is None else (images, cues)
         if images.device.type != self.device.type:
             tensors = self.upload(*tensors)
+        tensors = tuple(tensor.to(self.dtype) for tensor in tensors)  # a package reads what it was made for
         encode = self._engine.encode
         if lent and isinstance(encode, GraphedStage):
             encode = encode.lend

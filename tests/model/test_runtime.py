@@ -564,6 +564,33 @@ def test_bf16_runs_where_the_cpu_has_it_and_is_refused_elsewhere(
     assert bool(output.mask_logits.isfinite().all())
 
 
+def test_a_compiled_engine_is_given_the_type_that_it_was_made_for(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package reads memory as its own type, whatever lies there."""
+    monkeypatch.setattr(model.device, "cpu_has_bf16", lambda: True)
+    half = prepared(network).to_precision(torch.bfloat16)
+    wanted = [[tensor.dtype for tensor in tensors] for tensors in example_inputs(half, SPEC)]
+    given: list[list[torch.dtype]] = []
+
+    def recorded(stage: torch.nn.Module) -> Any:
+        def run(*tensors: Tensor) -> Any:
+            given.append([tensor.dtype for tensor in tensors])
+            return stage(*tensors)
+
+        return run
+
+    stages = recorded(EncodeStage(half)), recorded(DecodeStage(half, SPEC))
+    monkeypatch.setattr("model.inductor.load_packages", lambda folder, **_: stages)
+    monkeypatch.setattr(model.runtime, "build_engine", lambda *_, **__: tmp_path)
+    runtime = Runtime(network, SPEC, engine="inductor", precision="bf16")
+    given.clear()
+    output = runtime.decode(window(runtime))
+    assert given == [wanted[0], wanted[0], wanted[1]]
+    eager = Runtime(network, SPEC, engine="eager", precision="bf16")
+    assert torch.equal(output.mask_logits, eager.decode(window(eager)).mask_logits)
+
+
 def test_the_key_holds_weights_spec_threads_and_precision(network: Network) -> None:
     key = engine_key(network, SPEC, engine="inductor")
     assert key == engine_key(network, SPEC, engine="inductor")
