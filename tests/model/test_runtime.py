@@ -511,11 +511,22 @@ def test_an_engine_that_differs_from_eager_is_not_used(
     assert "differs from eager by" in caplog.text
 
 
-@pytest.mark.parametrize(("num_lost", "accepted"), [(0, True), (1, True), (2, False)])
-def test_an_engine_may_order_its_queries_otherwise_and_choose_one_in_four_anew(
-    network: Network, num_lost: int, accepted: bool
+@pytest.mark.parametrize(
+    ("dtype", "num_lost", "accepted"),
+    [
+        (torch.float32, 0, True),
+        (torch.float32, 1, False),
+        (torch.bfloat16, 0, True),
+        (torch.bfloat16, 1, True),
+        (torch.bfloat16, 2, False),
+    ],
+)
+def test_an_engine_may_order_its_queries_otherwise_and_in_half_types_choose_one_in_four_anew(
+    network: Network, dtype: torch.dtype, num_lost: int, accepted: bool
 ) -> None:
     ready = prepared(network)
+    if dtype != torch.float32:
+        ready.to_precision(dtype)
     encode, decode = EncodeStage(ready), DecodeStage(ready, SPEC)
 
     def reordered(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -524,8 +535,8 @@ def test_an_engine_may_order_its_queries_otherwise_and_choose_one_in_four_anew(
         order[:num_lost] = order[-1]  # what should stand there is lost
         return logits[:, order], boxes[:, :, order], masks[:, order], embeddings[:, order], kept[:, order]
 
-    error = engine_error(network, {1: SPEC}, (encode, {1: reordered}), (encode, {1: decode}))
-    assert (error <= TOLERANCE[torch.float32]) == accepted
+    error = engine_error(ready, {1: SPEC}, (encode, {1: reordered}), (encode, {1: decode}))
+    assert (error <= TOLERANCE[dtype]) == accepted
 
 
 @pytest.mark.parametrize(
