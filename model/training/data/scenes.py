@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 __all__ = ["Actor", "Backdrop", "Camera", "Clutter", "Light", "Look", "Scene", "View"]
 
-RENDERER = 1
+RENDERER = 2
 """Part of every description: goes up when the same description renders to other pixels."""
 
 ACTOR_KINDS = ("walker", "cyclist", "scooter", "car", "van", "bus", "truck", "animal", "blob")

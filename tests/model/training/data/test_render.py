@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from model.training.data.geometry import camera_matrix, pose, project, to_image
 from model.training.data.render import SceneRenderer, render
 from model.training.data.scenes import Actor, Backdrop, Camera, Clutter, Light, Look, Scene, View
+from model.training.data.sensor import expose
 from model.training.data.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -204,3 +205,14 @@ def test_missing_photographs_are_named() -> None:
     scene = replace(PLAIN, backdrop=Backdrop(kind="photo", seed=1, photo="square.png"))
     with pytest.raises(ValueError, match=r"square\.png"):
         render(scene, 0)
+
+
+@pytest.mark.parametrize("quality", [0, 60, 95])
+def test_compression_keeps_red_red_and_blue_blue(quality: int) -> None:
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:, :32] = (200, 40, 30)
+    frame[:, 32:] = (20, 60, 180)
+    look = replace(PLAIN.look, jpeg_quality=quality)
+    filmed = expose(frame, look, gain=1.0, rng=np.random.default_rng(0), seconds=0.0, dim=None).astype(int)
+    assert (filmed[:, :24, 0] > filmed[:, :24, 2] + 100).all()
+    assert (filmed[:, 40:, 2] > filmed[:, 40:, 0] + 100).all()
