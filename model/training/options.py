@@ -120,6 +120,11 @@ class TrainingOptions:
     lens), street_without_walkers, sprites, or a YouTube-VIS JSON file."""
     images: str | None = None
     """Folder that a JSON file's file_names start from; None: its own, or `images` or `JPEGImages` in it."""
+    photos: str | None = None
+    """Folder of photographs that some backgrounds of the street sets show; None: none."""
+    figures: str | None = None
+    """Folder of figures that most people on foot and cars of the street sets are shown as; None: all are
+    drawn."""
     sampling: Sampling = "consecutive"
     """Frames of a JSON file's clips: consecutive at 5 to 12 a second, or as SeqFormer's (anywhere)."""
     fps: float | None = None
@@ -149,7 +154,15 @@ class TrainingOptions:
     """Part of the draws from the pool that get each of: other textures on their instances, still look-alikes
     that count for nobody, another lens and sensor (docs/data.md)."""
 
-    RESUMABLE = ("precision", "checkpoint_seconds", "piece_bytes", "num_workers", "images")
+    RESUMABLE = (
+        "precision",
+        "checkpoint_seconds",
+        "piece_bytes",
+        "num_workers",
+        "images",
+        "photos",
+        "figures",
+    )
     """Fields that may change when a run is resumed."""
 
     def __post_init__(self) -> None:
@@ -175,6 +188,9 @@ class TrainingOptions:
             raise ValueError(f"disguise: {self.disguise} must be in [0, 1]")
         if self.disguise and not self.pool_clips:
             raise ValueError("disguise: needs pool_clips, the clips that are drawn in other looks")
+        for name in ("photos", "figures"):
+            if getattr(self, name) is not None and not self.data.startswith("street"):
+                raise ValueError(f"{name}: is for the street sets, and data is {self.data!r}: leave it out")
         if self.piece_bytes is not None:
             _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
         if self.sampling not in get_args(Sampling):

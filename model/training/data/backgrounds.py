@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.training.data.palette import any_colour, grey, hsv
 
-__all__ = ["cloud_noise", "colour_noise", "dead_leaves", "list_photos", "photo_patch"]
+__all__ = ["cloud_noise", "colour_noise", "dead_leaves", "list_photos", "photo_grain", "photo_patch"]
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -118,6 +118,23 @@ def _photo(path: Path) -> Bytes:
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def photo_grain(rng: Rng, canvas: Bytes, *, path: Path) -> Bytes:
+    """The canvas with the photograph's light and dark over it, coarse or fine, weak or strong."""
+    height, width = canvas.shape[:2]
+    image = cv2.cvtColor(_photo(path), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    scale = float(np.exp(rng.uniform(math.log(0.2), math.log(1.2)))) * max(height, width) / max(image.shape)
+    size = (max(8, round(image.shape[1] * scale)), max(8, round(image.shape[0] * scale)))
+    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    tile = (tile - tile.mean()) / max(float(tile.std()), 1.0)
+    # mirrored at its edges, so that no seam shows
+    tile = np.concatenate((tile, tile[::-1]), axis=0)
+    tile = np.concatenate((tile, tile[:, ::-1]), axis=1)
+    rows = (np.arange(height) + int(rng.integers(0, tile.shape[0]))) % tile.shape[0]
+    columns = (np.arange(width) + int(rng.integers(0, tile.shape[1]))) % tile.shape[1]
+    factor = 1 + float(rng.uniform(0.05, 0.28)) * np.clip(tile[rows][:, columns], -2.5, 2.5)
+    return np.asarray(np.clip(canvas * factor[..., None], 0, 255), np.uint8)
 
 
 def photo_patch(rng: Rng, height: int, width: int, *, path: Path) -> Bytes:

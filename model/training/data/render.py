@@ -17,10 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.training.data import canvas, sensor
-from model.training.data.backgrounds import cloud_noise, colour_noise, dead_leaves, photo_patch
+from model.training.data.backgrounds import (
+    cloud_noise,
+    colour_noise,
+    dead_leaves,
+    list_photos,
+    photo_grain,
+    photo_patch,
+)
 from model.training.data.canvas import Shape, Sprite
 from model.training.data.clutter import clutter_shapes
 from model.training.data.creatures import animal_shapes, blob_shapes
+from model.training.data.figures import figure_sprite, list_figures, load_figure
 from model.training.data.geometry import (
     Pose,
     Projector,
@@ -48,20 +56,28 @@ _EXPOSURE_SECONDS = 0.05
 _TEXTURE = 48
 _IDENTITY = np.eye(2, 3)
 _VEHICLES = ("car", "van", "bus", "truck")
+_SHOWN_AS_FIGURES = 0.75
+"""Part of the walkers and cars, where there are figures."""
+_STANDING = 0.15
+"""Metres per second below which a figure stands."""
+_STRIDE = 0.8
+"""Two steps of a figure, in parts of its height."""
 
 
-def render(scene: Scene, index: int, *, photos: Path | None = None) -> tuple[Bytes, NDArray[np.uint16]]:
+def render(
+    scene: Scene, index: int, *, photos: Path | None = None, figures: Path | None = None
+) -> tuple[Bytes, NDArray[np.uint16]]:
     """Frame `index` as (H, W, 3) RGB, and (H, W) identities: 0 for nobody, i + 1 for scene.actors[i].
 
     Raises IndexError for a frame that the scene does not have, ValueError where the scene shows a photograph
     and no folder of `photos` is given.
     """
-    return _renderer(scene, photos)(index)
+    return _renderer(scene, photos, figures)(index)
 
 
 @lru_cache(maxsize=6)
-def _renderer(scene: Scene, photos: Path | None) -> SceneRenderer:
-    return SceneRenderer(scene, photos=photos)
+def _renderer(scene: Scene, photos: Path | None, figures: Path | None) -> SceneRenderer:
+    return SceneRenderer(scene, photos=photos, figures=figures)
 
 
 class _Standing(NamedTuple):
@@ -73,13 +89,20 @@ class _Standing(NamedTuple):
 
 
 class SceneRenderer:
-    """Renders the frames of one scene, in any order."""
+    """Renders the frames of one scene, in any order.
 
-    def __init__(self, scene: Scene, *, photos: Path | None = None) -> None:
+    `figures` is a folder of figures (`data.figures`) that most walkers, cars and vans are then shown as: the
+    description does not know of it, and without it everybody is drawn.
+    """
+
+    def __init__(self, scene: Scene, *, photos: Path | None = None, figures: Path | None = None) -> None:
         self.scene = scene
+        self._figures = {} if figures is None else _cast(scene, figures)
         self._still = is_still(scene.camera)
         self._margin = _margin(scene)
         self._canvas = self._background(photos)
+        if photos is not None and scene.backdrop.kind == "street":
+            self._canvas = _grained(self._canvas, scene, photos)
         if scene.backdrop.blur:
             self._canvas = np.asarray(cv2.GaussianBlur(self._canvas, (0, 0), scene.backdrop.blur), np.uint8)
         self._clutter = self._draw_clutter()
@@ -214,8 +237,11 @@ class SceneRenderer:
         reach = actor.height * scale * (4.5 if actor.kind in _VEHICLES else 2.0)
         if not (-reach < centre[0] < scene.width + reach and -reach < centre[1] < scene.height + reach):
             return None
-        shapes = _shapes(actor, now, seconds, to_pixels, scale)
-        sprite = canvas.rasterise(shapes, height=scene.height, width=scene.width)
+        if number in self._figures:
+            sprite = self._figure(number, now, to_pixels, scale)
+        else:
+            shapes = _shapes(actor, now, seconds, to_pixels, scale)
+            sprite = canvas.rasterise(shapes, height=scene.height, width=scene.width)
         if sprite is None:
             return None
         size = actor.height * scale * (2.5 if actor.kind in _VEHICLES else 1.1)
@@ -232,6 +258,24 @@ class SceneRenderer:
         if kernel is not None:
             canvas.motion_blur(sprite, kernel)
         return sprite
+
+    def _figure(self, number: int, now: Pose, to_pixels: Projector, scale: float) -> Sprite | None:
+        """The actor as one of the figures, upright where it stands."""
+        scene, actor, figure = self.scene, self.scene.actors[number], load_figure(self._figures[number])
+        foot = to_pixels(np.array([[now.x, 0.0, now.z]]))[0]
+        phase = None
+        if now.speed > _STANDING:
+            phase = actor.seed % 64 / 10 + 2 * math.pi * now.distance / (_STRIDE * actor.height)
+        return figure_sprite(
+            figure,
+            heading=now.heading + math.atan2(now.x, now.z),
+            tilt=(scene.view.camera_height - actor.height / 2) / now.z,
+            phase=phase,
+            foot=(float(foot[0]), float(foot[1])),
+            pixels_per_metre=scale * actor.height / figure.metres,
+            height=scene.height,
+            width=scene.width,
+        )
 
     def _ground_shadow(self, frame: Bytes, sprite: Sprite, actor: Actor, now: Pose, matrix: Points) -> None:
         scene = self.scene
@@ -265,6 +309,28 @@ def _shapes(actor: Actor, now: Pose, seconds: float, to_pixels: Projector, scale
     return vehicle_shapes(
         seed, kind=actor.kind, height=height, pose=now, to_pixels=to_pixels, pixels_per_metre=scale
     )
+
+
+def _cast(scene: Scene, figures: Path) -> dict[int, Path]:
+    """Which actors are shown as which figures."""
+    kinds = {"walker": "walker", "car": "car", "van": "car"}
+    names = {kind: list_figures(figures, kind) for kind in set(kinds.values())}
+    found = {}
+    for number, actor in enumerate(scene.actors):
+        rng = np.random.default_rng((actor.seed, 2))
+        chosen = names.get(kinds.get(actor.kind, ""), ())
+        if chosen and rng.random() < _SHOWN_AS_FIGURES:
+            found[number] = figures / chosen[int(rng.integers(0, len(chosen)))]
+    return found
+
+
+def _grained(canvas: Bytes, scene: Scene, photos: Path) -> Bytes:
+    """The drawn background, at even odds with a photograph's grain."""
+    rng = np.random.default_rng((scene.backdrop.seed, 3))
+    names = list_photos(photos)
+    if rng.random() < 0.5:
+        return canvas
+    return photo_grain(rng, canvas, path=photos / names[int(rng.integers(0, len(names)))])
 
 
 def _margin(scene: Scene) -> tuple[int, int]:

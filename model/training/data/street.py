@@ -19,6 +19,7 @@ from model.cues import clip_cues, mirrored_planes
 from model.training.data.backgrounds import list_photos
 from model.training.data.clip import TrainingClip
 from model.training.data.crowd import REFERENCE_ROWS, Crowd, draw_seed, ground_range, rounded
+from model.training.data.figures import list_figures
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.render import SceneRenderer
 from model.training.data.scenes import Backdrop, Scene
@@ -97,7 +98,8 @@ class StreetClips:
     (h, w) cuts the same window out of all frames, mostly one with somebody in it; sizes stay those of
     height × width. `photos` is a folder of photographs that some backgrounds show; None renders without.
     `close` is the part of the scenes that is filmed through a longer lens: what stands near the middle fills
-    the picture. `walkers` as in `draw_scene`. The frozen sets have neither.
+    the picture. `walkers` as in `draw_scene`. `figures` is a folder of figures that most people on foot and
+    cars are shown as. The frozen sets have none of these.
 
     Raises ValueError where the crop is larger than the picture, or `close` no part.
     """
@@ -113,6 +115,7 @@ class StreetClips:
         photos: Path | None = None,
         close: float = 0.0,
         walkers: bool = True,
+        figures: Path | None = None,
     ) -> None:
         if not 0 <= close <= 1:
             raise ValueError(f"close {close} must be in [0, 1]")
@@ -120,8 +123,10 @@ class StreetClips:
             raise ValueError(f"crop {crop} must fit into the picture {(height, width)}")
         self.seed, self.height, self.width = seed, height, width
         self.cues, self.crop, self.photos = cues, crop, photos
-        self.close, self.walkers = close, walkers
+        self.close, self.walkers, self.figures = close, walkers, figures
         self._names = list_photos(photos) if photos is not None else ()
+        if figures is not None:
+            list_figures(figures)  # says what is missing before anything renders
 
     def scene(self, index: int, *, num_frames: int = _SCENE_FRAMES) -> Scene:
         """The scene that clip `index` is cut out of."""
@@ -145,7 +150,7 @@ class StreetClips:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         scene = self.scene(index, num_frames=max(_SCENE_FRAMES, num_frames))
         rng = np.random.default_rng((self.seed, index, 1))
-        renderer = SceneRenderer(scene, photos=self.photos)
+        renderer = SceneRenderer(scene, photos=self.photos, figures=self.figures)
         last = scene.num_frames - num_frames
         warm = min(last, math.ceil(_WARM_SECONDS * scene.fps))
         start = int(rng.integers(0, last + 1)) if rng.random() < _COLD else int(rng.integers(warm, last + 1))

@@ -87,6 +87,8 @@ def changed(*, in_stage: bool = False, **changes: Any) -> dict[str, Any]:
         ({"disguise": -0.1}, "disguise: -0.1 must be a number of at least 0"),
         ({"disguise": 1.5, "pool_clips": 4}, r"disguise: 1\.5 must be in \[0, 1\]"),
         ({"disguise": 0.5}, "disguise: needs pool_clips"),
+        ({"data": "sprites", "figures": "x"}, "figures: is for the street sets"),
+        ({"data": "sprites", "photos": "x"}, "photos: is for the street sets"),
         ({"ema_decay": "slow"}, "ema_decay: 'slow' must be a number"),
         ({"piece_bytes": 1000}, "piece_bytes: 1000 must be a whole number of at least 65536"),
         ({"checkpoint_seconds": 0}, "checkpoint_seconds: 0 must be a number above 0"),

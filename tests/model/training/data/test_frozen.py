@@ -206,4 +206,4 @@ def test_the_verbs_write_videos_and_a_contact_sheet(
     assert main(["data-freeze"]) == 1
     assert "either --output DIR or --hashes" in capsys.readouterr().err
     assert main(["data-preview", "--set", "sprites", "--photos", ".", "--output", str(sheet)]) == 1
-    assert "--photos is for --set street" in capsys.readouterr().err
+    assert "--photos and --figures are for --set street" in capsys.readouterr().err
