@@ -83,7 +83,8 @@ def select_candidates(
     in_order = bool((chosen == np.arange(len(chosen))).all())
     # Models give their best first: then nothing needs to be copied.
     logits = prediction.mask_logits[slice(len(chosen)) if in_order else chosen, real, :rows, :columns]
-    probs = sigmoid(halve(logits))
+    # The mean of probabilities, not the probability of a mean: of a mask of two cells nothing would be left.
+    probs = halve(sigmoid(logits))
     logits = logits.reshape(*logits.shape[:2], rows * columns)
     energy = np.einsum("nfp,nfp->nf", probs, probs)
     visible = logits.max(axis=2, initial=-np.inf) > 0
@@ -117,13 +118,13 @@ def select_candidates(
     return candidates if keep.size == len(candidates) else _take(candidates, keep)
 
 
-def halve(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def halve(probs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return means of 2 × 2 cells of (N, F, h, w), flat (N, F, ⌈h/2⌉·⌈w/2⌉); an odd last one is alone."""
-    num, num_frames, height, width = logits.shape
+    num, num_frames, height, width = probs.shape
     rows = np.empty((num, num_frames, -(-height // 2), width), np.float32)
     pairs = height // 2
-    np.add(logits[:, :, 0 : 2 * pairs : 2], logits[:, :, 1::2], out=rows[:, :, :pairs])
-    np.multiply(logits[:, :, 2 * pairs :], 2, out=rows[:, :, pairs:])
+    np.add(probs[:, :, 0 : 2 * pairs : 2], probs[:, :, 1::2], out=rows[:, :, :pairs])
+    np.multiply(probs[:, :, 2 * pairs :], 2, out=rows[:, :, pairs:])
     halved = np.empty((*rows.shape[:3], -(-width // 2)), np.float32)
     pairs = width // 2
     np.add(rows[..., 0 : 2 * pairs : 2], rows[..., 1::2], out=halved[..., :pairs])

@@ -561,7 +561,7 @@ def test_memory_is_bounded_and_ids_are_never_reused_over_1000_windows() -> None:
         assert len(associator._ring) <= T
         assert len(associator._emitter._pending) <= T
         assert len(associator._emitter._announced) == 0
-    assert len(births) >= 500
+    assert len(births) >= 250  # as many as there are objects
     assert len(ended) >= len(births) - 12
 
 

@@ -94,6 +94,29 @@ def test_halving_takes_means_of_two_by_two_cells(height: int, width: int) -> Non
     assert halve(logits[:0]).shape == (0, 3, expected[0, 0].size)
 
 
+def test_a_mask_of_two_cells_is_the_same_one_in_the_next_window() -> None:
+    """Someone far away: two cells inside, wherever they lie, and cells outside that are a little different each time."""
+    rng = np.random.default_rng(3)
+    for top, left in [(4, 6), (5, 6), (4, 7), (5, 7)]:
+        windows = []
+        for _ in range(2):
+            logits = rng.normal(-5, 1.5, (1, 1, 16, 24)).astype(np.float32)
+            logits[0, 0, top : top + 2, left] = rng.uniform(0.5, 2.0, 2)
+            windows.append(halve(sigmoid(logits))[0, 0])
+        here, there = windows
+        elsewhere = np.roll(here.reshape(8, 12), 2, axis=1).ravel()
+        overlaps = [
+            float(
+                soft_iou(inner_products(here[None], other[None]), here[None] @ here, other[None] @ other)[
+                    0, 0
+                ]
+            )
+            for other in (there, elsewhere)
+        ]
+        assert overlaps[0] > 0.6
+        assert overlaps[1] < 0.2
+
+
 def test_suppression_keeps_the_stronger_of_two_and_what_only_a_suppressed_one_covers() -> None:
     overlap = floats([1, 0.7, 0.1], [0.7, 1, 0.7], [0.1, 0.7, 1])
     everyone = np.ones(3, np.bool_)
@@ -171,6 +194,15 @@ def test_candidates_are_the_best_scores_without_duplicates_and_without_what_is_n
     assert candidates.logits.shape[1:] == (5, 23 * 40)
     start = window_of(oracle, 1)
     assert select_candidates(start, oracle.predict(start), config, sorted(CLASSES)).logits.shape[1] == 2
+
+
+def test_masks_are_compared_by_the_mean_of_their_probabilities() -> None:
+    oracle = Oracle(script([Mover(lambda number: (0.5, 0.5))], 3))
+    window = window_of(oracle, 2)
+    candidates = select_candidates(window, oracle.predict(window), AssociationConfig(), sorted(CLASSES))
+    wanted = halve(sigmoid(candidates.logits.reshape(*candidates.logits.shape[:2], 23, 40)))
+    np.testing.assert_allclose(candidates.probs, wanted, atol=1e-6)
+    assert candidates.energy[0, 0] == pytest.approx((wanted[0, 0] ** 2).sum(), rel=1e-5)
 
 
 def replace_config(config: AssociationConfig, **change: Any) -> AssociationConfig:
