@@ -56,6 +56,21 @@ class PeerOptions:
     """Frames that a track outlives unseen."""
 
 
+PEDESTRIANS = PeerOptions(
+    num_samples=31,
+    sample_seconds=0.1,
+    warm_samples=1,
+    threshold=20.0,
+    open_pixels=5,
+    close_pixels=15,
+    fill=False,
+    min_area=100,
+    match_iou=0.3,
+    lost_frames=2,
+)
+"""The best of 30 random sets on the clip of pedestrians."""
+
+
 @dataclass(frozen=True)
 class PeerInstance:
     """One component of a frame."""

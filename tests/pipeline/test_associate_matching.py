@@ -95,7 +95,7 @@ def test_halving_takes_means_of_two_by_two_cells(height: int, width: int) -> Non
 
 
 def test_a_mask_of_two_cells_is_the_same_one_in_the_next_window() -> None:
-    """Someone far away: two cells inside, wherever they lie, and cells outside that are a little different each time."""
+    """Someone far away: two cells inside, wherever they lie; those outside differ a little each time."""
     rng = np.random.default_rng(3)
     for top, left in [(4, 6), (5, 6), (4, 7), (5, 7)]:
         windows = []

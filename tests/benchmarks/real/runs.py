@@ -33,17 +33,17 @@ Found = dict[int, list[tuple[int, float, NDArray[np.bool_]]]]
 CADENCE_FPS = 10.0
 
 
-def load_labels() -> dict[str, Any]:
+def load_labels(path: Path = LABELS) -> dict[str, Any]:
     """The labels as they stand in the file."""
-    labels: dict[str, Any] = json.loads(LABELS.read_text(encoding="utf-8"))
+    labels: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return labels
 
 
-def clip_frames() -> list[tuple[int, float, Image]]:
-    """The clip's frames that the cadence keeps: index, stream time in seconds, (H, W, 3) RGB."""
+def clip_frames(path: Path | None = None) -> list[tuple[int, float, Image]]:
+    """The frames that the cadence keeps, of the street clip or another: index, stream time in seconds, (H, W, 3) RGB."""
     cadence = Cadence(CADENCE_FPS)
     kept: list[tuple[int, float, Image]] = []
-    with av.open(str(street_clip())) as container:
+    with av.open(str(path or street_clip())) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if cadence.take(frame.time):
                 rgb: Any = frame.to_ndarray(format="rgb24")
@@ -79,9 +79,9 @@ def run_peer(frames: Iterable[tuple[int, float, Image]], peer: BackgroundPeer | 
     }
 
 
-def run_clip(predictor: Predictor, config: StreamConfig) -> Found:
-    """Stream the clip's file as any file."""
-    return _stream(predictor, config, str(street_clip()))
+def run_clip(predictor: Predictor, config: StreamConfig, path: Path | None = None) -> Found:
+    """Stream the clip's file, or another, as any file."""
+    return _stream(predictor, config, str(path or street_clip()))
 
 
 def run_held(frames: Iterable[tuple[int, float, Image]], predictor: Predictor, config: StreamConfig) -> Found:

@@ -1,9 +1,9 @@
 """Look for the numbers of the benchmark's peer that do best on the labelled clip itself.
 
-    python tests/benchmarks/real/tune_peer.py [--seconds 600]
+    python tests/benchmarks/real/tune_peer.py [--seconds 600] [--pedestrians vtest.avi]
 
-Random sets of options; each is judged by AP50 + IDF1, averaged over the still and the moving shots. Prints
-the best ones, to be written into `PeerOptions` by hand.
+Random sets of options; each is judged by AP50 + IDF1, averaged over the still and the moving shots, or on the clip of
+pedestrians. Prints the best ones, to be written into `PeerOptions`, or `PEDESTRIANS`, by hand.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[folders]) for folders in (3, 2)]
 
 from benchmarks.peer_background import BackgroundPeer, PeerOptions, RunningMedian
+from benchmarks.real import pedestrians
 from benchmarks.real.runs import Found, clip_frames, load_labels, measure, select
 
 MEDIANS: dict[str, tuple[Any, ...]] = {
     "num_samples": (3, 5, 9, 15, 31),
-    "sample_seconds": (0.1, 0.2),
+    "sample_seconds": (0.1, 0.2, 0.5, 1.0),
     "warm_samples": (1, 2, 3),
 }
 REST: dict[str, tuple[Any, ...]] = {
     "threshold": (12, 16, 20, 25, 30, 40),
-    "open_pixels": (5, 7, 9, 11, 15),
-    "close_pixels": (9, 15, 25, 41, 61),
+    "open_pixels": (1, 3, 5, 7, 9, 11, 15),
+    "close_pixels": (3, 5, 9, 15, 25, 41, 61),
     "fill": (False, True),
-    "min_area": (800, 1600, 3000, 6000, 9000),
+    "min_area": (100, 200, 400, 800, 1600, 3000, 6000, 9000),
     "match_iou": (0.05, 0.1, 0.2, 0.3),
     "lost_frames": (2, 5, 10),
 }
@@ -44,14 +45,19 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pedestrians", type=Path, metavar="FILE", help="OpenCV's sample vtest.avi")
     args = parser.parse_args()
-    labels = load_labels()
-    plain = {video["id"] for video in labels["videos"] if video["transforms"] is None}
-    groups = [
-        select(labels, {v["id"] for v in labels["videos"] if v["id"] in plain and v["camera"] == camera})
-        for camera in ("still", "moving")
-    ]
-    frames = clip_frames()
+    if args.pedestrians:
+        pedestrians.check(args.pedestrians)
+        groups, frames = [load_labels(pedestrians.LABELS)], clip_frames(args.pedestrians)
+    else:
+        labels = load_labels()
+        plain = {video["id"] for video in labels["videos"] if video["transforms"] is None}
+        groups = [
+            select(labels, {v["id"] for v in labels["videos"] if v["id"] in plain and v["camera"] == camera})
+            for camera in ("still", "moving")
+        ]
+        frames = clip_frames()
     chosen = random.Random(args.seed)
     ends, tried = time.monotonic() + args.seconds, []
     while time.monotonic() < ends:
@@ -60,7 +66,7 @@ def main() -> None:
             continue
         median = RunningMedian(**background)
         differences = [(index, median.update(rgb, seconds)) for index, seconds, rgb in frames]
-        for _ in range(20):
+        for _ in range(6 if args.pedestrians else 20):
             rest = {name: chosen.choice(values) for name, values in REST.items()}
             options = replace(PeerOptions(), **background, **rest)
             peer = BackgroundPeer(options)

@@ -1,0 +1,89 @@
+"""The labels of the pedestrians' clip, as far as they can be checked without the clip."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from benchmarks import bench_real
+from benchmarks.real import page, pedestrians, runs
+
+from ops.rle import CropRLE
+
+
+@pytest.fixture(scope="module")
+def labels() -> dict[str, Any]:
+    return runs.load_labels(pedestrians.LABELS)
+
+
+def test_people_stand_apart_and_are_tall_enough_to_be_asked_for(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    assert video["length"] == len(video["frame_indices"]) == 77
+    people = [each for each in labels["annotations"] if not each["iscrowd"]]
+    assert len({each["instance_id"] for each in people}) == len(people) > 50
+    heights = [height for each in people for height in each["heights"] if height is not None]
+    assert len(heights) > 200
+    assert min(heights) >= bench_real.PEOPLE_MIN_HEIGHT
+    for place in range(0, video["length"], 7):
+        masks = [
+            CropRLE.from_coco(each["segmentations"][place]).decode(video["height"], video["width"])
+            for each in labels["annotations"]
+            if each["segmentations"][place] is not None
+        ]
+        assert masks
+        assert not any((one & two).any() for one, two in combinations(masks, 2))
+
+
+def test_what_was_taken_out_by_eye_counts_for_nobody(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    for index, points in pedestrians.REJECTED.items():
+        place = video["frame_indices"].index(index)
+        for x, y in points:
+            for each in labels["annotations"]:
+                box = each["bboxes"][place]
+                inside = box is not None and box[0] <= x < box[0] + box[2] and box[1] <= y < box[1] + box[3]
+                assert not inside or each["iscrowd"]
+
+
+def test_silhouettes_are_what_differs_from_the_background() -> None:
+    background = np.full((200, 300, 3), 120, np.uint8)
+    frame = background.copy()
+    cv2.ellipse(frame, (80, 100), (14, 40), 0, 0, 360, (30, 40, 50), -1)
+    cv2.rectangle(frame, (150, 60), (260, 120), (220, 210, 200), -1)
+    frame[10:14, 10:14] = 255
+    found = pedestrians.silhouettes(frame, background)
+    assert [each.alone for each in sorted(found, key=lambda each: each.box[0])] == [True, False]
+    (person,) = [each for each in found if each.alone]
+    wanted = frame[..., 0] == 30
+    assert (person.mask & wanted).sum() / (person.mask | wanted).sum() > 0.9
+
+
+def test_another_clip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vtest.avi"
+    path.write_bytes(b"another one")
+    with pytest.raises(ValueError, match=r"is not the vtest\.avi that was labelled"):
+        pedestrians.check(path)
+
+
+def test_the_page_tells_of_the_clip_where_it_was_run(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    found: dict[int, runs.Found] = {
+        video["id"]: {
+            index: [
+                (number, 0.9, mask)
+                for number, mask in runs.label_masks(labels, video, place).items()
+                if number
+            ]
+            for place, index in enumerate(video["frame_indices"])
+        }
+    }
+    result = bench_real.compare(labels, {"ours": found, "peer": {video["id"]: {}}})
+    assert result["pedestrians"]["ours"]["recall"] == result["pedestrians"]["ours"]["IDF1"] == 1.0
+    assert result["pedestrians"]["peer"]["recall"] == 0.0
+    assert "vtest.avi" in page.pedestrians(result, labels)
+    assert page.pedestrians({}, labels) == ""
+    assert bench_real.tall_recall(result["pedestrians"]["ours"]["people"]["recall_by_height"]) == 1.0
