@@ -155,9 +155,9 @@ class AssociationConfig(Section):
     """Windows that must have seen a tentative track before it is confirmed."""
     birth_max_iou: float = Field(0.10, ge=0, le=1)
     """A candidate that overlaps a live track's mask by this IoU or more starts no track."""
-    nms_iou: float = Field(0.60, gt=0, le=1)
+    nms_iou: float = Field(0.50, gt=0, le=1)
     """Of two candidates of a window with this soft spatio-temporal mask IoU the weaker one goes."""
-    gate_iou: float = Field(0.10, ge=0, le=1)
+    gate_iou: float = Field(0.20, ge=0, le=1)
     """Least soft IoU on the shared frames for a match."""
     gate_embedding: float = Field(0.60, ge=-1, le=1)
     """Without overlap: least cosine similarity of the embeddings (and a reachable centre)."""
