@@ -111,6 +111,8 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def adapt(arguments: Sequence[str]) -> None:
     """Re-estimate a network's normalisation statistics on a camera's own frames."""
+    from model.config import SHIPPED_WEIGHTS
+
     parser = argparse.ArgumentParser(prog="python -m model adapt", description=adapt.__doc__)
     parser.add_argument(
         "--source",
@@ -118,8 +120,18 @@ def adapt(arguments: Sequence[str]) -> None:
         metavar="SRC",
         help="file, folder of images, rtsp:// or http(s):// URL, camera",
     )
-    parser.add_argument("--weights", required=True, metavar="IN", help="the .safetensors file to start from")
-    parser.add_argument("--output", required=True, metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument(
+        "--weights",
+        default=SHIPPED_WEIGHTS,
+        metavar="IN",
+        help="the .safetensors file to start from (default: default, the weights that ship)",
+    )
+    parser.add_argument(
+        "--output",
+        default="adapted.safetensors",
+        metavar="OUT",
+        help="the .safetensors file to write (default: adapted.safetensors)",
+    )
     parser.add_argument(
         "--config-overlay", metavar="YAML", help="config that names OUT (default: OUT with the suffix .yaml)"
     )

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoint import load_weights, save_weights
-from model.config import ModelConfig
+from model.checkpoint import load_weights, save_weights, shipped_weights
+from model.config import SHIPPED_WEIGHTS, ModelConfig
 from model.cues import CueState
 from model.errors import CheckpointError
 from model.network import Network
@@ -126,8 +126,8 @@ def adapt(
     fps: float = 10.0,
     strength: float = 1.0,
 ) -> Report:
-    """Adapt the weights in a file to a source, write them and a config that names them; see `read_frames`,
-    `collect` and `re_estimate`.
+    """Adapt weights in a file (`default`: those that ship) to a source, write them and a config that names
+    them; see `read_frames`, `collect` and `re_estimate`.
 
     overlay: where the config goes; None: `output` with the suffix .yaml. fps is the rate that the network
     runs at on this source (`cadence.fps`), as the cues depend on it.
@@ -142,7 +142,7 @@ def adapt(
     for path in (Path(output), config_path):
         if not path.parent.is_dir():  # rather now than after a long look at the camera
             raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
-    network = load_weights(weights)
+    network = load_weights(shipped_weights() if weights == SHIPPED_WEIGHTS else weights)
     _norms(network)
     samples = collect(read_frames(source, fps=fps, seconds=seconds), network.config, num_frames=num_frames)
     shifts = re_estimate(network, samples, strength=strength)

@@ -17,7 +17,7 @@ from support.video import read_number, write_video
 from model.__main__ import main
 from model.adapt import Thinned, adapt, collect, re_estimate
 from model.backbone import ResNet
-from model.checkpoint import load_weights, save_weights
+from model.checkpoint import load_weights, save_weights, shipped_weights
 from model.cues import CueState
 from model.errors import CheckpointError, VideoError
 from model.network import Network
@@ -66,6 +66,19 @@ def stem_statistics(network: Network, folder: Path, *, cues: bool) -> tuple[torc
     weight = torch.cat([backbone.conv1.weight, backbone.cue_conv.weight], dim=1)
     x = torch.nn.functional.conv2d(torch.stack(inputs), weight, stride=2, padding=3)
     return x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3))
+
+
+def test_a_source_alone_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "camera", [dim_street(i) for i in range(19)])
+    monkeypatch.chdir(tmp_path)
+    assert main(["adapt", "--source", str(folder)]) == 0
+    assert "norm layers" in capsys.readouterr().out
+    adapted, shipped = load_weights("adapted.safetensors"), load_weights(shipped_weights())
+    assert adapted.config == shipped.config
+    assert not torch.equal(adapted.backbone.bn1.running_mean, shipped.backbone.bn1.running_mean)
+    assert "adapted.safetensors" in (tmp_path / "adapted.yaml").read_text()
 
 
 def test_a_folder_gives_the_statistics_and_the_weights_and_config_that_hold_them(
