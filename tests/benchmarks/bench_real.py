@@ -144,6 +144,11 @@ def main() -> int:
         "--page", metavar="FILE", help="write the page, and its pictures into images/ beside it"
     )
     args = parser.parse_args()
+    if args.pedestrians:
+        try:
+            pedestrians.check(args.pedestrians)
+        except (OSError, ValueError) as error:
+            parser.error(f"--pedestrians: {error}")
 
     values: dict[str, Any] = {"model": {"weights": args.weights}} if args.weights else {}
     # Figures must not depend on what a machine has compiled before, nor on its arithmetic.
@@ -161,7 +166,6 @@ def main() -> int:
         found["ours"][video["id"]] = runs.run_held(held, predictor, config) if held else ours
         found["peer"][video["id"]] = runs.run_peer(held) if held else peer
     if args.pedestrians:
-        pedestrians.check(args.pedestrians)
         more = runs.load_labels(pedestrians.LABELS)
         (video,) = more["videos"]
         people = runs.clip_frames(args.pedestrians)

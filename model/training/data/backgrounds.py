@@ -102,7 +102,9 @@ def list_photos(folder: Path | str) -> tuple[str, ...]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of photographs at {folder}: leave it out to render without")
+        raise FileNotFoundError(
+            f"no folder of photographs at {folder}: make one with python -m model photos, or leave it out"
+        )
     names = tuple(sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES))
     if not names:
         raise ValueError(f"{folder} holds no photographs ({', '.join(PHOTO_SUFFIXES)})")
