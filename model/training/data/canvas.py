@@ -21,6 +21,8 @@ __all__ = [
     "Shape",
     "Sprite",
     "capsule",
+    "crop_around",
+    "enlargement",
     "lay",
     "motion_blur",
     "polygon",
@@ -84,6 +86,21 @@ def tint(colour: Colour, factor: float) -> Colour:
     )
 
 
+def crop_around(
+    box: tuple[float, float, float, float], *, height: int, width: int, pad: int = _PAD
+) -> tuple[int, int, int, int] | None:
+    """Whole pixels (left, top, right, bottom) that hold a box in the frame, both grown by `pad`, or None."""
+    left, top, right, bottom = box
+    x0, y0 = max(-pad, math.floor(left) - pad), max(-pad, math.floor(top) - pad)
+    x1, y1 = min(width + pad, math.ceil(right) + pad), min(height + pad, math.ceil(bottom) + pad)
+    return None if x1 <= x0 or y1 <= y0 else (x0, y0, x1, y1)
+
+
+def enlargement(extent: float) -> int:
+    """How many times larger something of so many pixels is drawn before it is averaged down."""
+    return 4 if extent < 40 else 3 if extent < 90 else 2
+
+
 def rasterise(shapes: list[Shape], *, height: int, width: int, pad: int = _PAD) -> Sprite | None:
     """Draw the shapes, the first one lowest, into the crop of a height × width frame that holds them.
 
@@ -94,12 +111,11 @@ def rasterise(shapes: list[Shape], *, height: int, width: int, pad: int = _PAD) 
     grown = np.repeat([max(shape.radii) if shape.radii else 0.0 for shape in shapes], counts)[:, None]
     left, top = (points - grown).min(0).tolist()
     right, bottom = (points + grown).max(0).tolist()
-    x0, y0 = max(-pad, math.floor(left) - pad), max(-pad, math.floor(top) - pad)
-    x1, y1 = min(width + pad, math.ceil(right) + pad), min(height + pad, math.ceil(bottom) + pad)
-    if x1 <= x0 or y1 <= y0:
+    crop = crop_around((left, top, right, bottom), height=height, width=width, pad=pad)
+    if crop is None:
         return None
-    extent = max(right - left, bottom - top)
-    factor = 4 if extent < 40 else 3 if extent < 90 else 2
+    x0, y0, x1, y1 = crop
+    factor = enlargement(max(right - left, bottom - top))
     rgba = np.zeros(((y1 - y0) * factor, (x1 - x0) * factor, 4), np.uint8)
     discs = np.zeros(rgba.shape[:2], np.uint8) if any(shape.mask_only for shape in shapes) else None
     scaled = (points - (x0, y0)) * (factor * _ONE) - 0.5 * _ONE

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.training.data.palette import grey, paint
-from model.training.data.surfaces import Surface
+from model.training.data.surfaces import Surface, grid_quads
 
 __all__ = ["car_surfaces"]
 
@@ -62,8 +62,7 @@ def car_surfaces(rng: Rng) -> tuple[float, list[Surface]]:
     top = low + (top - low) * (0.25 + 0.75 * round_ends)
     plan = (1 - 0.1 * np.abs(z / half) ** 3) * (0.55 + 0.45 * round_ends)
     points, section = _shell(z, low, top, plan * width / 2, belt, tall)
-    grid = np.arange(_ALONG * _AROUND).reshape(_ALONG, _AROUND)
-    faces = np.stack((grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]), axis=-1).reshape(-1, 4)
+    faces = grid_quads(_ALONG, _AROUND)
     radius = tall * 0.21 if kind != "van" else 0.33
     axles = (-half + length * rng.uniform(0.18, 0.22), half - length * rng.uniform(0.17, 0.2))
     colour, gloss = _painted(
@@ -207,10 +206,7 @@ def _divided(corners: Floats, faces: NDArray[np.int64], count: int) -> tuple[Flo
         points.append(
             ((1 - uu) * (1 - vv) * a + uu * (1 - vv) * b + uu * vv * c + (1 - uu) * vv * d).reshape(-1, 3)
         )
-        grid = np.arange((count + 1) ** 2).reshape(count + 1, count + 1) + (count + 1) ** 2 * len(quads)
-        quads.append(
-            np.stack((grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]), axis=-1).reshape(-1, 4)
-        )
+        quads.append(grid_quads(count + 1, count + 1) + (count + 1) ** 2 * len(quads))
     return np.concatenate(points), np.concatenate(quads)
 
 
@@ -229,10 +225,8 @@ def _wheel(
         ),
         axis=-1,
     ).reshape(-1, 3)
-    grid = np.arange(len(rings) * _SPOKES).reshape(len(rings), _SPOKES)
-    beside = np.roll(grid, -1, 1)
-    faces = np.stack((grid[:-1], grid[1:], beside[1:], beside[:-1]), axis=-1)
     colours = np.empty((len(rings) - 1, _SPOKES, 3))
     colours[:3], colours[3:] = rim, tyre
     colours[1:3, 1::4] = np.array(tyre) * 1.2
-    return Surface(points, faces.reshape(-1, 4), colours.reshape(-1, 3), False)
+    faces = grid_quads(len(rings), _SPOKES, round_columns=True)
+    return Surface(points, faces, colours.reshape(-1, 3), False)

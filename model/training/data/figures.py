@@ -12,6 +12,7 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from model.errors import DatasetError
 from model.training.data import bodies
-from model.training.data.canvas import Sprite
+from model.training.data.canvas import Sprite, crop_around, enlargement
 from model.training.data.cars import car_surfaces
 from model.training.data.outfits import Wardrobe, draw_outfit
 from model.training.data.palette import grey, hsv
@@ -104,14 +105,16 @@ def make_figures(
         for job in jobs:
             _make_one(*job)
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+        ) as pool:
             for done in [pool.submit(_make_one, *job) for job in jobs]:
                 done.result()
     return len(jobs)
 
 
 def _make_one(kind: str, seed: int, folder: Path | None, path: Path) -> None:
-    cv2.setNumThreads(1)
     save_figure(make_figure(kind, seed, folder), path)
 
 
@@ -143,7 +146,7 @@ def load_figure(path: Path) -> Figure:
                 file["starts"],
                 file["feet"],
             )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise DatasetError(
             f"{path} is no figure: {error}. Make figures with python -m model figures"
         ) from None
@@ -195,15 +198,13 @@ def figure_sprite(
     if mirrored:
         image, x = image[:, ::-1], image.shape[1] - x
     scale = pixels_per_metre / figure.pixels_per_metre
-    extent = image.shape[0] * scale
-    factor = 4 if extent < 40 else 3 if extent < 90 else 2
+    factor = enlargement(image.shape[0] * scale)
     left, top = foot[0] - x * scale, foot[1] - y * scale
     right, bottom = left + image.shape[1] * scale, top + image.shape[0] * scale
-    pad = 3
-    x0, y0 = max(-pad, math.floor(left) - pad), max(-pad, math.floor(top) - pad)
-    x1, y1 = min(width + pad, math.ceil(right) + pad), min(height + pad, math.ceil(bottom) + pad)
-    if x1 <= x0 or y1 <= y0:
+    crop = crop_around((left, top, right, bottom), height=height, width=width)
+    if crop is None:
         return None
+    x0, y0, x1, y1 = crop
     fine = scale * factor
     if fine < 1:
         rows, columns = max(1, round(image.shape[0] * fine)), max(1, round(image.shape[1] * fine))

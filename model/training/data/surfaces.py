@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Light", "Surface", "vertex_normals", "view"]
+__all__ = ["Light", "Surface", "grid_quads", "vertex_normals", "view"]
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -33,6 +33,8 @@ class Light(NamedTuple):
 
 
 class Surface(NamedTuple):
+    """Coloured quads."""
+
     points: Floats
     """(V, 3)"""
     faces: NDArray[np.int64]
@@ -43,6 +45,13 @@ class Surface(NamedTuple):
     """Faces turned away are not seen."""
     gloss: Floats | None = None
     """(F,) 0 dull to 1 a mirror; None: all dull."""
+
+
+def grid_quads(rows: int, columns: int, *, round_columns: bool = False) -> NDArray[np.int64]:
+    """(F, 4) the quads of a grid of rows × columns vertices, its last column joined to its first if asked."""
+    index = np.arange(rows * columns).reshape(rows, columns)
+    here, beside = (index, np.roll(index, -1, 1)) if round_columns else (index[:, :-1], index[:, 1:])
+    return np.stack((here[:-1], here[1:], beside[1:], beside[:-1]), axis=-1).reshape(-1, 4)
 
 
 def vertex_normals(points: Floats, faces: NDArray[np.int64]) -> Floats:

@@ -49,23 +49,9 @@ def short(labels: dict[str, Any], num_frames: int) -> dict[str, Any]:
     return {**labels, "videos": videos, "annotations": annotations}
 
 
-def perfect(labels: dict[str, Any]) -> dict[int, Found]:
-    return {
-        video["id"]: {
-            index: [
-                (number, 0.9, mask)
-                for number, mask in runs.label_masks(labels, video, place).items()
-                if number
-            ]
-            for place, index in enumerate(video["frame_indices"])
-        }
-        for video in labels["videos"]
-    }
-
-
 def test_who_finds_all_is_told_so_and_who_finds_nothing_too(labels: dict[str, Any]) -> None:
     nothing: dict[int, Found] = {video["id"]: {} for video in labels["videos"]}
-    result = bench_real.compare(labels, {"ours": perfect(labels), "peer": nothing})
+    result = bench_real.compare(labels, {"ours": runs.perfect(labels), "peer": nothing})
     for name, row in result.items():
         ours, peer = row["ours"], row["peer"]
         assert (ours["AP50"], ours["recall"], ours["precision"], ours["IDF1"]) == (1, 1, 1, 1), name
@@ -76,7 +62,7 @@ def test_who_finds_all_is_told_so_and_who_finds_nothing_too(labels: dict[str, An
 
 
 def test_an_id_given_anew_costs_ids_and_not_masks(labels: dict[str, Any]) -> None:
-    found = perfect(labels)
+    found = runs.perfect(labels)
     for by_frame in found.values():
         for place, index in enumerate(sorted(by_frame)):
             by_frame[index] = [
@@ -89,14 +75,14 @@ def test_an_id_given_anew_costs_ids_and_not_masks(labels: dict[str, Any]) -> Non
 
 
 def test_people_are_measured_without_blaming_vehicles(labels: dict[str, Any]) -> None:
-    row = bench_real.compare(labels, {"ours": perfect(labels)})["moving"]["ours"]
+    row = bench_real.compare(labels, {"ours": runs.perfect(labels)})["moving"]["ours"]
     assert row["people"]["num_object_frames"] == 8
     assert row["num_object_frames"] == 10
     assert row["people"]["precision"] == 1.0
 
 
 def test_the_page_tells_every_shot_and_target(labels: dict[str, Any]) -> None:
-    found = perfect(labels)
+    found = runs.perfect(labels)
     groups = bench_real.compare(labels, {"ours": found, "peer": found})
     told = {
         "model": "a network",
@@ -115,7 +101,7 @@ def test_the_page_tells_every_shot_and_target(labels: dict[str, Any]) -> None:
 
 def test_pictures_show_the_frames_that_went_best_and_worst(labels: dict[str, Any]) -> None:
     video = next(each for each in labels["videos"] if each["name"] == "waiting")
-    found = perfect(labels)[video["id"]]
+    found = runs.perfect(labels)[video["id"]]
     worst, best = video["frame_indices"][3], video["frame_indices"][5]
     for index in video["frame_indices"]:
         if index != best:

@@ -181,10 +181,13 @@ class TestFiles:
         assert list_figures(tmp_path) == ("car_00003.npz",)
         assert list_figures(tmp_path, "walker") == ()
 
-    def test_what_is_no_figure_is_named(self, tmp_path: Path) -> None:
+    def test_what_is_no_figure_is_named(self, car: Figure, tmp_path: Path) -> None:
         (tmp_path / "car_1.npz").write_bytes(b"no")
         np.savez(tmp_path / "car_2.npz", format=9)
-        for name in ("car_1.npz", "car_2.npz", "car_3.npz"):
+        save_figure(car, tmp_path / "car_4.npz")
+        whole = (tmp_path / "car_4.npz").read_bytes()
+        (tmp_path / "car_4.npz").write_bytes(whole[: len(whole) // 2])
+        for name in ("car_1.npz", "car_2.npz", "car_3.npz", "car_4.npz"):
             with pytest.raises(DatasetError, match=f"{name} is no figure.*python -m model figures"):
                 load_figure(tmp_path / name)
 
