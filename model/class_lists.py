@@ -1,8 +1,9 @@
 """The class lists and the one place where an output index of the network becomes a category.
 
 Source of the names and ids: the category tables of YouTube-VIS 2019 and 2021, OVIS and COCO. What
-differs: "object", one class-agnostic category, and "sprites", the shapes of the rendered set of that name
-(some told apart by motion alone), are ours.
+differs: "object", one class-agnostic category, "coco_and_object", COCO's names and one for what moves and has
+none of them, and "sprites", the shapes of the rendered set of that name (some told apart by motion alone),
+are ours.
 
 Two layouts of the class head exist, and confusing them shifts every label by one:
 
@@ -18,7 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-ClassListName = Literal["object", "youtube_vis_2019", "youtube_vis_2021", "ovis", "coco", "sprites"]
+ClassListName = Literal[
+    "object", "youtube_vis_2019", "youtube_vis_2021", "ovis", "coco", "coco_and_object", "sprites"
+]
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,15 @@ _SPRITES = """
 triangle square star cross ring crescent gliding_disc swinging_disc spinning_propeller rocking_propeller
 """
 
+_COCO_CATEGORIES = tuple(category for category in _numbered(_COCO) if category.name != "-")
+
 CLASS_LISTS: dict[str, tuple[Category, ...]] = {
     "object": _numbered("object"),
     "youtube_vis_2019": _numbered(_YOUTUBE_VIS_2019),
     "youtube_vis_2021": _numbered(_YOUTUBE_VIS_2021),
     "ovis": _numbered(_OVIS),
-    "coco": tuple(category for category in _numbered(_COCO) if category.name != "-"),
+    "coco": _COCO_CATEGORIES,
+    "coco_and_object": (*_COCO_CATEGORIES, Category(91, "object")),
     "sprites": _numbered(_SPRITES),
 }
 

@@ -19,6 +19,7 @@ def test_lists_have_the_published_lengths_and_ids() -> None:
         "youtube_vis_2021": 40,
         "ovis": 25,
         "coco": 80,
+        "coco_and_object": 81,
         "sprites": 10,
     }
     for table in CLASS_LISTS.values():
@@ -39,6 +40,8 @@ def test_known_ids() -> None:
     ]
     assert [name("youtube_vis_2021", i) for i in (1, 26, 40)] == ["airplane", "person", "zebra"]
     assert [name("ovis", i) for i in (1, 16, 25)] == ["person", "monkey", "vehicle"]
+    assert name("coco_and_object", 91) == "object"
+    assert categories("coco_and_object")[:80] == categories("coco")
     assert [name("coco", i) for i in (1, 13, 18, 44, 67, 90)] == [
         *("person", "stop_sign", "dog", "bottle", "dining_table", "toothbrush")
     ]
