@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeVar, cast
 
 import torch
@@ -50,3 +51,15 @@ class Head(nn.Linear):
 def precise(dtype: torch.dtype) -> torch.dtype:
     """The type of coordinates beside tensors of a type: 8 bits of mantissa cannot name a pixel of 640."""
     return torch.float32 if dtype.itemsize == 2 else dtype
+
+
+@lru_cache(maxsize=256)
+def _kept(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(values, device=device, dtype=dtype)
+
+
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers as a tensor that is kept: made on each call it would be copied from the host each time, which
+    a GPU waits for and no graph can capture."""
+    return _kept(values, device, dtype)
