@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.modules import constant, module_list, precise, split_dim
+from model.modules import HeadConv, constant, module_list, precise, split_dim
 
 SLOPE = 0.1
 """Of the leaky ReLU."""
@@ -79,7 +79,8 @@ class CspTrunk(nn.Module):
             )
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, cues: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cues are none of this trunk's: they join behind it (model.cue_pyramid)."""
         x = F.max_pool2d(self.stem(images), 3, stride=2, padding=1)
         maps = []
         for stage in self.stages:
@@ -112,7 +113,7 @@ class DetectorHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = Conv(NECK_WIDTH, NECK_WIDTH)
-        self.predict = nn.Conv2d(NECK_WIDTH, NUM_CLASSES + 4 * NUM_BINS, 1)
+        self.predict = HeadConv(NECK_WIDTH, NUM_CLASSES + 4 * NUM_BINS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.predict(self.conv(x))
@@ -122,11 +123,10 @@ class DetectorHead(nn.Module):
 @dataclass(frozen=True)
 class Detections:
     """What every cell of strides 8, 16 and 32 says: logits (N, P, K) and boxes (N, P, 4) xyxy in 0..1, not
-    clipped, both float32; features (N, P, 128) of the neck at the cell."""
+    clipped, both float32."""
 
     logits: Tensor
     boxes_xyxy: Tensor
-    features: Tensor
 
 
 class Detector(nn.Module):
@@ -141,14 +141,13 @@ class Detector(nn.Module):
         """The neck's three maps, and what all cells say."""
         maps = self.neck(c3, c4, c5)
         height, width = c3.shape[-2] * STRIDES[0], c3.shape[-1] * STRIDES[0]
-        logits, boxes, features = [], [], []
+        logits, boxes = [], []
         for x, head, stride in zip(maps, self.heads, STRIDES, strict=True):
             answer = head(x)
             rows = answer.flatten(2).transpose(1, 2).to(precise(answer.dtype))  # (N, h·w, K + 4·bins)
             logits.append(rows[..., :NUM_CLASSES])
             boxes.append(_boxes(rows[..., NUM_CLASSES:], answer.shape[-2:], stride, (height, width)))
-            features.append(x.flatten(2).transpose(1, 2))
-        return maps, Detections(torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(features, 1))
+        return maps, Detections(torch.cat(logits, dim=1), torch.cat(boxes, dim=1))
 
 
 def _boxes(

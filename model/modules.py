@@ -41,11 +41,27 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
+class ChannelNorm(LayerNorm):
+    """Layer norm over the channels of each cell of a map (N, C, h, w): what a cell becomes depends on no
+    other cell, as with group norm it would (on crops, or beside padding)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Head(nn.Linear):
     """A linear map whose answer is a coordinate or a score: it stays in float32 in a half network."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
+
+
+class HeadConv(nn.Conv2d):
+    """The same as a 1×1 convolution over a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -63,3 +79,9 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
     """Numbers as a tensor that is kept: made on each call it would be copied from the host each time, which
     a GPU waits for and no graph can capture."""
     return _kept(values, device, dtype)
+
+
+def one_hot_rows(places: tuple[int, ...], size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(n, size), row i one at places[i]; kept as `constant`'s."""
+    values = tuple(float(column == place) for place in places for column in range(size))
+    return constant(values, device, dtype).view(len(places), size)
