@@ -1,8 +1,9 @@
 """The losses of a window: class, boxes and masks of the matched queries, on every decoder layer.
 
-Source: SeqFormer's terms and weights (model.md 5). What differs (ours): where an instance is absent its mask
-is empty and its box counts in no box loss, and the number of instances is averaged over processes. Everything
-is computed in float32, under autocast too.
+Source: terms and weights of SeqFormer's published code (model.md 5). What differs (ours): a frame where an
+instance is absent counts in no box loss, where the published code compares with an empty box there, and means
+over frames are over those that count; masks belong to cells or pixels as `model.training.targets` says.
+Everything is computed in float32, under autocast too.
 
 Dimensions: B windows, T frames, Q queries, C width, K outputs, N instances of a window, M the most matched
 queries of any window, n matched queries of all windows together, h × w mask cells (stride 4).
@@ -144,8 +145,8 @@ def detection_losses(
     """The unweighted terms "class", "l1" and "giou" of one layer, each summed and divided by num_instances.
 
     class: focal over all (B, Q, K), one where a query is matched to an instance of that label, without the
-    unmatched queries that lie on ignored cells by at least half; l1: summed over the coordinates and the
-    frames where the instance is present; giou: 1 − GIoU, mean over those frames.
+    unmatched queries that lie on ignored cells by at least half; l1: |box − box*| summed over the 4
+    coordinates, mean over the frames where the instance is present; giou: 1 − GIoU, mean over those frames.
     """
     with torch.autocast(output.logits.device.type, enabled=False):
         logits = output.logits.float()
@@ -165,7 +166,7 @@ def detection_losses(
             of_class = of_class * _counted_queries(output, targets, matches)[..., None]
         return {
             "class": of_class.sum() / num_instances,
-            "l1": (distance * present).sum() / num_instances,
+            "l1": ((distance * present).sum(dim=1) / num_present).sum() / num_instances,
             "giou": ((apart * present).sum(dim=1) / num_present).sum() / num_instances,
         }
 
