@@ -94,9 +94,3 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
     """Numbers as a tensor that is kept: made on each call it would be copied from the host each time, which
     a GPU waits for and no graph can capture."""
     return _kept(values, device, dtype)
-
-
-def one_hot_rows(places: tuple[int, ...], size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(n, size), row i one at places[i]; kept as `constant`'s."""
-    values = tuple(float(column == place) for place in places for column in range(size))
-    return constant(values, device, dtype).view(len(places), size)
