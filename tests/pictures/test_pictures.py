@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures.overlay_picture import picked
-from pictures.street_clip import CARS, PLACE, draw_somebody
+from pictures.street_cast import CARS
+from pictures.street_clip import PLACE, draw_somebody
 from pictures.street_place import LEFT_KERB, RIGHT_KERB, draw_street
 from support.video import read_number, write_video
 
