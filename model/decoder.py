@@ -146,8 +146,8 @@ class ObjectScore(nn.Module):
     """Class logits (B, Q, K) where a detector names things: only `object`, the last, is learnt, and only of
     queries that the detector does not name.
 
-    Learnt corrections of names were tried and made real footage worse (docs/training.md). The change starts at
-    zero and is at most LARGEST. Ours.
+    Learnt corrections of names were tried and made real footage worse (docs/training.md). The change starts
+    at zero and is at most LARGEST. Ours.
     """
 
     LARGEST = 4.0

@@ -32,8 +32,8 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where frames come from. A plain string or a map of name → source is accepted for the whole section."""
 
-    inputs: dict[str, str] = {"source0": "demo"}
-    """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, or `demo`."""
+    inputs: dict[str, str] = {"source0": "street"}
+    """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, `street` or `demo`."""
     connect_timeout_seconds: float = Field(10.0, gt=0, le=86_400)
     """How long a live source may take to deliver its first frame before it counts as unreachable."""
     read_timeout_seconds: float = Field(5.0, gt=0, le=3_600)
@@ -70,7 +70,9 @@ class SourceConfig(Section):
         for name, each in value.items():
             check_source_id(name)
             if not each:
-                raise ValueError(f"source {name!r} is empty: give a file, a URL, a device or 'demo'")
+                raise ValueError(
+                    f"source {name!r} is empty: give a file, a URL, a device, 'street' or 'demo'"
+                )
         return value
 
 
