@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from model.config import SHIPPED_WEIGHTS, ModelConfig
+from model.config import FORMER_WEIGHTS, SHIPPED_WEIGHTS, ModelConfig
 from pipeline.types import check_source_id
 
 
@@ -105,8 +105,8 @@ class ModelSection(Section):
     """Which network runs."""
 
     weights: str | None = SHIPPED_WEIGHTS
-    """`default`: the weights that ship; a .safetensors file made by `python -m model convert` or training;
-    null: seeded at random, untrained."""
+    """`default`: the weights that ship; `resnet18`: those that shipped before; a .safetensors file made by
+    `python -m model convert` or training; null: seeded at random, untrained."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random weights where `weights` is null."""
     class_bias: float = 0.0
@@ -274,7 +274,7 @@ class StreamConfig(Section):
 
     @model_validator(mode="after")
     def _check_across(self) -> StreamConfig:
-        own = self.model.weights not in (None, SHIPPED_WEIGHTS)
+        own = self.model.weights not in (None, SHIPPED_WEIGHTS, FORMER_WEIGHTS)
         if not own and self.window.stride > self.network.num_frames:
             raise ValueError(stride_error(self.window.stride, self.network.num_frames))
         if self.cadence.hold and self.emission == "final":

@@ -31,8 +31,7 @@ from benchmarks.peer_background import PEDESTRIANS, BackgroundPeer
 from benchmarks.real import page, pedestrians, pictures, runs
 from benchmarks.real.runs import Found
 
-from model.checkpoint import shipped_weights
-from model.config import SHIPPED_WEIGHTS
+from model.checkpoint import weights_path
 from model.evaluation.frame_metrics import frame_metrics
 from pipeline.config_file import load_config
 from pipeline.predict import load_predictor
@@ -120,7 +119,7 @@ def describe(weights: str | None) -> str:
     """Which network was run."""
     if weights is None:
         return "no weights"
-    path = shipped_weights() if weights == SHIPPED_WEIGHTS else Path(weights)
+    path = weights_path(weights)
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
