@@ -22,6 +22,7 @@ from pipeline.candidates import Candidates, content_cells, select_candidates
 from pipeline.config import AssociationConfig
 from pipeline.emission import Emission, Emitter, MaskLayout
 from pipeline.matching import Affinity, assign, measure
+from pipeline.motion import Movement
 from pipeline.tracks import Track, TrackTable
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
 
@@ -72,6 +73,7 @@ class Associator:
             show_tentative=config.show_tentative,
             crop=crop,
         )
+        self._movement = Movement(max_tracks=config.max_tracks, num_frames=num_frames)
         self._ring: deque[int] = deque(maxlen=num_frames)  # indices of the frames that the ring holds
 
     @property
@@ -99,10 +101,12 @@ class Associator:
         results = self._emitter.advance(window)
         self._table.clear_frames(places[num_shared:])
         self._ring.extend(frame.index for frame in window.new)
-        self._see(matched, candidates, window, places)
+        self._movement.advance(prediction.camera or (None,) * window.num_new, self._table.tracks)
+        scale = prediction.fit.scale_x
+        self._see(matched, candidates, window, places, scale=scale)
         for track in missed:
             self._miss(track)
-        self._see(self._births(matched, candidates, num_shared), candidates, window, places)
+        self._see(self._births(matched, candidates, num_shared), candidates, window, places, scale=scale)
         return results + self._emitter.emit(window.num_new)
 
     def hold(self, frame: Frame) -> FrameResult:
@@ -122,6 +126,7 @@ class Associator:
         for track in list(self._table.tracks):
             self._end(track)
         self._ring.clear()
+        self._movement.clear()
         self._table.drop_masks()
         self._emitter.clear()
         return results
@@ -138,6 +143,11 @@ class Associator:
         if self._outputs[-1] >= num_outputs:
             raise ValueError(
                 f"classes name output {self._outputs[-1]}, the prediction has {num_outputs} outputs"
+            )
+        if prediction.camera is not None and len(prediction.camera) != window.num_new:
+            raise ValueError(
+                f"the prediction tells the camera's motion at {len(prediction.camera)} frames, "
+                f"the window has {window.num_new} new ones"
             )
         num_shared = len(window.real) - window.num_new
         shared = [frame.index for frame in window.real[:num_shared]]
@@ -212,6 +222,8 @@ class Associator:
         candidates: Candidates,
         window: Window,
         places: NDArray[np.intp],
+        *,
+        scale: float,
     ) -> None:
         """Let tracks take their candidates' masks, class and embedding, and move on in their lives."""
         if not matched:
@@ -227,6 +239,8 @@ class Associator:
             if track.state != "confirmed" and self._convinces(track, index, candidates):
                 logger.debug("track %d: %s -> confirmed", track.id, track.state)
                 track.state = "confirmed"
+        newest_places = candidates.newest[chosen] - len(window.real)
+        self._movement.see(tracks, candidates.boxes[chosen], newest_places, scale=scale)
         self._table.learn(
             tracks,
             chosen,

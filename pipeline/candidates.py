@@ -45,8 +45,10 @@ class Candidates:
     """(N,) the newest frame (0..F−1) that shows the candidate."""
     overlap: NDArray[np.float32]
     """(N, N) soft IoU over all frames."""
+    boxes: NDArray[np.float32]
+    """(N, 4) xyxy of the model's box in the newest frame that shows the candidate; source pixels."""
     centres: NDArray[np.float32]
-    """(N, 2) x, y of the box's centre in the newest frame that shows the candidate; source pixels."""
+    """(N, 2) x, y of that box's centre."""
     embeddings: NDArray[np.float32] | None
     """(N, C) of length 1."""
 
@@ -112,6 +114,7 @@ def select_candidates(
         visible=visible,
         newest=newest,
         overlap=overlap,
+        boxes=boxes,
         centres=centres,
         embeddings=embeddings,
     )
@@ -201,6 +204,7 @@ def _take(candidates: Candidates, keep: NDArray[np.intp]) -> Candidates:
         visible=candidates.visible[keep],
         newest=candidates.newest[keep],
         overlap=candidates.overlap[np.ix_(keep, keep)],
+        boxes=candidates.boxes[keep],
         centres=candidates.centres[keep],
         embeddings=None if embeddings is None else embeddings[keep],
     )

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from model.checkpoint import load_weights, shipped_weights
 from model.config import SHIPPED_WEIGHTS, ModelConfig, contradictions
-from model.cues import CueState
+from model.cues import CueState, Motion, scale_motion
 from model.device import Precision
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
@@ -139,6 +139,8 @@ class _Kept:
     cues: CueState | None
     planes: dict[int, Tensor] = field(default_factory=dict)
     """(R, H, W), zero in the padding; where frames are encoded for every window anew."""
+    camera: dict[int, Motion | None] = field(default_factory=dict)
+    """The camera's motion since the frame before, in source pixels, of frames that no window has held."""
     num_frames: int = 0
     """Frames seen since the source began or was forgotten."""
 
@@ -239,9 +241,15 @@ class NetworkPredictor:
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
         coming = ComingCandidates(output, self._config)
-        return lambda: [
-            self._prediction(window, found) for window, found in zip(windows, coming.wait(), strict=True)
-        ]
+        cameras = [self._camera(window) for window in windows]
+        return lambda: [self._prediction(*each) for each in zip(windows, coming.wait(), cameras, strict=True)]
+
+    def _camera(self, window: Window) -> tuple[Motion | None, ...] | None:
+        """The camera's motion at each new frame of a window; None without cues."""
+        kept = self._kept(window.frames[-1].source)
+        return (
+            None if kept.cues is None else tuple(kept.camera.pop(frame.index, None) for frame in window.new)
+        )
 
     def _features(self, window: Window) -> list[FrameFeatures]:
         """The features of the window's T places, which are kept for the next window."""
@@ -256,7 +264,9 @@ class NetworkPredictor:
         kept.planes = {index: planes for index, planes in kept.planes.items() if index in ring}
         return [ring[frame.index] for frame in window.frames]
 
-    def _prediction(self, window: Window, found: WindowCandidates) -> WindowPrediction:
+    def _prediction(
+        self, window: Window, found: WindowCandidates, camera: tuple[Motion | None, ...] | None
+    ) -> WindowPrediction:
         frame = window.frames[-1]
         fit = fit_size(frame.height, frame.width, height=self._config.height, width=self._config.width)
         return WindowPrediction(
@@ -265,6 +275,7 @@ class NetworkPredictor:
             mask_logits=found.mask_logits,
             fit=fit,
             embeddings=found.embeddings,
+            camera=camera,
         )
 
     def forget(self, source: str) -> None:
@@ -315,6 +326,10 @@ class NetworkPredictor:
         planes = kept.planes.get(frame.index)
         if planes is None:
             planes = _pad(kept.cues.update(content, frame.seconds), fit)
+            motion = kept.cues.camera
+            kept.camera[frame.index] = (
+                None if motion is None else scale_motion(motion, (1 / fit.scale_x, 1 / fit.scale_y))
+            )
             kept.num_frames += 1
             if not self._cache:
                 kept.planes[frame.index] = planes
