@@ -35,6 +35,8 @@ class Associator:
     classes: class output → (category id, name); other outputs of the model are ignored.
     stride: how many new frames the next window will bring, for emission `final` and `both`. 1 is always
     right; the true stride makes finals come earlier (a short last window then no longer votes on them).
+    birth_scores: class output → the score from which a free candidate of this class starts a track, in place
+    of `birth_score`; where that is below `high_score`, it is this class's high score, too.
     crop: what makes masks of logits: on the host, or its equal on a GPU (`Predictor`s may have one).
     Raises ValueError for arguments out of range, and in `update` for windows that do not continue each other.
     """
@@ -47,6 +49,7 @@ class Associator:
         classes: Mapping[int, tuple[int, str]],
         num_frames: int,
         stride: int = 1,
+        birth_scores: Mapping[int, float] | None = None,
         crop: CropMasks = crop_masks,
     ) -> None:
         if emission not in ("first", "final", "both"):
@@ -58,6 +61,13 @@ class Associator:
         self._config = config
         self._emission = emission
         self._outputs = sorted(classes)
+        own = birth_scores or {}
+        if not set(own) <= set(classes):
+            raise ValueError(f"birth_scores {own} name outputs that classes do not: {self._outputs}")
+        births = [own.get(output, config.birth_score) for output in self._outputs]
+        highs = [min(own.get(output, 1.0), config.high_score) for output in self._outputs]
+        self._births_from, self._high_from = np.array([births, highs], np.float32)
+        """(K,) each: the scores that start a track and that are matched first, by class."""
         self._num_frames = num_frames
         self._table = TrackTable(
             max_tracks=config.max_tracks,
@@ -181,7 +191,7 @@ class Associator:
 
     def _match(self, candidates: Candidates, affinity: Affinity) -> dict[Track, int]:
         """Return track → candidate, found in three rounds; what is matched takes no part in the next one."""
-        strong = (candidates.best >= self._config.high_score)[:, None]
+        strong = (candidates.best >= self._high_from[candidates.labels])[:, None]
         live = [track for track in self._table.tracks if track.live]
         lost = [track for track in self._table.tracks if not track.live]
         matched: dict[Track, int] = {}
@@ -262,9 +272,7 @@ class Associator:
         """Start tracks for good candidates that nobody took, seen in a new frame, over no live mask."""
         born: dict[Track, int] = {}
         taken = list(matched.values())
-        for index in range(len(candidates)):
-            if candidates.best[index] < self._config.birth_score:
-                break
+        for index in np.flatnonzero(candidates.best >= self._births_from[candidates.labels]).tolist():
             if index in taken or not candidates.visible[index, num_shared:].any():
                 continue
             covered = (candidates.overlap[index, taken] >= self._config.birth_max_iou).any()

@@ -55,6 +55,12 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.best)
 
+    @property
+    def labels(self) -> NDArray[np.intp]:
+        """(N,) the column of `scores` with the best score."""
+        best: NDArray[np.intp] = self.scores.argmax(axis=1)
+        return best
+
     def quality(self, index: int) -> float:
         """Return the mean probability inside the mask of one candidate, 0.5..1."""
         inside = self.logits[index][self.logits[index] > 0]
