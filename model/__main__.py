@@ -271,11 +271,17 @@ def _add_stage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, help="T (default: the weights')")
     parser.add_argument("--num-kept", type=int, default=20, help="model.max_instances (default: 20)")
     parser.add_argument("--no-cues", action="store_true", help="for streams with model.cues=false")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="model.classes of the stream (default: what the weights' class list recommends)",
+    )
 
 
 def _stages_of(options: argparse.Namespace) -> tuple[Network, StageSpec]:
     from model.checkpoint import load_weights, weights_path
-    from model.stages import StageSpec
+    from model.stages import StageSpec, spec_outputs
 
     network = load_weights(weights_path(options.weights))
     config = network.config
@@ -285,6 +291,7 @@ def _stages_of(options: argparse.Namespace) -> tuple[Network, StageSpec]:
         num_frames=options.num_frames or config.num_frames,
         num_kept=options.num_kept,
         with_cues=bool(config.cues) and not options.no_cues,
+        outputs=spec_outputs(config, options.classes),
     )
 
 

@@ -16,6 +16,8 @@ Dimensions: K outputs of the class head.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -86,6 +88,19 @@ CLASS_LISTS: dict[str, tuple[Category, ...]] = {
 }
 
 
+# What a camera is usually asked for: people, what they ride in and on, and COCO's animals.
+_WATCHED = """
+person bicycle car motorcycle bus train truck boat airplane
+bird cat dog horse sheep cow elephant bear zebra giraffe
+"""
+
+RECOMMENDED: dict[str, tuple[str, ...]] = {
+    "coco": tuple(_WATCHED.split()),
+    "coco_and_object": (*_WATCHED.split(), "object"),
+}
+"""The names that a stream watches for unless told otherwise; of lists that are not here, all."""
+
+
 def categories(class_list: str) -> tuple[Category, ...]:
     """The categories of a list, by rising id.
 
@@ -118,3 +133,30 @@ def used_outputs(class_list: str, num_outputs: int) -> tuple[int, ...]:
     """The output indices that stand for a category, rising; the others must never win."""
     table = output_categories(class_list, num_outputs)
     return tuple(index for index, category in enumerate(table) if category is not None)
+
+
+def chosen_outputs(class_list: str, num_outputs: int, names: Sequence[str] | None = None) -> tuple[int, ...]:
+    """The outputs that stand for the categories of these names, rising; None: what the list recommends.
+
+    Raises ValueError for a name that the list does not have, with the nearest one, for one that is given
+    twice and for no name at all.
+    """
+    table = output_categories(class_list, num_outputs)
+    outputs = {category.name: index for index, category in enumerate(table) if category is not None}
+    if names is None:
+        names = RECOMMENDED.get(class_list, tuple(outputs))
+    if not names:
+        raise ValueError("no class is named: nothing would ever be found")
+    for name in names:
+        if name not in outputs:
+            raise ValueError(unknown_class(name, outputs, which=f"of class list {class_list!r}"))
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is named twice")
+    return tuple(sorted(outputs[name] for name in names))
+
+
+def unknown_class(name: str, known: Collection[str], *, which: str) -> str:
+    """A sentence that says that `known` lacks a name, which is nearest, and which there are."""
+    (nearest,) = difflib.get_close_matches(name.lower().replace(" ", "_"), known, n=1, cutoff=0.0)
+    return f"{name!r} is no class {which}: did you mean {nearest!r}? There are {', '.join(known)}"

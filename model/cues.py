@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import cv2
@@ -36,10 +37,13 @@ __all__ = [
     "median_image",
     "mirrored_planes",
     "sample_indices",
+    "scale_motion",
 ]
 
 Image = NDArray[np.uint8]
 Planes = NDArray[np.float32]
+Motion = NDArray[np.float64]
+"""(2, 3) affine map of places x, y; whole numbers lie between pixels, as for boxes."""
 
 BACKGROUND_SAMPLES = 9
 BACKGROUND_SECONDS = 0.5
@@ -63,6 +67,12 @@ _GRID_STEP = 4
 _MIN_FLOW_SIDE = 16
 _RANSAC_PIXELS = 0.5
 _RANSAC_TRIES = 200
+# Pixels of the half resolution, and a share of the vectors. On rendered streets a still camera leaves a
+# fifth of them or more below that, unless nearly all moves before it; one that moves faster a tenth at most.
+_STILL_PIXELS = 0.15
+_STILL_SHARE = 0.15
+_FLAT = 0.01
+"""Least determinant of a map that is turned round."""
 
 
 class Cue(Protocol):
@@ -193,6 +203,10 @@ class FlowCue:
     Zeros for the first frame, for frames that are more than 0.4 s apart, and where a side is below 32 pixels.
     """
 
+    camera: Motion | None
+    """The camera's own motion, from the previous frame's pixels to the last one's; None where it is not
+    known. Of a still camera it is exactly none, so that nothing adds up over hours."""
+
     def __init__(self) -> None:
         self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self.reset()
@@ -202,6 +216,7 @@ class FlowCue:
         self._previous: Image | None = None
         self._size: tuple[int, ...] = ()
         self._seconds = 0.0
+        self.camera = None
 
     @property
     def warm(self) -> bool:
@@ -220,28 +235,74 @@ class FlowCue:
         half = _image(cv2.resize(grey, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
         previous, interval = self._previous, seconds - self._seconds
         self._previous, self._size, self._seconds = half, rgb.shape, seconds
+        self.camera = None
         if previous is None or not 0 < interval <= FLOW_MAX_SECONDS or min(half.shape) < _MIN_FLOW_SIDE:
             return np.zeros((2, height, width), np.float32)
         flow = np.asarray(self._flow.calc(half, previous, None), np.float32)  # (h, w, 2), back in time
-        moved = _camera_flow(flow) - flow
+        back = _camera_back(flow)
+        moved = _flow_of(back, height=half.shape[0], width=half.shape[1]) - flow
+        if _rests(flow, moved):
+            self.camera = np.eye(2, 3)
+        elif back is not None:
+            self.camera = _turned_round(back, scale=(width / half.shape[1], height / half.shape[0]))
         # Half resolution doubles what a full pixel is.
         moved *= np.float32(2 * FLOW_SECONDS / interval / FLOW_SCALE)
         moved = np.clip(cv2.resize(moved, (width, height), interpolation=cv2.INTER_LINEAR), -LIMIT, LIMIT)
         return np.ascontiguousarray(moved.transpose(2, 0, 1), np.float32)
 
 
-def _camera_flow(flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The flow (h, w, 2) of the affine map that most vectors of `flow` agree with; zero where none does."""
-    height, width = flow.shape[:2]
+def scale_motion(motion: Motion, scale: tuple[float, float]) -> Motion:
+    """The same motion of a picture that is so many times as wide and as high."""
+    factor = np.array(scale, np.float64)
+    return np.column_stack((motion[:, :2] * factor[:, None] / factor, motion[:, 2] * factor))
+
+
+@lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rows, columns = np.mgrid[_GRID_STEP // 2 : height : _GRID_STEP, _GRID_STEP // 2 : width : _GRID_STEP]
+    return rows, columns
+
+
+def _rests(flow: NDArray[np.float32], moved: NDArray[np.float32]) -> bool:
+    """Whether the camera stands still: a good part of the vectors (h, w, 2) is next to nothing, or no fewer
+    than agree with the camera's motion, of which `moved` is what they differ by."""
+    places = _grid(*flow.shape[:2])
+
+    def share(vectors: NDArray[np.float32]) -> float:
+        return float((np.square(vectors[places]).sum(axis=-1) < _STILL_PIXELS**2).mean())
+
+    resting = share(flow)
+    return resting >= _STILL_SHARE or (resting > 0 and resting >= share(moved))
+
+
+def _turned_round(back: NDArray[np.float64], *, scale: tuple[float, float]) -> Motion | None:
+    """The camera's motion from the frame before, given the map `back` to it.
+
+    `back` is of pixels of the half resolution, counted from their middles, the motion in pixels of `scale`
+    times it (x, y). None for a map that has no inverse."""
+    linear = back[:, :2]
+    if abs(np.linalg.det(linear)) < _FLAT:
+        return None
+    corners = np.column_stack((linear, back[:, 2] + 0.5 - linear.sum(axis=1) * 0.5))
+    return scale_motion(np.asarray(cv2.invertAffineTransform(corners), np.float64), scale)
+
+
+def _camera_back(flow: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """The affine map (2, 3) to the frame before that most vectors of `flow` (h, w, 2) agree with, if any."""
+    rows, columns = _grid(*flow.shape[:2])
     points = np.stack((columns, rows), axis=-1).reshape(-1, 2).astype(np.float32)
     moved = points + flow[rows, columns].reshape(-1, 2)
     fitted: Any = cv2.estimateAffine2D(
         points, moved, method=cv2.RANSAC, ransacReprojThreshold=_RANSAC_PIXELS, maxIters=_RANSAC_TRIES
     )
-    if fitted[0] is None:
-        return np.zeros_like(flow)
-    matrix = fitted[0] - np.eye(2, 3)
+    return None if fitted[0] is None else np.asarray(fitted[0], np.float64)
+
+
+def _flow_of(back: NDArray[np.float64] | None, *, height: int, width: int) -> NDArray[np.float32]:
+    """The flow (h, w, 2) of an affine map; zero without one."""
+    if back is None:
+        return np.zeros((height, width, 2), np.float32)
+    matrix = back - np.eye(2, 3)
     x, y = np.arange(width), np.arange(height)[:, None]
     along = [row[0] * x + row[1] * y + row[2] for row in matrix]
     return np.stack(along, axis=-1).astype(np.float32)
@@ -320,6 +381,13 @@ class CueState:
         if not self._cues:
             return np.zeros((0, *rgb.shape[:2]), np.float32)
         return np.concatenate([cue.update(rgb, seconds) for cue in self._cues.values()])
+
+    @property
+    def camera(self) -> Motion | None:
+        """The camera's own motion from the frame before to the last one (`FlowCue.camera`); None without the
+        cue."""
+        flow = self._cues.get("flow")
+        return flow.camera if isinstance(flow, FlowCue) else None
 
     @property
     def never_warm(self) -> tuple[str, ...]:

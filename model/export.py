@@ -104,11 +104,17 @@ def load_exported(folder: Path) -> Exported:
     return Exported(
         encode=_read(folder / stages["encode"]["file"], description),
         decode=_read(folder / stages["decode"]["file"], description),
-        spec=StageSpec(**description["spec"]),
+        spec=_spec(description["spec"]),
         config=ModelConfig.from_dict(description["config"]),
         dtype=getattr(torch, description["dtype"]),
         description=description,
     )
+
+
+def _spec(values: dict[str, Any]) -> StageSpec:
+    """The spec of its JSON, which knows no tuples."""
+    outputs = values.get("outputs")
+    return StageSpec(**{**values, "outputs": None if outputs is None else tuple(outputs)})
 
 
 def _feature_names(network: Network) -> list[str]:

@@ -239,13 +239,18 @@ class Network(nn.Module):
         )
 
     def decode_window(
-        self, features: FrameFeatures, *, num_windows: int = 1, num_kept: int | None = None
+        self,
+        features: FrameFeatures,
+        *,
+        num_windows: int = 1,
+        num_kept: int | None = None,
+        outputs: tuple[int, ...] | None = None,
     ) -> Output:
         """What depends on the window: the rest of the encoder, the decoder's last layer and the masks.
 
         features of num_windows × T frames, window by window. With num_kept only that many queries (at most Q)
-        are answered for: those with the best score of a class that exists, best first; masks are computed for
-        them alone.
+        are answered for: those with the best score of the class outputs `outputs` (None: of all classes that
+        exist), best first; masks are computed for them alone.
         Raises ValueError if the frames do not divide into windows or num_kept is below 1.
         """
         if num_kept is not None and num_kept < 1:
@@ -254,7 +259,7 @@ class Network(nn.Module):
         last = decoded.layers[-1]
         kept = None
         if num_kept is not None:
-            kept = self._best(last.logits, num_kept)
+            kept = self._best(last.logits, num_kept, outputs)
             last = _choose(last, kept)
         return Output(
             logits=last.logits,
@@ -320,9 +325,9 @@ class Network(nn.Module):
             return logits
         return split_dim(upsample_aligned(logits.flatten(0, 1)), 0, (-1, logits.shape[1]))
 
-    def _best(self, logits: Tensor, num_kept: int) -> Tensor:
-        """Indices (B, k) of the queries with the best score of a used output, best first."""
-        used = self.config.used_outputs
+    def _best(self, logits: Tensor, num_kept: int, outputs: tuple[int, ...] | None) -> Tensor:
+        """Indices (B, k) of the queries with the best score of an output that counts, best first."""
+        used = self.config.used_outputs if outputs is None else outputs
         if len(used) < logits.shape[-1]:
             logits = logits.index_select(-1, _indices(used, logits.device))
         return logits.amax(dim=-1).topk(min(num_kept, logits.shape[1]), dim=1).indices

@@ -1,7 +1,7 @@
 """From the network's output to the candidates of one window, in numpy.
 
-Source: ours. The scores of outputs that stand for no category are zero here, so that they never win; see
-`class_lists` for why such outputs exist.
+Source: ours. The scores of outputs that do not count are zero here, so that they never win: those that stand
+for no category (see `class_lists` for why such outputs exist), and those that a stream was told to leave out.
 
 Dimensions: k candidates, K outputs, T frames, C width, h × w mask cells (stride 4).
 """
@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float32]
 class WindowCandidates:
     """What one window may contain, best score first if the output was asked for kept queries.
 
-    scores: (k, K) probability per output, 0 for outputs without a category; boxes: (k, T, 4) cxcywh in 0..1;
+    scores: (k, K) probability per output, 0 for outputs that do not count; boxes: (k, T, 4) cxcywh in 0..1;
     mask_logits: (k, T, h, w) at stride 4; embeddings: (k, C).
     """
 
@@ -44,9 +44,11 @@ class WindowCandidates:
         return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
 
 
-def candidates(output: Output, config: ModelConfig) -> list[WindowCandidates]:
+def candidates(
+    output: Output, config: ModelConfig, outputs: tuple[int, ...] | None = None
+) -> list[WindowCandidates]:
     """The candidates of each of the output's B windows; waits for the device."""
-    return ComingCandidates(output, config).wait()
+    return ComingCandidates(output, config, outputs).wait()
 
 
 class ComingCandidates:
@@ -56,9 +58,10 @@ class ComingCandidates:
     whatever the host does; made where nothing must wait, and waited for where they are needed.
     """
 
-    def __init__(self, output: Output, config: ModelConfig) -> None:
+    def __init__(self, output: Output, config: ModelConfig, outputs: tuple[int, ...] | None = None) -> None:
+        """outputs: the class outputs that count, None: all that stand for a category."""
         probabilities = output.logits.float().sigmoid()
-        used = config.used_outputs
+        used = config.used_outputs if outputs is None else outputs
         if len(used) < probabilities.shape[-1]:
             probabilities = probabilities * _exists(used, probabilities.shape[-1], probabilities.device)
         tensors = (probabilities, output.boxes.transpose(1, 2), output.mask_logits, output.query_embeddings)
@@ -85,7 +88,7 @@ def _to_host(tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _exists(used: tuple[int, ...], num_outputs: int, device: torch.device) -> Tensor:
-    """(K,) 1 for outputs that stand for a category, else 0; kept, since bringing it to a GPU waits."""
+    """(K,) 1 for outputs that count, else 0; kept, since bringing it to a GPU waits."""
     # A table made under inference mode could not be used elsewhere.
     with torch.inference_mode(False), torch.no_grad():
         return torch.tensor([float(index in used) for index in range(num_outputs)], device=device)

@@ -44,6 +44,7 @@ from model.stages import (
     EncodeStage,
     StageSpec,
     assembled,
+    class_names,
     example_inputs,
     prepared,
     present,
@@ -326,7 +327,12 @@ class Runtime:
             self._may_build = False
             assert self._weights is not None
             self._coming = _Builder(
-                self._weights, self.spec, self._cache.root, self._found, precision=self._precision
+                self._weights,
+                self.spec,
+                self._cache.root,
+                self._found,
+                precision=self._precision,
+                classes=class_names(self.network, self.spec),
             )
 
 
@@ -364,6 +370,7 @@ class _Builder:
         load: Callable[[], _Engine | None],
         *,
         precision: Precision,
+        classes: Sequence[str],
     ) -> None:
         self.done = False
         self.engine: _Engine | None = None
@@ -376,6 +383,7 @@ class _Builder:
         command += ["--threads", str(torch.get_num_threads()), "--cache", str(root.resolve())]
         command += ["--precision", precision]
         command += [] if spec.with_cues else ["--no-cues"]
+        command += ["--classes", *classes]
         logger.info("compiling the network in the background; eager serves meanwhile")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # Into a file: torch's own helper processes hold a pipe open after the process itself has ended.

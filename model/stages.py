@@ -9,14 +9,25 @@ Dimensions: B windows, T frames, P positions of all levels, C width, Q queries, 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from model.class_lists import chosen_outputs
+from model.config import ModelConfig
 from model.network import FrameFeatures, Network, Output
 
-__all__ = ["DecodeStage", "EncodeStage", "StageSpec", "example_inputs", "prepared"]
+__all__ = [
+    "DecodeStage",
+    "EncodeStage",
+    "StageSpec",
+    "class_names",
+    "example_inputs",
+    "prepared",
+    "spec_outputs",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +45,24 @@ class StageSpec:
     """Whether frames come with their cue planes."""
     num_windows: int = 1
     """B: windows in one call of the second stage."""
+    outputs: tuple[int, ...] | None = None
+    """Class outputs that count in the choice of queries; None: all that stand for a category."""
+
+
+def spec_outputs(config: ModelConfig, names: Sequence[str] | None = None) -> tuple[int, ...] | None:
+    """`StageSpec.outputs` for the classes of these names, None: those that the class list recommends.
+
+    Raises ValueError as `class_lists.chosen_outputs`.
+    """
+    outputs = chosen_outputs(config.class_list, config.outputs, names)
+    return None if outputs == config.used_outputs else outputs
+
+
+def class_names(network: Network, spec: StageSpec) -> list[str]:
+    """The names of the classes that count: `spec_outputs` makes the spec's outputs of them again."""
+    table = network.config.output_categories
+    outputs = network.config.used_outputs if spec.outputs is None else spec.outputs
+    return [each.name for index in outputs if (each := table[index]) is not None]
 
 
 class EncodeStage(nn.Module):
@@ -58,7 +87,10 @@ class DecodeStage(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         features = assembled(self.network, self.spec, tensors)
         output = self.network.decode_window(
-            features, num_windows=self.spec.num_windows, num_kept=self.spec.num_kept
+            features,
+            num_windows=self.spec.num_windows,
+            num_kept=self.spec.num_kept,
+            outputs=self.spec.outputs,
         )
         assert output.kept is not None
         return output.logits, output.boxes, output.mask_logits, output.query_embeddings, output.kept

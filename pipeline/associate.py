@@ -22,6 +22,7 @@ from pipeline.candidates import Candidates, content_cells, select_candidates
 from pipeline.config import AssociationConfig
 from pipeline.emission import Emission, Emitter, MaskLayout
 from pipeline.matching import Affinity, assign, measure
+from pipeline.motion import Movement
 from pipeline.tracks import Track, TrackTable
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
 
@@ -34,6 +35,8 @@ class Associator:
     classes: class output → (category id, name); other outputs of the model are ignored.
     stride: how many new frames the next window will bring, for emission `final` and `both`. 1 is always
     right; the true stride makes finals come earlier (a short last window then no longer votes on them).
+    birth_scores: class output → the score from which a free candidate of this class starts a track, in place
+    of `birth_score`; where that is below `high_score`, it is this class's high score, too.
     crop: what makes masks of logits: on the host, or its equal on a GPU (`Predictor`s may have one).
     Raises ValueError for arguments out of range, and in `update` for windows that do not continue each other.
     """
@@ -46,6 +49,7 @@ class Associator:
         classes: Mapping[int, tuple[int, str]],
         num_frames: int,
         stride: int = 1,
+        birth_scores: Mapping[int, float] | None = None,
         crop: CropMasks = crop_masks,
     ) -> None:
         if emission not in ("first", "final", "both"):
@@ -57,6 +61,13 @@ class Associator:
         self._config = config
         self._emission = emission
         self._outputs = sorted(classes)
+        own = birth_scores or {}
+        if not set(own) <= set(classes):
+            raise ValueError(f"birth_scores {own} name outputs that classes do not: {self._outputs}")
+        births = [own.get(output, config.birth_score) for output in self._outputs]
+        highs = [min(own.get(output, 1.0), config.high_score) for output in self._outputs]
+        self._births_from, self._high_from = np.array([births, highs], np.float32)
+        """(K,) each: the scores that start a track and that are matched first, by class."""
         self._num_frames = num_frames
         self._table = TrackTable(
             max_tracks=config.max_tracks,
@@ -72,6 +83,7 @@ class Associator:
             show_tentative=config.show_tentative,
             crop=crop,
         )
+        self._movement = Movement(max_tracks=config.max_tracks, num_frames=num_frames)
         self._ring: deque[int] = deque(maxlen=num_frames)  # indices of the frames that the ring holds
 
     @property
@@ -99,10 +111,12 @@ class Associator:
         results = self._emitter.advance(window)
         self._table.clear_frames(places[num_shared:])
         self._ring.extend(frame.index for frame in window.new)
-        self._see(matched, candidates, window, places)
+        self._movement.advance(prediction.camera or (None,) * window.num_new, self._table.tracks)
+        scale = prediction.fit.scale_x
+        self._see(matched, candidates, window, places, scale=scale)
         for track in missed:
             self._miss(track)
-        self._see(self._births(matched, candidates, num_shared), candidates, window, places)
+        self._see(self._births(matched, candidates, num_shared), candidates, window, places, scale=scale)
         return results + self._emitter.emit(window.num_new)
 
     def hold(self, frame: Frame) -> FrameResult:
@@ -122,6 +136,7 @@ class Associator:
         for track in list(self._table.tracks):
             self._end(track)
         self._ring.clear()
+        self._movement.clear()
         self._table.drop_masks()
         self._emitter.clear()
         return results
@@ -138,6 +153,11 @@ class Associator:
         if self._outputs[-1] >= num_outputs:
             raise ValueError(
                 f"classes name output {self._outputs[-1]}, the prediction has {num_outputs} outputs"
+            )
+        if prediction.camera is not None and len(prediction.camera) != window.num_new:
+            raise ValueError(
+                f"the prediction tells the camera's motion at {len(prediction.camera)} frames, "
+                f"the window has {window.num_new} new ones"
             )
         num_shared = len(window.real) - window.num_new
         shared = [frame.index for frame in window.real[:num_shared]]
@@ -171,7 +191,7 @@ class Associator:
 
     def _match(self, candidates: Candidates, affinity: Affinity) -> dict[Track, int]:
         """Return track → candidate, found in three rounds; what is matched takes no part in the next one."""
-        strong = (candidates.best >= self._config.high_score)[:, None]
+        strong = (candidates.best >= self._high_from[candidates.labels])[:, None]
         live = [track for track in self._table.tracks if track.live]
         lost = [track for track in self._table.tracks if not track.live]
         matched: dict[Track, int] = {}
@@ -212,6 +232,8 @@ class Associator:
         candidates: Candidates,
         window: Window,
         places: NDArray[np.intp],
+        *,
+        scale: float,
     ) -> None:
         """Let tracks take their candidates' masks, class and embedding, and move on in their lives."""
         if not matched:
@@ -227,6 +249,8 @@ class Associator:
             if track.state != "confirmed" and self._convinces(track, index, candidates):
                 logger.debug("track %d: %s -> confirmed", track.id, track.state)
                 track.state = "confirmed"
+        newest_places = candidates.newest[chosen] - len(window.real)
+        self._movement.see(tracks, candidates.boxes[chosen], newest_places, scale=scale)
         self._table.learn(
             tracks,
             chosen,
@@ -248,9 +272,7 @@ class Associator:
         """Start tracks for good candidates that nobody took, seen in a new frame, over no live mask."""
         born: dict[Track, int] = {}
         taken = list(matched.values())
-        for index in range(len(candidates)):
-            if candidates.best[index] < self._config.birth_score:
-                break
+        for index in np.flatnonzero(candidates.best >= self._births_from[candidates.labels]).tolist():
             if index in taken or not candidates.visible[index, num_shared:].any():
                 continue
             covered = (candidates.overlap[index, taken] >= self._config.birth_max_iou).any()

@@ -45,13 +45,21 @@ class Candidates:
     """(N,) the newest frame (0..F−1) that shows the candidate."""
     overlap: NDArray[np.float32]
     """(N, N) soft IoU over all frames."""
+    boxes: NDArray[np.float32]
+    """(N, 4) xyxy of the model's box in the newest frame that shows the candidate; source pixels."""
     centres: NDArray[np.float32]
-    """(N, 2) x, y of the box's centre in the newest frame that shows the candidate; source pixels."""
+    """(N, 2) x, y of that box's centre."""
     embeddings: NDArray[np.float32] | None
     """(N, C) of length 1."""
 
     def __len__(self) -> int:
         return len(self.best)
+
+    @property
+    def labels(self) -> NDArray[np.intp]:
+        """(N,) the column of `scores` with the best score."""
+        best: NDArray[np.intp] = self.scores.argmax(axis=1)
+        return best
 
     def quality(self, index: int) -> float:
         """Return the mean probability inside the mask of one candidate, 0.5..1."""
@@ -112,6 +120,7 @@ def select_candidates(
         visible=visible,
         newest=newest,
         overlap=overlap,
+        boxes=boxes,
         centres=centres,
         embeddings=embeddings,
     )
@@ -201,6 +210,7 @@ def _take(candidates: Candidates, keep: NDArray[np.intp]) -> Candidates:
         visible=candidates.visible[keep],
         newest=candidates.newest[keep],
         overlap=candidates.overlap[np.ix_(keep, keep)],
+        boxes=candidates.boxes[keep],
         centres=candidates.centres[keep],
         embeddings=None if embeddings is None else embeddings[keep],
     )

@@ -35,6 +35,11 @@ COLUMNS: dict[str, np.dtype[Any]] = {
 }
 """Columns of the instances part, each `n` values of this type."""
 
+MOVED = "moved"
+"""Column of version 1.1, uint8, absent before: an index of MOVED_VALUES."""
+MOVED_SINCE = (1, 1)
+MOVED_VALUES: tuple[bool | None, ...] = (False, True, None)
+
 
 def pack_instances(message: MaskMessage) -> tuple[bytes, bytes]:
     """Return the parts `instances` and `masks`."""
@@ -61,6 +66,8 @@ def pack_instances(message: MaskMessage) -> tuple[bytes, bytes]:
         "length": lengths,
     }
     columns = {name: np.array(values[name], dtype.base).tobytes() for name, dtype in COLUMNS.items()}
+    if message.wire_version >= MOVED_SINCE:
+        columns[MOVED] = bytes(MOVED_VALUES.index(instance.moved) for instance in instances)
     return msgpack.packb({"n": len(instances), **columns}), b"".join(counts)
 
 
@@ -98,6 +105,7 @@ def unpack_instances(
     columns: dict[str, NDArray[Any]] = {}
     for name, dtype in COLUMNS.items():
         columns[name] = np.frombuffer(fields.binary(name, number * dtype.itemsize), dtype.base)
+    moved = fields.optional_binary(MOVED, number)
     scores = columns["score"]
     if not (np.isfinite(scores) & (scores >= 0) & (scores <= 1)).all():
         raise MessageError(f"{fields.where}: a score is not in 0..1")
@@ -105,6 +113,8 @@ def unpack_instances(
         raise MessageError(f"{fields.where}: a track id is negative")
     if (columns["state"] >= len(TRACK_STATES)).any():
         raise MessageError(f"{fields.where}: a state is none of 0..{len(TRACK_STATES) - 1}")
+    if moved and max(moved) >= len(MOVED_VALUES):
+        raise MessageError(f"{fields.where}: {MOVED} is none of 0..{len(MOVED_VALUES) - 1}")
     boxes = columns["box"].reshape(number, 4)
     x1, y1, x2, y2 = boxes.astype(np.int32).T
     if not ((x1 >= 0) & (x1 <= x2) & (x2 <= width) & (y1 >= 0) & (y1 <= y2) & (y2 <= height)).all():
@@ -130,6 +140,7 @@ def unpack_instances(
                 state=state,
                 mask=_crop(box, counts, fields.where),
                 merged_into=None if merged == NO_TRACK else merged,
+                moved=None if moved is None else MOVED_VALUES[moved[index]],
             )
         )
     return tuple(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -113,6 +113,13 @@ class ModelSection(Section):
     """Bias of the class logits where `weights` is null; 0 lets candidates pass the thresholds."""
     network: dict[str, Any] = {}
     """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
+    classes: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the classes to look for, as the model's class list spells them; all others count for nothing.
+    null: what the list recommends, of `coco` and `coco_and_object` person, vehicles, animals and `object`, of
+    other lists every class."""
+    score_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Class name → score from which an unmatched candidate of this class starts a track, in place of
+    `association.birth_score`; weaker ones still keep tracks alive, down to `association.min_score`."""
     max_instances: int = Field(20, ge=1, le=300)
     """Queries per window whose masks are computed (best class score first)."""
     max_batch: int = Field(1, ge=1, le=64)
@@ -131,6 +138,14 @@ class ModelSection(Section):
     engine: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
     """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: on a CPU eager
     at once, then compiled as soon as that is loaded or built beside the stream (docs/runtime.md)."""
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, value: list[str] | None) -> list[str] | None:
+        twice = next((name for name in value or () if (value or []).count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice")
+        return value
 
     @field_validator("network")
     @classmethod

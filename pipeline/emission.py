@@ -181,6 +181,7 @@ class Emitter:
             box_xyxy=(0, 0, 0, 0) if mask is None else mask.box_xyxy,
             state=state,
             mask=mask,
+            moved=track.moved,
         )
 
 

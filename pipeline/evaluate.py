@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model.class_lists import CLASS_LISTS
 from model.evaluation.clips import Clip, as_one_category, coco_rle, cut_into_clips
 from model.evaluation.dataset import GroundTruth, Video, read_results
 from model.evaluation.frame_metrics import frame_metrics
@@ -29,7 +30,7 @@ from pipeline.candidates import content_cells, select_candidates
 from pipeline.config import StreamConfig
 from pipeline.emission import Emission, MaskLayout, encode_masks
 from pipeline.errors import ConfigError
-from pipeline.predict import ModelFacts, Predictor
+from pipeline.predict import ModelFacts, Predictor, birth_scores
 from pipeline.types import Frame, FrameResult, Instance, Window, WindowPrediction
 from pipeline.window import Windower
 
@@ -142,10 +143,12 @@ def gather(
 def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
     """Return the ground truth in the model's categories: all as one for a class-agnostic model.
 
+    A stream that is told to look for one of a list's classes (`model.classes`) is not class-agnostic.
+
     Raises ConfigError where a category id means one thing here and another there.
     """
     names = dict(facts.classes.values())
-    if len(names) == 1:
+    if len(names) == 1 and len(CLASS_LISTS.get(facts.class_list, names)) == 1:
         ((number, name),) = names.items()
         return truth if truth.categories == {number: name} else as_one_category(truth, number, name)
     for number, name in truth.categories.items():
@@ -245,6 +248,7 @@ def track_rows(
                 classes=predictor.facts.classes,
                 num_frames=len(window.frames),
                 stride=stride,
+                birth_scores=birth_scores(config, predictor.facts),
             )
         _collect(tracks, associator.update(window, _predict(predictor, window)))
     if associator is not None:

@@ -102,6 +102,14 @@ class Fields:
             self._fail(key, value, f"{length} bytes")
         return value
 
+    def optional_binary(self, key: str, length: int) -> bytes | None:
+        """Return exactly `length` bytes, or None where the key is absent (as before a minor version)."""
+        return self.binary(key, length) if key in self._values else None
+
+    def optional_flag(self, key: str) -> bool | None:
+        """Return a boolean, or None where the key is absent or null."""
+        return None if self._values.get(key) is None else self.flag(key)
+
     def listing(self, key: str, limit: int) -> list[Any]:
         """Return a list of at most `limit` values of any type."""
         value = self._get(key)

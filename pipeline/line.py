@@ -10,7 +10,7 @@ from pipeline.associate import Associator
 from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
-from pipeline.predict import ModelFacts
+from pipeline.predict import ModelFacts, birth_scores
 from pipeline.redact import redact_url
 from pipeline.report import latency_report
 from pipeline.source import Source, open_source
@@ -63,6 +63,7 @@ class SourceLine:
             classes=facts.classes,
             num_frames=facts.num_frames,
             stride=config.window.stride,
+            birth_scores=birth_scores(config, facts),
             crop=crop,
         )
         self.held: list[Frame] = []

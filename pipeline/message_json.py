@@ -39,6 +39,7 @@ INSTANCE_KEYS = (
     "box_xyxy",
     "state",
     "merged_into",
+    "moved",
     "rle",
 )
 MAX_INSTANCES = 4096
@@ -65,6 +66,7 @@ def _instance(instance: Instance, size: tuple[int, int]) -> dict[str, Any]:
         "box_xyxy": list(instance.box_xyxy),
         "state": instance.state,
         "merged_into": instance.merged_into,
+        "moved": instance.moved,
         "rle": _rle(instance, size),
     }
 
@@ -133,6 +135,7 @@ def _read_instance(values: Any, size: tuple[int, int]) -> Instance:
         state=row.choice("state", TRACK_STATES),
         mask=_read_rle(values.get("rle"), size),
         merged_into=row.optional_integer("merged_into", 0, MAX_TRACK),
+        moved=row.optional_flag("moved"),
     )
 
 

@@ -213,7 +213,8 @@ def _outline(canvas: NDArray[np.uint8], piece: _Piece, size: _Sizes) -> None:
 def _label(canvas: NDArray[np.uint8], piece: _Piece, size: _Sizes, taken: list[Rect]) -> None:
     """Write `name #id score` on a plate at the mask, where no other label lies if there is such a place."""
     instance = piece.instance
-    text = f"{instance.class_name} #{instance.track_id} {instance.score:.2f}"
+    name = instance.class_name.replace("_", " ")
+    text = f"{name} #{instance.track_id} {instance.score:.2f}"
     width, height, baseline = _measure(text, size)
     height_frame, width_frame = canvas.shape[:2]
     bottom = piece.y + piece.crop.shape[0]

@@ -12,7 +12,7 @@ of one core each get more done than one of two, which meet at hundreds of barrie
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import load_weights, weights_path
+from model.class_lists import unknown_class
 from model.config import ModelConfig, contradictions
-from model.cues import CueState
+from model.cues import CueState, Motion, scale_motion
 from model.device import Precision
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import ComingCandidates, WindowCandidates
 from model.ring import FeatureRing
 from model.runtime import EngineName, Runtime
-from model.stages import StageSpec
+from model.stages import StageSpec, spec_outputs
 from ops.device_masks import crop_masks_on
 from ops.device_preprocess import FromPlanes, preprocess_on
 from ops.masks import CropMasks
@@ -139,6 +140,8 @@ class _Kept:
     cues: CueState | None
     planes: dict[int, Tensor] = field(default_factory=dict)
     """(R, H, W), zero in the padding; where frames are encoded for every window anew."""
+    camera: dict[int, Motion | None] = field(default_factory=dict)
+    """The camera's motion since the frame before, in source pixels, of frames that no window has held."""
     num_frames: int = 0
     """Frames seen since the source began or was forgotten."""
 
@@ -167,9 +170,12 @@ class NetworkPredictor:
         max_windows: int = 1,
         max_ahead: int = 1,
         from_planes: FromPlanes | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         """What is not of this module is `model.runtime.Runtime`'s, which says what it raises.
 
+        classes: names of the classes that count, None: those that the class list recommends; ValueError for
+        others than it has.
         max_ahead: frames that will be prepared before a window holds them; memory is taken for them at once,
         and for more when they come. from_planes: how the planes of frames are converted where there are no
         cues; None: by the kernel, and not at all where it does not work.
@@ -183,7 +189,9 @@ class NetworkPredictor:
             num_frames=config.num_frames,
             num_kept=max_instances,
             with_cues=bool(self._cues),
+            outputs=spec_outputs(config, classes),
         )
+        self._outputs = spec.outputs
         self._runtime = Runtime(
             network,
             spec,
@@ -205,15 +213,12 @@ class NetworkPredictor:
         self.prepares = cache and on_cpu
         self.overlaps = not on_cpu
         self._num_slots = config.num_frames + (max_ahead if self.prepares else 0)
-        classes = {
-            index: (each.id, each.name)
-            for index, each in enumerate(config.output_categories)
-            if each is not None
-        }
+        table = config.output_categories
+        outputs = config.used_outputs if spec.outputs is None else spec.outputs
         self.facts = ModelFacts(
             name=name,
             class_list=config.class_list,
-            classes=classes,
+            classes={i: (each.id, each.name) for i in outputs if (each := table[i]) is not None},
             trained=network.trained,
             num_frames=config.num_frames,
         )
@@ -238,10 +243,16 @@ class NetworkPredictor:
         """`predict_batch` in two steps (OverlappingPredictor): on a GPU all is queued when this returns."""
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
-        coming = ComingCandidates(output, self._config)
-        return lambda: [
-            self._prediction(window, found) for window, found in zip(windows, coming.wait(), strict=True)
-        ]
+        coming = ComingCandidates(output, self._config, self._outputs)
+        cameras = [self._camera(window) for window in windows]
+        return lambda: [self._prediction(*each) for each in zip(windows, coming.wait(), cameras, strict=True)]
+
+    def _camera(self, window: Window) -> tuple[Motion | None, ...] | None:
+        """The camera's motion at each new frame of a window; None without cues."""
+        kept = self._kept(window.frames[-1].source)
+        return (
+            None if kept.cues is None else tuple(kept.camera.pop(frame.index, None) for frame in window.new)
+        )
 
     def _features(self, window: Window) -> list[FrameFeatures]:
         """The features of the window's T places, which are kept for the next window."""
@@ -256,7 +267,9 @@ class NetworkPredictor:
         kept.planes = {index: planes for index, planes in kept.planes.items() if index in ring}
         return [ring[frame.index] for frame in window.frames]
 
-    def _prediction(self, window: Window, found: WindowCandidates) -> WindowPrediction:
+    def _prediction(
+        self, window: Window, found: WindowCandidates, camera: tuple[Motion | None, ...] | None
+    ) -> WindowPrediction:
         frame = window.frames[-1]
         fit = fit_size(frame.height, frame.width, height=self._config.height, width=self._config.width)
         return WindowPrediction(
@@ -265,6 +278,7 @@ class NetworkPredictor:
             mask_logits=found.mask_logits,
             fit=fit,
             embeddings=found.embeddings,
+            camera=camera,
         )
 
     def forget(self, source: str) -> None:
@@ -315,6 +329,10 @@ class NetworkPredictor:
         planes = kept.planes.get(frame.index)
         if planes is None:
             planes = _pad(kept.cues.update(content, frame.seconds), fit)
+            motion = kept.cues.camera
+            kept.camera[frame.index] = (
+                None if motion is None else scale_motion(motion, (1 / fit.scale_x, 1 / fit.scale_y))
+            )
             kept.num_frames += 1
             if not self._cache:
                 kept.planes[frame.index] = planes
@@ -331,7 +349,8 @@ def _pad(planes: NDArray[np.float32], fit: Fit) -> Tensor:
 def load_predictor(config: StreamConfig) -> NetworkPredictor:
     """Make the network that the config names; its weights file's own config is the architecture.
 
-    Raises ConfigError for weights that cannot be read, or that a key of `model.network` contradicts.
+    Raises ConfigError for weights that cannot be read or that a key of `model.network` contradicts, and for
+    classes that they do not have.
     """
     section = config.model
     weights = None
@@ -349,6 +368,10 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
     if config.window.stride > wanted.num_frames:
         raise ConfigError(stride_error(config.window.stride, wanted.num_frames))
     try:
+        spec_outputs(wanted, section.classes)
+    except ValueError as error:
+        raise ConfigError(f"model.classes: {error}") from None
+    try:
         return NetworkPredictor(
             network,
             wanted,
@@ -362,9 +385,24 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
             weights=weights,
             max_windows=section.max_batch,
             max_ahead=_max_ahead(config),
+            classes=section.classes,
         )
     except EngineError as error:
         raise ConfigError(f"model: {error}") from None
+
+
+def birth_scores(config: StreamConfig, facts: ModelFacts) -> dict[int, float]:
+    """`model.score_thresholds` by class output, for `Associator`.
+
+    Raises ConfigError for a name that the stream does not publish.
+    """
+    outputs = {name: output for output, (_, name) in facts.classes.items()}
+    thresholds: Mapping[str, float] = config.model.score_thresholds
+    for name in thresholds:
+        if name not in outputs:
+            reason = unknown_class(name, outputs, which="that the stream publishes (model.classes)")
+            raise ConfigError(f"model.score_thresholds: {reason}")
+    return {outputs[name]: score for name, score in thresholds.items()}
 
 
 def _max_ahead(config: StreamConfig) -> int:

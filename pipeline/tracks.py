@@ -36,6 +36,8 @@ class Track:
     """Column of the class scores; −1 until it was seen."""
     last_seconds: float = float("-inf")
     """Stream time of the newest frame that shows it."""
+    moved: bool = False
+    """Whether it has ever moved (`motion`)."""
 
     @property
     def live(self) -> bool:

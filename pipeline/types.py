@@ -221,6 +221,9 @@ class WindowPrediction:
     """(N, C), for re-identification; None where the model has none."""
     mask_stride: int = 4
     """Pixels of the model's input per mask cell."""
+    camera: tuple[NDArray[np.float64] | None, ...] | None = None
+    """For each new frame of the window the camera's own motion since the frame shown to the model before it:
+    (2, 3), an affine map of source pixels there to those here; None where it is not known."""
 
     def __post_init__(self) -> None:
         num, num_frames = self.boxes_xyxy.shape[:2]
@@ -232,6 +235,9 @@ class WindowPrediction:
             raise ValueError(f"mask_logits {self.mask_logits.shape} must be ({num}, {num_frames}, h, w)")
         if self.embeddings is not None and len(self.embeddings) != num:
             raise ValueError(f"embeddings {self.embeddings.shape} must be ({num}, C)")
+        for motion in self.camera or ():
+            if motion is not None and motion.shape != (2, 3):
+                raise ValueError(f"camera {motion.shape} must be (2, 3) for each new frame, or None")
 
 
 @dataclass(frozen=True)
@@ -252,6 +258,8 @@ class Instance:
     """Crop run-length mask in source pixels; None for lost and ended rows."""
     merged_into: int | None = None
     """Id of the older track that this one turned out to be."""
+    moved: bool | None = None
+    """Whether the track has ever moved (docs/association.md); None in messages before version 1.1."""
 
     def dense_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask over the whole frame, (height, width) bool."""
@@ -315,7 +323,7 @@ class MaskMessage:
     dropped: dict[str, int]
     """Frames dropped since the stream began, by cause."""
     instances: tuple[Instance, ...]
-    wire_version: tuple[int, int] = (1, 0)
+    wire_version: tuple[int, int] = (1, 1)
     source_clock_ns: int | None = None
     """The camera's own clock (RTCP), where known."""
     source_clock_quality: str | None = None

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pipeline.types import EndReason, MaskMessage, SourceState
 
-WIRE_VERSION = (1, 0)
+WIRE_VERSION = (1, 1)
 TOPIC_ROOT = f"vis{WIRE_VERSION[0]}/"
 KINDS = ("masks", "event", "heartbeat", "end")
 MASK_ENCODING = "crop-rle"

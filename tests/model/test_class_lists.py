@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 import torch
 from support.small_models import live_model, random_images, small_config
 
-from model.class_lists import CLASS_LISTS, categories, output_categories, used_outputs
+from model.class_lists import (
+    CLASS_LISTS,
+    RECOMMENDED,
+    categories,
+    chosen_outputs,
+    output_categories,
+    used_outputs,
+)
 from model.config import ModelConfig
 from model.network import Output
 from model.postprocess import candidates
@@ -82,6 +92,78 @@ def test_unused_outputs_never_win() -> None:
     found = candidates(output, config)[0]
     assert (found.scores[:, [0, 41]] == 0).all()
     assert set(found.labels) <= set(range(1, 41))
+
+
+def test_the_recommendation_is_people_vehicles_animals_and_object_and_elsewhere_every_class() -> None:
+    names = [category.name for category in categories("coco_and_object")]
+    chosen = [names[index] for index in chosen_outputs("coco_and_object", 81)]
+    assert chosen == [
+        "person",
+        "bicycle",
+        "car",
+        "motorcycle",
+        "airplane",
+        "bus",
+        "train",
+        "truck",
+        "boat",
+        "bird",
+        "cat",
+        "dog",
+        "horse",
+        "sheep",
+        "cow",
+        "elephant",
+        "bear",
+        "zebra",
+        "giraffe",
+        "object",
+    ]
+    assert chosen_outputs("coco", 80) == chosen_outputs("coco_and_object", 81)[:-1]
+    assert chosen_outputs("coco", 91)[:3] == (1, 2, 3), "by id"
+    for name, table in CLASS_LISTS.items():
+        if name not in RECOMMENDED:
+            assert chosen_outputs(name, len(table)) == used_outputs(name, len(table))
+    assert chosen_outputs("coco", 80, ["toothbrush", "person"]) == (0, 79)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["persn"], "'persn' is no class of class list 'coco': did you mean 'person'?"),
+        (["person", "Traffic Light"], "did you mean 'traffic_light'?"),
+        (["object"], "'object' is no class of class list 'coco'"),
+        (["cat", "dog", "cat"], "'cat' is named twice"),
+        ([], "no class is named"),
+    ],
+)
+def test_names_that_are_not_in_the_list_are_refused_with_the_nearest(names: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        chosen_outputs("coco", 80, names)
+
+
+def test_outputs_that_are_left_out_neither_choose_queries_nor_win() -> None:
+    config = small_config(class_list="coco", variant="baseline")
+    network = live_model(config)
+    outputs = chosen_outputs("coco", 80, ["dog", "boat"])
+    with torch.no_grad():
+        for head in network.decoder.class_embed:
+            head.bias[0] = 50.0
+    with torch.inference_mode():
+        features = network.encode_frames(random_images(2, 3, 64, 96))
+        everything = network.decode_window(features)
+        plain = network.decode_window(features, num_kept=4)
+        output = network.decode_window(features, num_kept=4, outputs=outputs)
+    assert output.kept is not None
+    assert plain.kept is not None
+    best = everything.logits[0][:, outputs].amax(-1).topk(4).indices
+    assert output.kept[0].tolist() == best.tolist()
+    assert plain.kept[0].tolist() != best.tolist()
+    found = candidates(output, config, outputs)[0]
+    assert set(found.labels) <= set(outputs)
+    assert (found.scores[:, outputs] > 0).all()
+    assert found.scores.astype(bool).sum() == 4 * len(outputs)
+    assert set(candidates(output, config)[0].labels) == {0}
 
 
 def test_candidates_are_the_output_in_numpy() -> None:

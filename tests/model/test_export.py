@@ -20,13 +20,20 @@ from model.network import Network
 from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
 
 ROOT = Path(__file__).parents[2]
-SPEC = StageSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=True)
+SPEC = StageSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=True, outputs=(0, 3))
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
     return live_model(
-        small_config(encoder_layers=1, num_frames=2, num_levels=3, num_points=2, cues=["background"])
+        small_config(
+            encoder_layers=1,
+            num_frames=2,
+            num_levels=3,
+            num_points=2,
+            cues=["background"],
+            class_list="ovis",
+        )
     )
 
 
@@ -36,7 +43,8 @@ def folder(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("export")
     weights = root / "small.safetensors"
     save_weights(network, weights, name="small", trained=False)
-    assert main(["export", "--weights", str(weights), "--num-kept", "4", "--output", str(root / "out")]) == 0
+    options = ["--num-kept", "4", "--classes", "dog", "person"]
+    assert main(["export", "--weights", str(weights), *options, "--output", str(root / "out")]) == 0
     return root / "out"
 
 

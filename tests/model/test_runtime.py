@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 import model.device
 import model.runtime
-from model.__main__ import compile_engine
+from model.__main__ import _add_stage_options, _stages_of, compile_engine
 from model.checkpoint import save_weights
 from model.config import ModelConfig
 from model.device import choose_dtype
@@ -29,12 +31,20 @@ from model.engine_cache import EngineCache, engine_key
 from model.engine_check import TOLERANCE, engine_error
 from model.errors import EngineError
 from model.inductor import ENCODE
-from model.network import FrameFeatures, Network, Output
+from model.network import FrameFeatures, Network, Output, build_model
 from model.package_runner import PackageRunner, runner_library
 from model.postprocess import ComingCandidates
 from model.ring import FeatureRing, WindowBuffer
 from model.runtime import Runtime
-from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+from model.stages import (
+    DecodeStage,
+    EncodeStage,
+    StageSpec,
+    class_names,
+    example_inputs,
+    prepared,
+    spec_outputs,
+)
 from pipeline.process import tune_process
 
 pytestmark = pytest.mark.timeout(600)  # for the one test that waits for the compiler
@@ -416,6 +426,24 @@ def test_compile_makes_the_engine_that_a_stream_looks_for(monkeypatch: pytest.Mo
         assert made == [int(os.environ["OMP_NUM_THREADS"])]
 
 
+def test_compile_counts_the_classes_that_a_stream_counts(tmp_path: Path) -> None:
+    """What a stream hands to the process that builds for it, read there, is the stream's own spec."""
+    network = build_model(small_config(class_list="coco_and_object"), seed=0)
+    path = tmp_path / "coco.safetensors"
+    save_weights(network, path, name="coco", trained=False)
+    parser = argparse.ArgumentParser()
+    _add_stage_options(parser)
+    every = [category.name for category in network.config.output_categories if category is not None]
+    for names in (None, ["dog", "person"], every):
+        outputs = spec_outputs(network.config, names)
+        assert (outputs is None) == (names is every)
+        spec = replace(SPEC, outputs=outputs)
+        said = ["--classes", *class_names(network, spec)]
+        for given in (said, [] if names is None else ["--classes", *names]):
+            options = parser.parse_args(["--weights", str(path), "--num-kept", "4", *given])
+            assert _stages_of(options)[1].outputs == outputs
+
+
 def test_without_a_compiler_auto_says_so_once_and_eager_goes_on(
     network: Network,
     weights: Path,
@@ -607,6 +635,8 @@ def test_the_key_holds_weights_spec_threads_and_precision(network: Network) -> N
     assert key == engine_key(network, SPEC, engine="inductor")
     other = live_model(network.config, seed=5)
     assert engine_key(other, SPEC, engine="inductor")["weights"] != key["weights"]
+    fewer = replace(SPEC, outputs=(0,))
+    assert engine_key(network, fewer, engine="inductor") != engine_key(network, SPEC, engine="inductor")
     longer = StageSpec(height=64, width=96, num_frames=3, num_kept=4, with_cues=False)
     cache = EngineCache(Path("unused"))
     assert cache.folder(engine_key(network, longer, engine="inductor")) != cache.folder(key)

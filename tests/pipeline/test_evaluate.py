@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_a_class_agnostic_model_is_compared_with_all_categories_as_one() -> None
     assert one.categories == {1: "object"}
     assert {track.category_id for track in one.annotations} == {1}
     assert len(one.annotations) == len(truth.annotations)
+
+
+def test_a_stream_that_looks_for_one_class_of_many_is_not_class_agnostic() -> None:
+    """Its other categories are not taken for that class: they are missed."""
+    truth = read_ground_truth(scene_json(two_scenes()))
+    facts = replace(FixedPredictor().facts, class_list="ovis", classes={0: (1, "person")})
+    assert comparable_truth(truth, facts).categories == truth.categories
 
 
 def test_categories_that_mean_something_else_are_refused() -> None:

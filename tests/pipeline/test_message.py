@@ -15,15 +15,16 @@ import pytest
 from pycocotools import mask as coco
 from support.results import ellipse, make_instance, make_result
 
-from pipeline.columns import COLUMNS
+from pipeline.columns import COLUMNS, MOVED
 from pipeline.errors import MessageError, WireVersionError
 from pipeline.message import StreamFacts, decode, encode, mask_message, parse_topic
 from pipeline.message_json import INSTANCE_KEYS, KEYS, from_json, to_json
-from pipeline.types import MaskMessage
+from pipeline.types import Instance, MaskMessage
 from pipeline.wire import WIRE_VERSION, topic
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden" / "wire"
 GOLDEN = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(GOLDEN_FOLDER.glob("*.json"))}
+MASKS = {name: golden for name, golden in GOLDEN.items() if golden["kind"] == "masks"}
 FACTS = StreamFacts("net", "list", {1: "person"}, trained=False)
 
 
@@ -69,9 +70,23 @@ def example(**changes: Any) -> MaskMessage:
     return dataclasses.replace(message, **changes)
 
 
+def decoded_rows(parts: list[bytes]) -> tuple[Instance, ...]:
+    message = decode(parts)
+    assert isinstance(message, MaskMessage)
+    return message.instances
+
+
 def test_the_golden_folder_holds_every_kind() -> None:
     assert {golden["kind"] for golden in GOLDEN.values()} == {"masks", "event", "heartbeat", "end"}
-    assert WIRE_VERSION == (1, 0)
+    assert WIRE_VERSION == (1, 1)
+    versions = {tuple(golden["expected_fields"]["wire_version"]) for name, golden in MASKS.items()}
+    assert versions == {(1, 0), (1, 1), (1, 7)}
+
+
+def twin_of(golden: dict[str, Any]) -> dict[str, Any]:
+    """What a golden message must decode to here: those of before version 1.1 do not say what has moved."""
+    rows = [{"moved": None, **each} for each in golden["expected"]["instances"]]
+    return {**golden["expected"], "instances": rows}
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("masks")])
@@ -80,7 +95,7 @@ def test_golden_masks_decode_to_the_json_twin(name: str) -> None:
     message = decode(parts_of(golden), class_names=names_of(golden))
     assert isinstance(message, MaskMessage)
     twin = to_json(message)
-    assert twin == golden["expected"]
+    assert twin == twin_of(golden)
     assert tuple(twin) == KEYS
     assert json.loads(json.dumps(twin)) == twin
     for instance in twin["instances"]:
@@ -114,13 +129,17 @@ HEADER_KEYS = {
 
 
 @pytest.mark.parametrize("name", HEADER_KEYS)
-def test_the_keys_of_version_1_0_are_frozen_and_documented(name: str) -> None:
+def test_the_keys_of_version_1_are_frozen_and_documented(name: str) -> None:
     parts = encode(decode(parts_of(GOLDEN[name])))
     keys = set(msgpack.unpackb(parts[1]))
     assert keys == set(HEADER_KEYS[name].split())
     columns = {"n", *COLUMNS}
     if name == "masks":
         assert set(msgpack.unpackb(parts[2])) == columns
+        later = encode(decode(parts_of(GOLDEN["masks_moved"])))
+        assert set(msgpack.unpackb(later[1])) == keys
+        columns.add("moved")
+        assert set(msgpack.unpackb(later[2])) == columns
     page = (GOLDEN_FOLDER.parents[2] / "docs" / "wire.md").read_text("utf-8")
     section = page[page.index(f"## `{GOLDEN[name]['kind']}`") :]
     common = page[page.index("## Keys of every header") : page.index("## `masks`: header")]
@@ -132,9 +151,8 @@ def test_the_keys_of_version_1_0_are_frozen_and_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("masks")])
 def test_a_recorded_line_gives_the_message_back(name: str) -> None:
-    twin = GOLDEN[name]["expected"]
-    message = from_json(json.loads(json.dumps(twin)))
-    assert to_json(message) == twin
+    message = from_json(json.loads(json.dumps(GOLDEN[name]["expected"])))
+    assert to_json(message) == twin_of(GOLDEN[name])
     sent = decode(parts_of(GOLDEN[name]))
     assert isinstance(sent, MaskMessage)
     np.testing.assert_array_equal(message.masks, sent.masks)
@@ -177,6 +195,22 @@ def test_keys_of_a_later_minor_version_survive_in_extra() -> None:
     assert message.wire_version == (1, 7)
     assert message.extra == {"lens": {"k": [0.5, 1.5]}}
     assert decode(encode(message)) == message
+
+
+def test_whether_a_track_has_moved_survives_the_way_over_the_wire_and_is_absent_before_version_1_1() -> None:
+    rows = [
+        dataclasses.replace(example().instances[0], track_id=number, moved=moved)
+        for number, moved in enumerate((True, False, None))
+    ]
+    message = example(instances=tuple(rows))
+    assert message.wire_version == (1, 1)
+    assert [each.moved for each in decoded_rows(encode(message))] == [True, False, None]
+    parts = encode(dataclasses.replace(message, wire_version=(1, 0)))
+    assert MOVED not in msgpack.unpackb(parts[2])
+    assert [each.moved for each in decoded_rows(parts)] == [None, None, None]
+    # Who reads version 1.0 looks for the columns that it knows; they are where they were.
+    known = msgpack.unpackb(encode(message)[2])
+    assert {key: value for key, value in known.items() if key != MOVED} == msgpack.unpackb(parts[2])
 
 
 def test_dense_masks_are_the_pixels_that_the_json_twin_holds() -> None:
@@ -262,6 +296,7 @@ ROW_FAULTS: dict[str, list[Any]] = {
     "state": [b"\x04" * 5, b"\x02" * 5],
     "merged": [np.full(5, -2, "<i4").tobytes()],
     "offset": [np.full(5, 2**32 - 1, "<u4").tobytes()],
+    "moved": [b"\x03" * 5, b"\0" * 4, [False] * 5],
     "length": [np.full(5, 2**32 - 1, "<u4").tobytes(), np.full(5, 150, "<u4").tobytes()],
     "class": [b"\0", "text"],
 }

@@ -161,6 +161,21 @@ def test_labels_stay_inside_the_picture_and_apart_from_each_other() -> None:
     assert min(plates) > 700
 
 
+def test_a_label_says_the_name_of_the_class_with_spaces() -> None:
+    image = np.full((240, 400, 3), 100, dtype=np.uint8)
+    mask = block(20, 60, 380, 200, height=240, width=400)
+
+    def width(name: str) -> int:
+        drawn = draw(image, [make_instance(mask, name=name)])
+        columns = np.flatnonzero((drawn[:56] != 100).any(axis=(0, 2)))
+        return int(columns[-1] - columns[0])
+
+    named = draw(image, [make_instance(mask, name="traffic_light")])
+    assert (named == draw(image, [make_instance(mask, name="traffic light")])).all()
+    assert (named != draw(image, [make_instance(mask, name="baseball bat")])).any()
+    assert 0 < width("") < width("car") < width("person") < width("traffic_light") < 300
+
+
 def test_boxes_are_optional() -> None:
     image = np.full((H, W, 3), 100, dtype=np.uint8)
     instance = make_instance(ellipse(H, W, (100, 60), (60, 40)))

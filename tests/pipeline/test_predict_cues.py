@@ -144,6 +144,52 @@ def test_a_source_too_short_to_warm_up_runs_and_is_told_once(
     assert not [record for record in caplog.records if "cues" in record.message]
 
 
+class Listening:
+    """A predictor's answers, kept."""
+
+    def __init__(self, predictor: NetworkPredictor) -> None:
+        self.facts = predictor.facts
+        self.forget = predictor.forget
+        self.told: list[Any] = []
+        self._predictor = predictor
+
+    def predict(self, window: Any) -> Any:
+        found = self._predictor.predict(window)
+        self.told.append(found.camera)
+        return found
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_cameras_motion_goes_with_each_new_frame_in_source_pixels(
+    tmp_path: Path, cache: bool, stride: int
+) -> None:
+    """A camera that turns right by 4 source pixels a frame, which are 2 of the network's."""
+    coarse = np.random.default_rng(3).integers(40, 216, (4, 8, 3), dtype=np.uint8)
+    ground = cv2.resize(coarse, (256, 128), interpolation=cv2.INTER_CUBIC)
+    pictures = [np.asarray(ground[:, 4 * i : 4 * i + 192], np.uint8) for i in range(10)]
+    folder = write_folder(tmp_path / "pan", pictures)
+    model = {"network": {"cues": ["background", "flow"]}, "cache": cache}
+    config = tiny_config(folder, model=model, window={"stride": stride})
+    listening = Listening(load_predictor(config))
+    Stream(config, predictor=listening).run()
+    assert [len(each) for each in listening.told] == [1] * 10 if stride == 1 else [2] * 5
+    told = [motion for each in listening.told for motion in each]
+    assert told[0] is None
+    for motion in told[1:]:
+        assert np.abs(motion @ (96, 64, 1) - (92, 64)).max() < 1.0
+    assert listening._predictor._sources == {}
+
+
+@pytest.mark.parametrize("cues", [[], ["background"]])
+def test_without_the_flow_cue_the_cameras_motion_is_not_known(tmp_path: Path, cues: list[str]) -> None:
+    folder = write_folder(tmp_path / "clip", [picture(i) for i in range(4)])
+    config = tiny_config(folder, model={"network": {"cues": cues}})
+    listening = Listening(load_predictor(config))
+    Stream(config, predictor=listening).run()
+    assert listening.told == [(None,)] * 4 if cues else [None] * 4
+
+
 @pytest.mark.parametrize("model", [{"cues": False}, {"network": {"cues": []}}])
 def test_cues_can_be_switched_off(
     tmp_path: Path, model: dict[str, Any], caplog: pytest.LogCaptureFixture

@@ -88,8 +88,9 @@ def expected_instances(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def masks(*, seq: int, frame: int, pts: int | None, rows: list[dict[str, Any]],
           version: tuple[int, int] = (1, 0), header: dict[str, Any] | None = None,
-          columns: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:  # fmt: skip
-    """Return a golden `masks` message."""
+          columns: dict[str, Any] | None = None, moved: list[bool | None] | None = None,
+          **changes: Any) -> dict[str, Any]:  # fmt: skip
+    """Return a golden `masks` message; with `moved` it has the column of version 1.1."""
     values = {
         "v": list(version), **COMMON, "seq": seq, "epoch": 1, "frame": frame, "pts": pts,
         "time_base": [1, 90000], "captured_ns": 1_767_225_600_000_000_000, "clock_ns": None,
@@ -105,6 +106,10 @@ def masks(*, seq: int, frame: int, pts: int | None, rows: list[dict[str, Any]],
         "revision": values["revision"], "final": values["final"], "held": values["held"],
         "instances": expected_instances(rows),
     }  # fmt: skip
+    if moved is not None:
+        columns = {**(columns or {}), "moved": bytes([False, True, None].index(each) for each in moved)}
+        for instance, each in zip(twin["instances"], moved, strict=True):
+            instance["moved"] = each
     parts = [
         b"vis1/masks/cam-1/",
         msgpack.packb(values | (header or {})),
@@ -150,6 +155,8 @@ def goldens() -> dict[str, dict[str, Any]]:
                                 trained=False, clock_ns=1_767_225_600_000_000_001, clock_quality="rtcp"),
         "masks_later_minor": masks(seq=43, frame=75, pts=225000, rows=ROWS[1:3], version=(1, 7),
                                    header={"lens": {"k": [0.5, 1.5]}}, columns={"depth": bytes(8)}),
+        "masks_moved": masks(seq=44, frame=76, pts=228000, rows=ROWS, version=(1, 1),
+                             moved=[True, False, True, None, False]),
         "event": control("event", seq=None, expected=event_expected, **event),
         "heartbeat": control("heartbeat", seq=41, state="reconnecting", dropped=DROPPED, expected={
             "state": "reconnecting", "dropped": DROPPED, "reason": None, "detail": ""}),
