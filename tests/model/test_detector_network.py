@@ -12,7 +12,7 @@ from support.small_models import random_images, small_config
 
 from model.checkpoint import load_weights, save_weights
 from model.config import ModelConfig
-from model.decoder import UNSEEN, ClassCorrection
+from model.decoder import UNSEEN, ObjectScore
 from model.network import FrameFeatures, Network, build_model
 from model.proposals import window_proposals
 from model.ring import FeatureRing
@@ -107,25 +107,35 @@ def test_a_mask_moves_and_grows_with_its_box_where_the_picture_says_nothing() ->
     assert torch.allclose(small[20, 15:26], large[40, 25:56:3], atol=1e-4)  # places 1/3 as far apart
 
 
-def test_only_corrected_classes_teach_the_correction() -> None:
-    config = detector_config()
-    correction = ClassCorrection(32, config)
-    torch.nn.init.normal_(correction.change.weight, std=0.1)
+def test_only_the_object_score_of_unnamed_queries_is_learnt() -> None:
+    score = ObjectScore(32)
+    torch.nn.init.normal_(score.change.weight, std=1.0)
     tgt, start = torch.randn(1, 4, 32), torch.randn(1, 4, 81)
-    names = [None if each is None else each.name for each in config.output_categories]
-    logits = correction(tgt, start)
-    logits[..., names.index("fire_hydrant")].sum().backward(retain_graph=True)
-    gradient = correction.change.weight.grad
-    assert gradient is None or not gradient.any()
-    logits[..., names.index("person")].sum().backward()
-    gradient = correction.change.weight.grad
-    assert gradient is not None
-    assert gradient[:2].any()  # real, and the person's own residual
-    assert not gradient[2:].any()
-    change = (logits - start).detach()
-    other = change[..., names.index("fire_hydrant")]
-    assert torch.allclose(other, change[..., names.index("toaster")], atol=1e-6)  # `real` counts for all
-    assert change.abs().max() <= 2 * ClassCorrection.LARGEST
+    named = torch.tensor([True, True, False, False])[None, :, None]
+    logits = score(tgt, start, named)
+    assert torch.equal(logits[..., :80], start[..., :80])
+    assert torch.equal(logits[:, :2], start[:, :2])
+    change = (logits - start)[0, 2:, 80]
+    assert change.abs().min() > 0
+    assert change.abs().max() <= ObjectScore.LARGEST
+
+
+@torch.inference_mode()
+def test_training_leaves_the_detector_s_boxes_and_moves_the_others() -> None:
+    network = build_model(detector_config(), seed=0)
+    for head in network.decoder.bbox_embed:
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(7))
+    assert network.detector is not None
+    for head in network.detector.heads:
+        head.predict.weight.mul_(20.0)
+    features = network.encode_frames(random_images(2, 3, 64, 96))
+    assert features.proposals is not None
+    boxes, _ = window_proposals(features.proposals, num_frames=2, num_queries=7)
+    output = network.decode_window(features)
+    assert torch.equal(output.boxes[:, :, :7], boxes)
+    motion = output.boxes[:, :, 7:]
+    assert not torch.allclose(motion[:, 0], motion[:, 1], atol=1e-4)
 
 
 @torch.inference_mode()

@@ -290,7 +290,7 @@ def test_queries_start_at_the_best_cells_of_all_frames() -> None:
         memory[1, 12 * 2 + 5] = 1.0  # row 2, column 5 of the finest level, in the second frame
         memory[1, 12 * 2 + 6] = 0.9
         memory[0, 12 * 6 + 9] = 0.5
-        anchors = selection(memory, sizes, num_frames=2)[0]
+        anchors = selection(memory, sizes, num_frames=2)[0][0]
         boxes = selection.dense(memory, sizes).boxes
     assert torch.allclose(anchors[0], boxes[1, 12 * 2 + 5], atol=1e-5)
     assert torch.allclose(anchors[1], boxes[0, 12 * 6 + 9], atol=1e-5)
