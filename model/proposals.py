@@ -32,16 +32,16 @@ SLIGHT = -2.0
 
 def frame_proposals(detections: Detections, *, num_proposals: int) -> Tensor:
     """The best boxes of each frame, (N, R, 4 + K) float32: xyxy within 0..1, then the class logits; best
-    first, those that overlap a better one last."""
+    first. Those that overlap a better one are last and lose BEHIND of every logit: they are nothing."""
     score = detections.logits.amax(dim=-1)  # (N, P)
     best = score.topk(min(NUM_COMPARED, score.shape[1]), dim=1)
     boxes = _rows(detections.boxes_xyxy, best.indices).clamp(0.0, 1.0)
     overlap = box_iou(boxes, boxes)  # (N, n, n)
     beaten = torch.triu(overlap, diagonal=1).amax(dim=1) > SAME_OBJECT_IOU
-    rank = best.values - BEHIND * beaten
-    chosen = rank.topk(min(num_proposals, rank.shape[1]), dim=1).indices
-    rows = torch.cat((boxes, _rows(detections.logits, best.indices)), dim=-1)
-    return _rows(rows, chosen)
+    lost = BEHIND * beaten
+    chosen = (best.values - lost).topk(min(num_proposals, lost.shape[1]), dim=1).indices
+    logits = _rows(detections.logits, best.indices) - lost[..., None]
+    return _rows(torch.cat((boxes, logits), dim=-1), chosen)
 
 
 def window_proposals(proposals: Tensor, *, num_frames: int, num_queries: int) -> tuple[Tensor, Tensor]:

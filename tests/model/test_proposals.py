@@ -44,6 +44,16 @@ def test_of_boxes_on_one_thing_the_best_comes_first_and_the_others_last() -> Non
     assert torch.allclose(found[0, 2, :4], torch.tensor([0.9, 0.9, 1.0, 1.0]))
 
 
+def test_what_lost_to_a_better_box_is_nothing_in_any_later_choice() -> None:
+    nearly = [0.1, 0.1, 0.3, 0.49]
+    one_frame = detections([(LEFT, [2, -3, -3]), (nearly, [1.9, -3, -3]), (RIGHT, [-2, -3, -3])])
+    kept = frame_proposals(one_frame, num_proposals=3)
+    assert kept[0, 2, 4:].max() < -10
+    boxes, logits = window_proposals(kept, num_frames=1, num_queries=2)
+    assert torch.allclose(logits[0, :, 0], torch.tensor([2.0, -2.0]))
+    assert torch.allclose(boxes[0, 0, 1, 0], torch.tensor(0.7))
+
+
 def test_boxes_that_overlap_little_all_stay() -> None:
     apart = [0.2, 0.1, 0.4, 0.5]  # IoU 1/3 with LEFT: two people side by side
     found = frame_proposals(detections([(LEFT, [1, 0, 0]), (apart, [0.9, 0, 0])]), num_proposals=2)
