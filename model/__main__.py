@@ -161,6 +161,24 @@ def adapt(arguments: Sequence[str]) -> None:
     print(report)
 
 
+def import_detector(arguments: Sequence[str]) -> None:
+    """Read NanoDet-g, trained on COCO, from the package that ships it (docs/training.md)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model import-detector", description=import_detector.__doc__
+    )
+    parser.add_argument(
+        "graph", metavar="FILES", help="nanodet.json with nanodet.bin beside it, or the folder of both"
+    )
+    parser.add_argument("output", metavar="OUT", help="the .safetensors file to write")
+    options = parser.parse_args(arguments)
+    from model.nanodet import NOTES, read_nanodet, save_detector
+
+    trunk, detector = read_nanodet(options.graph)
+    save_detector(trunk, detector, options.output)
+    elements = sum(value.numel() for part in (trunk, detector) for value in part.parameters())
+    print(f"{options.output}: {NOTES['detector']}, {elements / 1e6:.2f} M elements")
+
+
 def blend(arguments: Sequence[str]) -> None:
     """Blend the weights of two networks of one architecture (docs/training.md)."""
     parser = argparse.ArgumentParser(prog="python -m model blend", description=blend.__doc__)
@@ -378,6 +396,7 @@ def data_freeze(arguments: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "convert": convert,
+    "import-detector": import_detector,
     "blend": blend,
     "compile": compile_engine,
     "export": export,
@@ -397,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model",
         description="Work on files of weights and of results.",
-        epilog="\n".join(f"{name:<13}{verb.__doc__}" for name, verb in VERBS.items()),
+        epilog="\n".join(f"{name:<16}{verb.__doc__}" for name, verb in VERBS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=list(VERBS))

@@ -50,7 +50,6 @@ def save_weights(
     floating-point tensors in the file (they are float32 again when loaded).
     Raises OSError where the file cannot be written, ValueError if a note takes a reserved key.
     """
-    save = _safetensors().torch.save
     notes = dict(notes or {})
     metadata = {
         "format": FORMAT,
@@ -62,10 +61,10 @@ def save_weights(
     if taken:
         raise ValueError(f"notes may not use the reserved keys {', '.join(taken)}")
     tensors = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        key: value.to(dtype) if value.is_floating_point() else value
         for key, value in network.state_dict().items()
     }
-    _write_whole(Path(path), save(tensors, {**notes, **metadata}))
+    write_tensors(Path(path), tensors, {**notes, **metadata})
 
 
 def load_weights(path: str | os.PathLike[str]) -> Network:
@@ -74,6 +73,19 @@ def load_weights(path: str | os.PathLike[str]) -> Network:
     Raises CheckpointError for a missing, damaged or foreign file or weights of another architecture.
     """
     path = Path(path)
+    metadata, tensors = read_tensors(path)
+    config = _stored_config(metadata, where=str(path))
+    network = empty_network(config)
+    _fill(network, tensors, where=f"weights {str(path)!r}")
+    network.metadata = {key: value for key, value in metadata.items() if key != "config"}
+    return network
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a .safetensors file.
+
+    Raises CheckpointError for a missing or damaged file, or one of another kind.
+    """
     safetensors = _safetensors()
     if not path.is_file():
         raise CheckpointError(f"weights {str(path)!r}: no such file")
@@ -90,11 +102,15 @@ def load_weights(path: str | os.PathLike[str]) -> Network:
         raise CheckpointError(
             f"weights {str(path)!r}: not a complete safetensors file ({exc}); copy it again"
         ) from exc
-    config = _stored_config(metadata, where=str(path))
-    network = empty_network(config)
-    _fill(network, tensors, where=f"weights {str(path)!r}")
-    network.metadata = {key: value for key, value in metadata.items() if key != "config"}
-    return network
+    return metadata, tensors
+
+
+def write_tensors(path: Path, tensors: StateDict, metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file, whole or not at all. Raises OSError where it cannot be written."""
+    save = _safetensors().torch.save
+    _write_whole(
+        path, save({key: value.contiguous().cpu() for key, value in tensors.items()}, dict(metadata))
+    )
 
 
 def shipped_weights() -> Path:

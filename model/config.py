@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 from model.class_lists import Category, ClassListName, categories, output_categories, used_outputs
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "csp"]
 Norm = Literal["frozen_bn", "bn", "gn"]
 Variant = Literal[
     "baseline",
@@ -25,8 +25,9 @@ Variant = Literal[
     "split",
 ]
 Intra = Literal["none", "temporal", "spatiotemporal", "joint"]
-MaskSource = Literal["level1", "c2"]
-QuerySelectionName = Literal["learned", "encoder"]
+MaskSource = Literal["level1", "c2", "picture"]
+MaskCoordinates = Literal["pixels", "box"]
+QuerySelectionName = Literal["learned", "encoder", "detector"]
 
 CUE_PLANES: dict[str, int] = {"background": 1, "flow": 2}
 """Planes that each cue adds to the stem: the frame's difference to a running median; optical flow less the
@@ -50,11 +51,12 @@ class ModelConfig:
     RUNTIME_FIELDS: ClassVar[tuple[str, ...]] = ("height", "width", "num_frames")
 
     backbone: BackboneName = "resnet18"
-    """ResNet: basic blocks (18, 34) or bottlenecks (50, 101)."""
+    """ResNet: basic blocks (18, 34) or bottlenecks (50, 101); csp: NanoDet-g's trunk (model.csp), for sizes
+    that are multiples of 32."""
     backbone_width: float = 0.5
-    """Factor on every channel count of the backbone."""
+    """Factor on every channel count of a ResNet; csp has one width."""
     norm: Norm = "bn"
-    """Backbone norm: frozen_bn for published weights, bn or gn to train from scratch."""
+    """A ResNet's norm: frozen_bn for published weights, bn or gn to train from scratch; csp has none."""
     cues: tuple[str, ...] = ("background", "flow")
     """Extra stem planes, zero-initialised: background, flow; computed from the stream (docs/model.md)."""
 
@@ -75,7 +77,12 @@ class ModelConfig:
     num_queries: int = 50
     """Q: instance queries."""
     query_selection: QuerySelectionName = "encoder"
-    """Where the first references come from: learned (the paper) or encoder (the best cells of the window)."""
+    """Where the first references come from: learned (the paper), encoder (the best cells of the window) or
+    detector (the best boxes of a COCO detector on the csp trunk, and the best cells of what moves)."""
+    num_proposals: int = 64
+    """Boxes of the detector that are kept of each frame."""
+    num_motion_queries: int = 14
+    """Of the Q queries those that are left to the best cells, whatever they are; query_selection detector."""
     dropout: float = 0.1
     """Dropout in training, at every residual and inside every feed-forward layer."""
 
@@ -95,13 +102,17 @@ class ModelConfig:
     """Attention over the T box queries of an instance."""
 
     mask_source: MaskSource = "c2"
-    """Finest map of the mask branch: level1 (stride 8, upsampled) or c2 (stride 4)."""
+    """Finest map of the mask branch: level1 (stride 8, upsampled), c2 (stride 4), or picture (stride 4: C2,
+    C3 and the picture itself)."""
     mask_dim: int | None = 32
     """Width of the mask branch's merged map; null: hidden_dim."""
     mask_channels: int = 8
     """Mask feature channels read by the dynamic convolutions."""
     mask_coordinate_scale: float = 0.0625
     """Factor on the relative coordinates (pixels) of the dynamic mask head."""
+    mask_coordinates: MaskCoordinates = "pixels"
+    """What the dynamic mask head's relative coordinates are: pixels (the paper's) or shares of the reference
+    box, with their squares."""
 
     class_list: ClassListName = "object"
     """Names of the classes."""
@@ -166,6 +177,24 @@ class ModelConfig:
             raise ValueError(
                 f"sts_dim: {self.sts_dim} must be a multiple of 4 and of sts_heads ({self.sts_heads})"
             )
+        if self.query_selection == "detector":
+            if self.backbone != "csp" or self.class_list != "coco_and_object":
+                raise ValueError(
+                    "query_selection: 'detector' needs backbone 'csp' and class_list 'coco_and_object' (its "
+                    f"classes are COCO's), not {self.backbone!r} and {self.class_list!r}"
+                )
+            if not 1 <= self.num_motion_queries < self.num_queries:
+                raise ValueError(
+                    f"num_motion_queries: {self.num_motion_queries} must be 1 to num_queries - 1 "
+                    f"({self.num_queries - 1})"
+                )
+        if self.backbone == "csp":
+            for name in ("height", "width"):
+                if getattr(self, name) % 32:
+                    raise ValueError(
+                        f"{name}: {getattr(self, name)} must be a multiple of 32 for backbone 'csp', such as "
+                        f"{_nearest_size(getattr(self, name), 32)}"
+                    )
         if (self.mask_dim or self.hidden_dim) % 4:
             raise ValueError(f"mask_dim: {self.mask_dim} must be a multiple of 4")
         if self.variant != "baseline" and self.intra == "none" and not self.inter:
@@ -257,6 +286,8 @@ _AT_MOST: dict[str, int] = {
     "encoder_layers": 24,
     "decoder_layers": 24,
     "num_queries": 2048,
+    "num_proposals": 1024,
+    "num_motion_queries": 1024,
     "sts_dim": 1024,
     "sts_heads": 32,
     "sts_layers": 24,
@@ -298,6 +329,6 @@ def _spell(hint: Any) -> str:
     return str(hint.__name__)
 
 
-def _nearest_size(value: int) -> int:
+def _nearest_size(value: int, multiple: int = SIZE_MULTIPLE) -> int:
     low, high = SIZE_RANGE
-    return min(high, max(low, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE))
+    return min(high, max(low, round(value / multiple) * multiple))

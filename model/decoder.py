@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from model.attention import DeformableAttention, FeedForward, SelfAttention, TimeAttention
 from model.config import ModelConfig
 from model.heads import MLP
-from model.modules import Head, LayerNorm, module_list
+from model.modules import Head, LayerNorm, module_list, one_hot_rows
 from model.position import Sizes, temporal_sine
+from model.proposals import window_proposals
 from model.selection import QuerySelection
 
 
@@ -28,7 +29,8 @@ class LayerOutput:
     queries: (B, Q, C) instance queries.
     logits: (B, Q, K) class logits.
     boxes: (B, T, Q, 4) cxcywh in 0..1.
-    centres: (B, T, Q, 2) in 0..1, of the reference that entered the layer; the mask head's origin.
+    centres: (B, T, Q, 2) in 0..1, of the reference that entered the layer; the mask head's origin. With
+    `mask_coordinates: box` (B, T, Q, 4): its width and height behind.
     """
 
     queries: Tensor
@@ -42,13 +44,28 @@ class ExtraQueries:
     """D more queries for the decoder of a network in training.
 
     content: (B, D, C); position: (B, D, C); reference: (B, T, D, 4) cxcywh in 0..1; mask: (Q + D, Q + D) True
-    where a query may attend to another.
+    where a query may attend to another; class_logits: (B, D, K) that they start from, with a detector.
     """
 
     content: Tensor
     position: Tensor
     reference: Tensor
     mask: Tensor
+    class_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StartingQueries:
+    """What the decoder starts from.
+
+    content: (B, Q, C); position: (1 or B, 1, Q, C); reference: (B, T, Q, 2 or 4); class_logits: (B, Q, K)
+    where a detector gives some.
+    """
+
+    content: Tensor
+    position: Tensor
+    reference: Tensor
+    class_logits: Tensor | None = None
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -119,24 +136,105 @@ class DecoderLayer(nn.Module):
         return tgt, box
 
 
+UNSEEN = -4.6
+"""Class logit (a score of 1 %) where the detector says nothing."""
+SURE = -1.0
+"""Class logit of a detector's box from which on its cells are taken."""
+CORRECTED = ("person", "car", "bus", "truck", "object")
+"""Classes that training may correct: those of rendered actors. All others keep the detector's logits."""
+
+
+class ClassCorrection(nn.Module):
+    """Class logits (B, Q, K): the detector's, plus whether it is a thing at all, plus a residual of some.
+
+    Both start at zero and are at most LARGEST. What is added to classes that nothing trains has no gradient,
+    or drawings would erase them. Ours.
+    """
+
+    LARGEST = 4.0
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
+        super().__init__()
+        names = [None if each is None else each.name for each in config.output_categories]
+        self.columns = tuple(names.index(name) for name in CORRECTED)
+        self.num_outputs = len(names)
+        self.change = Head(width, 1 + len(self.columns))
+
+    def forward(self, tgt: Tensor, class_logits: Tensor) -> Tensor:
+        change = self.LARGEST * (self.change(tgt) / self.LARGEST).tanh()
+        real, residual = change[..., :1], change[..., 1:]
+        corrected = one_hot_rows(self.columns, self.num_outputs, change.device, change.dtype)
+        trained = corrected.sum(dim=0)  # (K,) 1 where a class may be corrected
+        of_class = real * trained + real.detach() * (1 - trained) + residual @ corrected
+        logits: Tensor = class_logits + of_class
+        return logits
+
+
+class DetectorStart(nn.Module):
+    """Queries from the detector's best boxes of the window and, behind them, from the best cells elsewhere.
+
+    Content: where a query comes from and what the detector calls it. Ours.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_boxes = config.num_queries - config.num_motion_queries
+        self.num_outputs = config.outputs
+        self.source_embed = nn.Parameter(torch.zeros(2, config.hidden_dim))
+        self.class_map = nn.Linear(config.outputs, config.hidden_dim)
+
+    def forward(
+        self, selection: QuerySelection, memory: Tensor, sizes: Sizes, num_frames: int, proposals: Tensor
+    ) -> StartingQueries:
+        boxes, logits = window_proposals(proposals, num_frames=num_frames, num_queries=self.num_boxes)
+        newest = boxes[:, -1]
+        sure = logits.amax(dim=-1, keepdim=True) >= SURE
+        anchors, found = selection(memory, sizes, num_frames=num_frames, taken=newest * sure)
+        anchors = anchors.to(boxes.dtype)
+        moving = boxes.new_full((*found.shape, self.num_outputs), UNSEEN)
+        moving[..., -1] = found
+        unnamed = boxes.new_full((*logits.shape[:2], self.num_outputs - logits.shape[-1]), UNSEEN)
+        class_logits = torch.cat((torch.cat((logits, unnamed), dim=-1), moving), dim=1)
+        position = selection.embed(torch.cat((newest, anchors), dim=1))
+        reference = torch.cat((boxes, anchors[:, None].expand(-1, num_frames, -1, -1)), dim=2)
+        return StartingQueries(
+            self.content(class_logits, num_boxes=self.num_boxes), position[:, None], reference, class_logits
+        )
+
+    def content(self, class_logits: Tensor, *, num_boxes: int) -> Tensor:
+        """(B, n, K) → (B, n, C): the first num_boxes come from the detector, the rest from cells."""
+        named = self.class_map(class_logits.sigmoid().to(self.class_map.weight.dtype))
+        _, n, C = named.shape
+        source = torch.cat(
+            (self.source_embed[:1].expand(num_boxes, C), self.source_embed[1:].expand(n - num_boxes, C))
+        )
+        content: Tensor = named + source
+        return content
+
+
 class Decoder(nn.Module):
     """All decoder layers with their queries, class heads and box heads."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, depth = config.hidden_dim, config.decoder_layers
-        self.num_queries = config.num_queries
+        self.num_queries, self.num_outputs = config.num_queries, config.outputs
+        self.with_sizes = config.mask_coordinates == "box"
         if config.query_selection == "learned":
             self.query_embed = nn.Parameter(torch.zeros(config.num_queries, 2 * width))
             self.reference_points = Head(width, 2)
-        else:
+        elif config.query_selection == "encoder":
             self.query_embed = nn.Parameter(torch.zeros(config.num_queries, width))
-        self.selection = QuerySelection(config) if config.query_selection == "encoder" else None
+        self.selection = QuerySelection(config) if config.query_selection != "learned" else None
+        self.start = DetectorStart(config) if config.query_selection == "detector" else None
         self.layers = module_list(
             DecoderLayer(config, over_time=config.decoder_temporal_attention and index > 0)
             for index in range(depth)
         )
-        self.class_embed = module_list(Head(width, config.outputs) for _ in range(depth))
+        self.class_embed = module_list(
+            Head(width, config.outputs) if self.start is None else ClassCorrection(width, config)
+            for _ in range(depth)
+        )
         self.bbox_embed = module_list(MLP(width, width, 4, num_layers=3, linear=Head) for _ in range(depth))
 
     def forward(
@@ -147,15 +245,21 @@ class Decoder(nn.Module):
         num_frames: int,
         all_layers: bool = False,
         extra: ExtraQueries | None = None,
+        proposals: Tensor | None = None,
     ) -> list[LayerOutput]:
         """memory (B·T, P, C) → the last layer's output, or every layer's, first to last.
 
-        extra: queries that training adds (denoising); their answers stand after those of the Q.
+        extra: queries that training adds (denoising); their answers stand after those of the Q. proposals:
+        (B·T, R, 4 + K) of the frames, for `query_selection: detector`.
         """
         B = memory.shape[0] // num_frames
-        content, position, reference = self._queries(memory, sizes, num_frames)
+        queries = self._queries(memory, sizes, num_frames, proposals)
+        content, position, reference = queries.content, queries.position, queries.reference
+        class_logits = queries.class_logits
         mask = None
         if extra is not None:
+            if class_logits is not None and extra.class_logits is not None:
+                class_logits = torch.cat((class_logits, extra.class_logits), dim=1)
             content = torch.cat((content, extra.content), dim=1)
             position = torch.cat((position.expand(B, -1, -1, -1), extra.position[:, None]), dim=2)
             reference = torch.cat((reference, extra.reference), dim=2)
@@ -170,23 +274,29 @@ class Decoder(nn.Module):
             )
             boxes = self._refine(self.bbox_embed[index], box, reference)
             if all_layers or index == last:
-                logits = self.class_embed[index](tgt)
-                outputs.append(
-                    LayerOutput(queries=tgt, logits=logits, boxes=boxes, centres=reference[..., :2])
-                )
+                head = self.class_embed[index]
+                logits = head(tgt) if class_logits is None else head(tgt, class_logits)
+                origin = reference if self.with_sizes else reference[..., :2]
+                outputs.append(LayerOutput(queries=tgt, logits=logits, boxes=boxes, centres=origin))
             reference = boxes.detach()
         return outputs
 
-    def _queries(self, memory: Tensor, sizes: Sizes, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Content (B, Q, C), position (1 or B, 1, Q, C) and first reference (B, T, Q, 2 or 4)."""
+    def _queries(
+        self, memory: Tensor, sizes: Sizes, num_frames: int, proposals: Tensor | None
+    ) -> StartingQueries:
         B = memory.shape[0] // num_frames
         if self.selection is None:
             position, content = self.query_embed.chunk(2, dim=-1)  # (Q, C) each
             reference = self.reference_points(position).sigmoid().expand(B, num_frames, -1, -1)
-            return content.expand(B, -1, -1), position[None, None], reference
-        anchors = self.selection(memory, sizes, num_frames=num_frames)  # (B, Q, 4)
+            return StartingQueries(content.expand(B, -1, -1), position[None, None], reference)
+        if self.start is not None:
+            assert proposals is not None
+            started: StartingQueries = self.start(self.selection, memory, sizes, num_frames, proposals)
+            return started
+        anchors, _ = self.selection(memory, sizes, num_frames=num_frames)  # (B, Q, 4)
         position = self.selection.embed(anchors)[:, None]
-        return self.query_embed.expand(B, -1, -1), position, anchors[:, None].expand(-1, num_frames, -1, -1)
+        reference = anchors[:, None].expand(-1, num_frames, -1, -1)
+        return StartingQueries(self.query_embed.expand(B, -1, -1), position, reference)
 
     @staticmethod
     def _refine(bbox_embed: MLP, box: Tensor, reference: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def _feature_names(network: Network) -> list[str]:
     """Of the tensors of `stages.present`, in its order."""
     names = ["tokens"]
     names += ["narrow"] if network.config.variant != "baseline" else []
-    return names + (["c2"] if network.config.mask_source == "c2" else [])
+    names += ["c2"] if network.config.mask_source != "level1" else []
+    return names + (["proposals"] if network.detector is not None else [])
 
 
 def _write(

@@ -19,6 +19,9 @@ from model.config import ModelConfig
 from model.modules import Head, module_list, split_dim
 from model.position import Sizes, level_starts
 
+REACH = 1.6
+"""How far from a box's centre, in halves of its sides, places in it are told apart."""
+
 
 class MLP(nn.Module):
     """Linear layers with relu between."""
@@ -52,7 +55,7 @@ class MaskBranch(nn.Module):
         self.c2_proj = nn.Conv2d(c2_channels, width // 4, 1) if config.mask_source == "c2" else None
         self.stride = 4 if config.mask_source == "c2" else 8
 
-    def prepare(self, c2: Tensor) -> Tensor | None:
+    def prepare(self, c2: Tensor, c3: Tensor, images: Tensor, cues: Tensor | None) -> Tensor | None:
         """The part of C2 (N, channels, H/4, W/4) that the branch keeps, per frame; None if C2 is not used."""
         return None if self.c2_proj is None else self.c2_proj(c2)
 
@@ -62,17 +65,65 @@ class MaskBranch(nn.Module):
         tokens = memory[:, : starts[3]]
         if self.narrow is not None:
             tokens = self.narrow(tokens)
-        fine, middle, coarse = (
-            split_dim(tokens[:, starts[level] : starts[level + 1]], 1, sizes[level]).permute(0, 3, 1, 2)
-            for level in range(3)
-        )  # (N, E, H_l, W_l)
-        x = F.relu(self.lay3(coarse), inplace=True)
-        x = F.relu(self.lay4(middle + F.interpolate(x, size=sizes[1])), inplace=True)
-        x = F.relu(self.dcn(fine + F.interpolate(x, size=sizes[0])), inplace=True)
+        x = _merged(self, tokens, sizes)
         x = F.relu(self.lay1(x), inplace=True)
         if c2 is not None:
             x = c2 + F.interpolate(x, size=c2.shape[-2:])
         return F.relu(self.lay2(x), inplace=True)
+
+
+class PictureMaskBranch(nn.Module):
+    """The same down to stride 4 with C2, C3, the picture itself and the cues, for sharp edges (ours).
+
+    What depends on one frame alone is made once (`prepare`); its answer is not rectified.
+    """
+
+    stride = 4
+
+    def __init__(self, config: ModelConfig, *, channels: tuple[int, int]) -> None:
+        super().__init__()
+        width = config.mask_dim or config.hidden_dim
+        self.fine_width = fine = 3 * width // 4
+        self.c2_proj, self.c3_proj = (nn.Conv2d(each, fine, 1) for each in channels)
+        self.picture_proj = nn.Conv2d(3 * 16, fine, 1)
+        self.fine = nn.Conv2d(fine, fine, 3, padding=1)
+        self.narrow = nn.Linear(config.hidden_dim, width)
+        self.lay3 = nn.Conv2d(width, width, 3, padding=1)
+        self.lay4 = nn.Conv2d(width, width, 3, padding=1)
+        self.dcn = nn.Conv2d(width, width, 3, padding=1)
+        self.lay1 = nn.Conv2d(width, fine, 1)
+        self.lay2 = nn.Conv2d(fine, fine, 3, padding=1)
+        self.out = nn.Conv2d(fine, config.mask_channels, 1)
+
+    def prepare(self, c2: Tensor, c3: Tensor, images: Tensor, cues: Tensor | None) -> Tensor:
+        """Maps at strides 4 and 8, images (N, 3, H, W) and what the cues add at stride 4 → (N, F, h, w)."""
+        x = self.c2_proj(c2) + self.picture_proj(F.pixel_unshuffle(images, 4))
+        x = x + F.interpolate(self.c3_proj(c3), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        if cues is not None:
+            x = x + cues
+        prepared: Tensor = self.fine(F.relu(x, inplace=True))
+        return prepared
+
+    def forward(self, memory: Tensor, sizes: Sizes, c2: Tensor | None) -> Tensor:
+        """memory (N, P, C), c2 from `prepare` → (N, c, h, w) at stride 4."""
+        assert c2 is not None
+        x = _merged(self, self.narrow(memory[:, : level_starts(sizes)[3]]), sizes)
+        x = F.interpolate(self.lay1(x), size=c2.shape[-2:], mode="bilinear", align_corners=False)
+        x = F.relu(self.lay2(F.relu(c2 + x, inplace=True)), inplace=True)
+        output: Tensor = self.out(x)
+        return output
+
+
+def _merged(branch: MaskBranch | PictureMaskBranch, tokens: Tensor, sizes: Sizes) -> Tensor:
+    """The three finest levels of tokens (N, P, E) merged top-down: (N, E, H/8, W/8)."""
+    starts = level_starts(sizes)
+    fine, middle, coarse = (
+        split_dim(tokens[:, starts[level] : starts[level + 1]], 1, sizes[level]).permute(0, 3, 1, 2)
+        for level in range(3)
+    )  # (N, E, H_l, W_l)
+    x = F.relu(branch.lay3(coarse), inplace=True)
+    x = F.relu(branch.lay4(middle + F.interpolate(x, size=sizes[1])), inplace=True)
+    return F.relu(branch.dcn(fine + F.interpolate(x, size=sizes[0])), inplace=True)
 
 
 class DynamicMaskHead(nn.Module):
@@ -80,14 +131,20 @@ class DynamicMaskHead(nn.Module):
 
     The two inputs before the mask features are (reference centre − cell centre) in pixels, x first. The
     parameters of a query are all weights, (out, in) row-major, then all biases.
+
+    With `mask_coordinates: box` (ours) these inputs are four: the cell's place relative to the reference box,
+    in halves of its sides and at most REACH, and the squares, so that one layer can draw an ellipse. So an
+    object has the same parameters near and far.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.channels = config.mask_channels
         self.scale = config.mask_coordinate_scale
+        self.in_boxes = config.mask_coordinates == "box"
         c = self.channels
-        self.splits = [c * (c + 2), c * c, c, c, c, 1]
+        self.num_places = 4 if self.in_boxes else 2
+        self.splits = [c * (c + self.num_places), c * c, c, c, c, 1]
         self.controller = MLP(
             config.hidden_dim, config.hidden_dim, sum(self.splits), num_layers=3, linear=Head
         )
@@ -95,12 +152,26 @@ class DynamicMaskHead(nn.Module):
     def forward(self, queries: Tensor, centres: Tensor, features: Tensor, *, stride: int) -> Tensor:
         """Mask logits (B, Q, T, h, w) of the given queries on the cells of the features.
 
-        queries (B, Q, C); centres (B, T, Q, 2) in pixels; features (B, T, c, h, w).
+        queries (B, Q, C); centres (B, T, Q, 2) in pixels, with `box` (B, T, Q, 4), widths and heights behind;
+        features (B, T, c, h, w).
         """
         features = features.to(self.controller.layers[0].weight.dtype)  # pixels: no half type can count them
         B, T, c, h, w = features.shape
         Q = queries.shape[1]
         weight1, weight2, weight3, bias1, bias2, bias3 = self.controller(queries).split(self.splits, dim=-1)
+
+        if self.in_boxes:
+            weight1 = split_dim(weight1, -1, (c, c + 4))
+            of_place, of_features = weight1[..., :4].flatten(0, 1), weight1[..., 4:].flatten(1, 2)
+            bias = bias1.reshape(B * Q, c, 1)
+            masks = []
+            for frame in range(T):
+                x = torch.bmm(of_features, features[:, frame].flatten(2)).view(B * Q, c, h, w)
+                across, down = self._places_in_boxes(centres[:, frame].flatten(0, 1), features, stride)
+                x = x + torch.baddbmm(bias, of_place[..., 0::2], across)[:, :, None]  # x and its square
+                x = F.relu(x + torch.bmm(of_place[..., 1::2], down)[..., None], inplace=True).flatten(2)
+                masks.append(self._rest(x, weight2, bias2, weight3, bias3).view(B, Q, h, w))
+            return torch.stack(masks, dim=2)
 
         # weight·(centre − cell) = weight·centre − weight·cell: the first part is a bias, the second makes the
         # cell's place two more input planes, the same for all queries; so layer 1 is one product per frame.
@@ -108,19 +179,34 @@ class DynamicMaskHead(nn.Module):
         of_place, of_features = weight1[..., :2] * self.scale, weight1[..., 2:]  # (B, Q, c, 2), (B, Q, c, c)
         bias = bias1[:, None] + torch.einsum("bqck,btqk->btqc", of_place, centres)  # (B, T, Q, c)
         places = self._place_planes(features, stride).expand(B, -1, -1)  # (B, 3, h·w)
-        weight2 = weight2.reshape(B * Q, c, c)
-        bias2 = bias2.reshape(B * Q, c, 1)
-        weight3 = weight3.reshape(B * Q, 1, c)
-        bias3 = bias3.reshape(B * Q, 1, 1)
-
         masks = []
         for frame in range(T):  # frame by frame, so that the hidden maps stay in the cache
             matrix = torch.cat((of_features, -of_place, bias[:, frame, :, :, None]), dim=-1).flatten(1, 2)
             planes = torch.cat((features[:, frame].flatten(2), places), dim=1)  # (B, c + 3, h·w)
             x = F.relu(torch.bmm(matrix, planes), inplace=True).view(B * Q, c, h * w)
-            x = F.relu(torch.baddbmm(bias2, weight2, x), inplace=True)
-            masks.append(torch.baddbmm(bias3, weight3, x).view(B, Q, h, w))
+            masks.append(self._rest(x, weight2, bias2, weight3, bias3).view(B, Q, h, w))
         return torch.stack(masks, dim=2)
+
+    @staticmethod
+    def _rest(x: Tensor, weight2: Tensor, bias2: Tensor, weight3: Tensor, bias3: Tensor) -> Tensor:
+        """Layers 2 and 3 of n = B·Q masks: (n, c, h·w) → (n, 1, h·w)."""
+        n, c, _ = x.shape
+        x = torch.baddbmm(bias2.reshape(n, c, 1), weight2.reshape(n, c, c), x)
+        return torch.baddbmm(bias3.reshape(n, 1, 1), weight3.reshape(n, 1, c), F.relu(x, inplace=True))
+
+    @staticmethod
+    def _places_in_boxes(boxes: Tensor, features: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        """Places of columns and rows in boxes (n, 4), with their squares: (n, 2, w) and (n, 2, h).
+
+        In halves of the box's sides from its centre, within ±REACH.
+        """
+        found = []
+        for axis, count in ((0, features.shape[-1]), (1, features.shape[-2])):
+            cells = torch.arange(count, device=boxes.device, dtype=boxes.dtype) * stride + stride / 2
+            half = (boxes[:, 2 + axis, None] * 0.5).clamp(min=1.0)
+            place = ((cells - boxes[:, axis, None]) / half).clamp(-REACH, REACH)
+            found.append(torch.stack((place, place.square()), dim=1))
+        return found[0], found[1]
 
     @staticmethod
     def _place_planes(features: Tensor, stride: int) -> Tensor:

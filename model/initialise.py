@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from model.attention import CellAttention, DeformableAttention, TimeAttention
 from model.backbone import FrozenBatchNorm2d
-from model.decoder import Decoder, DecoderLayer, inverse_sigmoid
-from model.heads import MLP
+from model.cue_pyramid import CuePyramid
+from model.decoder import ClassCorrection, Decoder, DecoderLayer, inverse_sigmoid
+from model.heads import MLP, DynamicMaskHead
 from model.sts import JointBlock, SpatioTemporalSplit
 
 PRIOR_BIAS = -math.log(99.0)
@@ -78,6 +79,12 @@ def _special(module: nn.Module, generator: torch.Generator, class_bias: float) -
         nn.init.normal_(module.level_embed, generator=generator)
     elif isinstance(module, Decoder):
         _decoder(module, generator, class_bias)
+    elif isinstance(module, DynamicMaskHead) and module.in_boxes:
+        _ellipse(module, generator)
+    elif isinstance(module, CuePyramid):
+        for out in module.out:
+            assert isinstance(out, nn.Conv2d)
+            out.weight.zero_()
     if isinstance(module, SpatioTemporalSplit | DecoderLayer):
         zero_updates(module)
     cue_conv = getattr(module, "cue_conv", None)
@@ -86,15 +93,21 @@ def _special(module: nn.Module, generator: torch.Generator, class_bias: float) -
 
 
 def _decoder(decoder: Decoder, generator: torch.Generator, class_bias: float) -> None:
-    nn.init.normal_(decoder.query_embed, generator=generator)
+    if decoder.start is not None:
+        nn.init.normal_(decoder.start.source_embed, generator=generator)
+    else:
+        nn.init.normal_(decoder.query_embed, generator=generator)
     if decoder.selection is None:
         width = decoder.query_embed.shape[1] // 2
         _place_on_grid(decoder.reference_points, decoder.query_embed[:, :width])
     else:
         decoder.selection.class_embed.bias.fill_(PRIOR_BIAS)
     for head in decoder.class_embed:
-        assert isinstance(head, nn.Linear)
-        head.bias.fill_(class_bias)
+        if isinstance(head, ClassCorrection):
+            _zero(head.change)
+        else:
+            assert isinstance(head, nn.Linear)
+            head.bias.fill_(class_bias)
     for index, box_head in enumerate(decoder.bbox_embed):
         assert isinstance(box_head, MLP)
         last = box_head.layers[-1]
@@ -102,6 +115,24 @@ def _decoder(decoder: Decoder, generator: torch.Generator, class_bias: float) ->
         _zero(last)
         if index == 0 and decoder.selection is None:
             last.bias[2:] = -2.0
+
+
+def _ellipse(head: DynamicMaskHead, generator: torch.Generator) -> None:
+    """Let the first mask of every query be near the ellipse in its box: 3 − 3 (x² + y²)."""
+    last = head.controller.layers[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.mul_(0.1)
+    nn.init.normal_(last.bias, std=0.1, generator=generator)
+    c = head.channels
+    weight1, weight2, weight3, bias1, bias2, bias3 = torch.split(last.bias, head.splits)
+    weight1 = weight1.view(c, c + head.num_places)
+    weight1[0] = 0.0
+    weight1[0, 2:4] = 1.0  # the squares
+    weight2.view(c, c)[0] = 0.0
+    weight2.view(c, c)[0, 0] = 1.0
+    weight3[0] = -3.0
+    bias1[0] = bias2[0] = 0.0
+    bias3.fill_(3.0)
 
 
 def _place_on_grid(reference_points: nn.Linear, query_pos: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeVar, cast
 
 import torch
@@ -40,6 +41,14 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
+class ChannelNorm(LayerNorm):
+    """Layer norm over the channels of each cell of a map (N, C, h, w): what a cell becomes depends on no
+    other cell, as with group norm it would (on crops, or beside padding)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Head(nn.Linear):
     """A linear map whose answer is a coordinate or a score: it stays in float32 in a half network."""
 
@@ -47,6 +56,32 @@ class Head(nn.Linear):
         return super().forward(x.to(self.weight.dtype))
 
 
+class HeadConv(nn.Conv2d):
+    """The same as a 1×1 convolution over a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
 def precise(dtype: torch.dtype) -> torch.dtype:
     """The type of coordinates beside tensors of a type: 8 bits of mantissa cannot name a pixel of 640."""
     return torch.float32 if dtype.itemsize == 2 else dtype
+
+
+@lru_cache(maxsize=256)
+def _kept(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(values, device=device, dtype=dtype)
+
+
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers as a tensor that is kept: made on each call it would be copied from the host each time, which
+    a GPU waits for and no graph can capture."""
+    return _kept(values, device, dtype)
+
+
+def one_hot_rows(places: tuple[int, ...], size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(n, size), row i one at places[i]; kept as `constant`'s."""
+    values = tuple(float(column == place) for place in places for column in range(size))
+    return constant(values, device, dtype).view(len(places), size)

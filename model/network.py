@@ -19,12 +19,24 @@ from torch import Tensor, nn
 
 from model.backbone import ResNet
 from model.config import CUE_PLANES, ModelConfig
+from model.csp import NECK_WIDTH, CspTrunk, Detector
+from model.cue_pyramid import CuePyramid
 from model.decoder import Decoder, ExtraQueries, LayerOutput
 from model.encoder import Encoder
-from model.heads import DynamicMaskHead, MaskBranch, upsample_aligned
+from model.heads import DynamicMaskHead, MaskBranch, PictureMaskBranch, upsample_aligned
 from model.initialise import PRIOR_BIAS, initialise
-from model.modules import GroupNorm, Head, LayerNorm, module_list, split_dim
+from model.modules import (
+    ChannelNorm,
+    GroupNorm,
+    Head,
+    HeadConv,
+    LayerNorm,
+    constant,
+    module_list,
+    split_dim,
+)
 from model.position import Sizes, level_sizes, spatial_sine
+from model.proposals import frame_proposals
 from model.sts import expand_levels
 
 
@@ -33,13 +45,15 @@ class FrameFeatures:
     """What is kept of N frames: everything that does not depend on the window they stand in.
 
     tokens: (N, P, C); narrow: (N, P, d) the first MS-STS module's input, None for the baseline;
-    c2: (N, E/4, H/4, W/4) the mask branch's part of C2, None where it is not used; size: (H, W) in pixels.
+    c2: (N, F, H/4, W/4) the mask branch's part of C2, None where it is not used; size: (H, W) in pixels;
+    proposals: (N, R, 4 + K) the detector's best boxes and their class logits, None without a detector.
     """
 
     tokens: Tensor
     narrow: Tensor | None
     c2: Tensor | None
     size: tuple[int, int]
+    proposals: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -52,6 +66,7 @@ class FrameFeatures:
             tokens=self.tokens[chosen],
             narrow=None if self.narrow is None else self.narrow[chosen],
             c2=None if self.c2 is None else self.c2[chosen],
+            proposals=None if self.proposals is None else self.proposals[chosen],
         )
 
     @staticmethod
@@ -77,6 +92,7 @@ class FrameFeatures:
             narrow=cat([each.narrow for each in frames], None if out is None else out.narrow),
             c2=cat([each.c2 for each in frames], None if out is None else out.c2),
             size=frames[0].size,
+            proposals=cat([each.proposals for each in frames], None if out is None else out.proposals),
         )
 
 
@@ -102,7 +118,7 @@ class Decoded:
 
     layers: the decoder layers' outputs, first to last, or the last alone; memory: (B·T, P, C) encoder
     features, levels of `sizes` one after the other; mask_features: (B·T, c, h', w') at stride 4 or 8;
-    size: (H, W) in pixels.
+    size: (H, W) in pixels; proposals: those of the features.
     """
 
     layers: tuple[LayerOutput, ...]
@@ -110,6 +126,7 @@ class Decoded:
     sizes: Sizes
     mask_features: Tensor
     size: tuple[int, int]
+    proposals: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -124,21 +141,34 @@ class Network(nn.Module):
         self.metadata: dict[str, str] = {}
         width = config.hidden_dim
         groups = min(32, width // 2)  # one channel alone on a map of one cell has no spread
-        self.backbone = ResNet(config)
-        c2, *inputs = self.backbone.channels
-        projections = [
-            nn.Sequential(nn.Conv2d(channels, width, 1), GroupNorm(groups, width)) for channels in inputs
-        ]
+        csp = config.backbone == "csp"
+        self.backbone = CspTrunk() if csp else ResNet(config)
+        self.detector = Detector() if config.query_selection == "detector" else None
+        c2, c3, *_ = self.backbone.channels
+        inputs = self.backbone.channels[1:] if self.detector is None else (NECK_WIDTH,) * 3
+
+        def norm() -> nn.Module:
+            return ChannelNorm(width) if csp else GroupNorm(groups, width)
+
+        projections = [nn.Sequential(nn.Conv2d(channels, width, 1), norm()) for channels in inputs]
         for level in range(3, config.num_levels):
             channels = inputs[-1] if level == 3 else width
-            projections.append(
-                nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), GroupNorm(groups, width))
-            )
+            projections.append(nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), norm()))
         self.input_proj = module_list(projections)
         self.level_embed = nn.Parameter(torch.zeros(config.num_levels, width))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.mask_branch = MaskBranch(config, c2_channels=c2)
+        self.mask_branch: MaskBranch | PictureMaskBranch
+        if config.mask_source == "picture":
+            self.mask_branch = PictureMaskBranch(config, channels=(c2, c3))
+        else:
+            self.mask_branch = MaskBranch(config, c2_channels=c2)
+        self.cue_pyramid = None
+        if csp and config.cues:
+            fine = self.mask_branch.fine_width if isinstance(self.mask_branch, PictureMaskBranch) else None
+            self.cue_pyramid = CuePyramid(
+                config.num_cue_planes, width=width, fine_width=fine, num_levels=config.num_levels
+            )
         self.mask_head = DynamicMaskHead(config)
 
     @property
@@ -153,7 +183,7 @@ class Network(nn.Module):
         frames, dynamic masks), keep their type. Batch norms must have been folded (`stages.prepared`).
         """
         for module in self.modules():
-            if isinstance(module, LayerNorm | GroupNorm | Head):
+            if isinstance(module, LayerNorm | GroupNorm | Head | HeadConv):
                 continue
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
@@ -180,21 +210,32 @@ class Network(nn.Module):
         """
         self._check_images(images, cues)
         height, width = images.shape[-2:]
-        images = images.to(self.backbone.conv1.weight.dtype)
-        cues = None if cues is None else cues.to(images.dtype)
+        dtype = self.level_embed.dtype
+        images = images.to(dtype).contiguous(memory_format=torch.channels_last)
+        if cues is not None:
+            cues = cues.to(dtype).contiguous(memory_format=torch.channels_last)
         sizes = level_sizes(height, width, self.config.num_levels)
-        c2, *maps = self.backbone(
-            images.contiguous(memory_format=torch.channels_last),
-            None if cues is None else cues.contiguous(memory_format=torch.channels_last),
-        )
+        beside = None if self.cue_pyramid is None or cues is None else self.cue_pyramid(cues)
+        c2, c3, *coarser = self.backbone(images, cues)
+        maps: tuple[Tensor, ...] = (c3, *coarser)
+        proposals: Tensor | None = None
+        if self.detector is not None:
+            maps, detections = self.detector(*maps)
+            proposals = frame_proposals(detections, num_proposals=self.config.num_proposals)
         levels: list[Tensor] = []
         for level, project in enumerate(self.input_proj):
             source = maps[level] if level < 3 else (maps[-1] if level == 3 else levels[-1])
             levels.append(project(source))
+        if beside is not None:
+            levels = [x + cue for x, cue in zip(levels, beside[1:], strict=True)]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)  # (N, P, C)
         tokens, narrow = self.encoder.encode_frames(tokens, self._position(sizes, tokens), sizes)
         return FrameFeatures(
-            tokens=tokens, narrow=narrow, c2=self.mask_branch.prepare(c2), size=(height, width)
+            tokens=tokens,
+            narrow=narrow,
+            c2=self.mask_branch.prepare(c2, c3, images, None if beside is None else beside[0]),
+            size=(height, width),
+            proposals=proposals,
         )
 
     def decode_window(
@@ -239,7 +280,14 @@ class Network(nn.Module):
         """
         encoded = self.encode_window(features, num_windows=num_windows)
         T = len(features) // num_windows
-        layers = self.decoder(encoded.memory, encoded.sizes, num_frames=T, all_layers=all_layers, extra=extra)
+        layers = self.decoder(
+            encoded.memory,
+            encoded.sizes,
+            num_frames=T,
+            all_layers=all_layers,
+            extra=extra,
+            proposals=encoded.proposals,
+        )
         return replace(encoded, layers=tuple(layers))
 
     def encode_window(self, features: FrameFeatures, *, num_windows: int = 1) -> Decoded:
@@ -254,16 +302,17 @@ class Network(nn.Module):
         position = self._position(sizes, features.tokens)
         memory = self.encoder.encode_window(features.tokens, features.narrow, position, sizes, num_frames=T)
         mask_features = self.mask_branch(memory, sizes, features.c2)
-        return Decoded((), memory, sizes, mask_features, features.size)
+        return Decoded((), memory, sizes, mask_features, features.size, features.proposals)
 
     def masks(self, queries: Tensor, centres: Tensor, decoded: Decoded) -> Tensor:
         """Mask logits (B, Q, T, h, w) at stride 4 of the given queries.
 
-        queries (B, Q, C) and centres (B, T, Q, 2) in 0..1, as in LayerOutput; any choice of queries.
+        queries (B, Q, C) and centres (B, T, Q, 2 or 4) in 0..1, as in LayerOutput; any choice of queries.
         """
         T = centres.shape[1]
         height, width = decoded.size
-        pixels = torch.stack((centres[..., 0] * width, centres[..., 1] * height), dim=-1)
+        sides = (float(width), float(height)) * (centres.shape[-1] // 2)
+        pixels = centres * constant(sides, centres.device, centres.dtype)
         stride = self.mask_branch.stride
         features = split_dim(decoded.mask_features, 0, (-1, T))
         logits: Tensor = self.mask_head(queries, pixels, features, stride=stride)
@@ -286,6 +335,10 @@ class Network(nn.Module):
     def _check_images(self, images: Tensor, cues: Tensor | None) -> None:
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 3, H, W)")
+        if self.config.backbone == "csp" and (images.shape[2] % 32 or images.shape[3] % 32):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}; backbone 'csp' needs sides of 32·n"
+            )
         if not images.is_floating_point():
             raise ValueError(
                 f"images are {images.dtype}, expected floats normalised by ImageNet's mean and std"

@@ -127,6 +127,7 @@ def empty_like(features: FrameFeatures) -> FrameFeatures:
         tokens=torch.empty_like(features.tokens),
         narrow=empty(features.narrow),
         c2=empty(features.c2),
+        proposals=empty(features.proposals),
     )
 
 

@@ -37,13 +37,16 @@ class DenseOutput:
 
 
 class QuerySelection(nn.Module):
-    """Class and box of every cell, and the choice of the Q best as anchors."""
+    """Class and box of every cell, and the choice of the best as anchors: of all Q, or, beside a detector, of
+    the motion queries, for which a cell has one score alone: is anything there."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.hidden_dim
-        self.num_queries = config.num_queries
-        self.class_embed = Head(width, config.outputs)
+        beside = config.query_selection == "detector"
+        self.num_queries = config.num_motion_queries if beside else config.num_queries
+        self.num_outputs = 1 if beside else config.outputs
+        self.class_embed = Head(width, self.num_outputs)
         self.bbox_embed = MLP(width, width, 4, num_layers=3, linear=Head)
         self.num_features = width // 2
         self.position = MLP(4 * self.num_features, width, width, num_layers=2)
@@ -53,15 +56,24 @@ class QuerySelection(nn.Module):
         prior = _prior_boxes(sizes, memory)
         return DenseOutput(self.class_embed(memory), (self.bbox_embed(memory) + prior).sigmoid())
 
-    def forward(self, memory: Tensor, sizes: Sizes, *, num_frames: int) -> Tensor:
-        """memory (B·T, P, C) → anchors (B, Q, 4) cxcywh in 0..1, best first; no gradient.
+    def forward(
+        self, memory: Tensor, sizes: Sizes, *, num_frames: int, taken: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """memory (B·T, P, C) → anchors (B, Q, 4) cxcywh in 0..1 and their logits (B, Q), best first; no
+        gradient.
 
-        Of fewer than Q cells all are taken, and the best stands for the rest.
+        taken: (B, n, 4) cxcywh, boxes whose cells come last; those of no area take none. Of fewer than Q
+        cells all are taken, and the best stands for the rest.
         """
         memory = memory.detach()
         logits = split_dim(self.class_embed(memory).amax(dim=-1), 0, (-1, num_frames))  # (B, T, P)
         best, frame = logits.max(dim=1)  # (B, P)
         peaks = best - _BESIDE_A_PEAK * _beaten(best, sizes)
+        if taken is not None:
+            centres = pixel_centres(sizes, memory.device, taken.dtype)
+            apart = (centres[None, :, None] - taken[:, None, :, :2]).abs() * 2  # (B, P, n, 2)
+            inside = (apart < taken[:, None, :, 2:]).all(dim=-1).any(dim=-1)
+            peaks = peaks - _BESIDE_A_PEAK * inside
         cells = peaks.topk(min(self.num_queries, peaks.shape[1]), dim=1).indices
         if cells.shape[1] < self.num_queries:
             cells = torch.cat((cells, cells[:, :1].expand(-1, self.num_queries - cells.shape[1])), dim=1)
@@ -70,7 +82,7 @@ class QuerySelection(nn.Module):
         chosen = split_dim(memory, 0, (-1, num_frames))[window, row, cells]  # (B, Q, C)
         change = self.bbox_embed(chosen)
         anchors: Tensor = (change + _prior_boxes(sizes, memory)[cells]).sigmoid()
-        return anchors.detach()
+        return anchors.detach(), best.gather(1, cells).detach()
 
     def embed(self, anchors: Tensor) -> Tensor:
         """The decoder's query position of anchors (…, 4) cxcywh in 0..1: (…, C)."""

@@ -65,16 +65,20 @@ class DecodeStage(nn.Module):
 
 
 def present(features: FrameFeatures) -> tuple[Tensor, ...]:
-    """The tensors that the network's features have: tokens, and narrow and c2 where it uses them."""
-    return tuple(tensor for tensor in (features.tokens, features.narrow, features.c2) if tensor is not None)
+    """The tensors that the network's features have: tokens; narrow, c2 and proposals where it uses them."""
+    tensors = (features.tokens, features.narrow, features.c2, features.proposals)
+    return tuple(tensor for tensor in tensors if tensor is not None)
 
 
 def assembled(network: Network, spec: StageSpec, tensors: tuple[Tensor, ...]) -> FrameFeatures:
     """The features of `present`'s tensors."""
     rest = list(tensors[1:])
     narrow = rest.pop(0) if network.config.variant != "baseline" else None
-    c2 = rest.pop(0) if network.config.mask_source == "c2" else None
-    return FrameFeatures(tokens=tensors[0], narrow=narrow, c2=c2, size=(spec.height, spec.width))
+    c2 = rest.pop(0) if network.config.mask_source != "level1" else None
+    proposals = rest.pop(0) if network.detector is not None else None
+    return FrameFeatures(
+        tokens=tensors[0], narrow=narrow, c2=c2, size=(spec.height, spec.width), proposals=proposals
+    )
 
 
 def prepared(network: Network) -> Network:

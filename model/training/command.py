@@ -100,6 +100,7 @@ def _street(
         walkers=walkers,
         photos=None if run.photos is None else Path(run.photos),
         figures=None if run.figures is None else Path(run.figures),
+        class_list=config.class_list,
     )
 
 

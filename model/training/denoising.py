@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.decoder import Decoder, ExtraQueries
+from model.decoder import UNSEEN, Decoder, ExtraQueries
 from model.training.matcher import Matches
 from model.training.targets import Target
 
@@ -25,6 +25,10 @@ NOISE = 0.4
 
 NEGATIVE_SHARE = 3
 """Every third query is a negative: its box lies beside its instance, and it must score as background."""
+
+
+CLAIMED_LOGIT = (-0.5, 1.5)
+"""Mean and deviation of the class logit that a query claims, where a detector's queries bring theirs."""
 
 
 class DenoisingContent(nn.Module):
@@ -44,7 +48,7 @@ class Denoising:
 
 
 def denoising_queries(
-    content: DenoisingContent,
+    content: DenoisingContent | None,
     decoder: Decoder,
     targets: Sequence[Target],
     *,
@@ -53,12 +57,13 @@ def denoising_queries(
 ) -> Denoising:
     """D queries for every window, two thirds of them noised boxes of its instances, the rest negatives.
 
-    generator: on the CPU, so that every device draws the same noise.
+    content: None where the decoder starts from a detector's boxes: the queries then claim a class as those
+    do, negatives as surely as the others. generator: on the CPU, so that every device draws the same noise.
     """
     assert decoder.selection is not None
     D, T = num_queries, targets[0].num_frames
     device = targets[0].boxes.device
-    num_labels = content.embed.num_embeddings
+    num_labels = content.embed.num_embeddings if content is not None else decoder.num_outputs
     place = torch.arange(D, device=device)
     negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
     # Positives take turns among themselves: else, of three instances, one would have negatives alone.
@@ -99,11 +104,23 @@ def denoising_queries(
     mask = torch.zeros(Q + D, Q + D, dtype=torch.bool, device=device)
     mask[:, :Q] = True
     mask[Q:, Q:] = torch.eye(D, dtype=torch.bool, device=device)
+    claimed = torch.stack(labels)  # (B, D)
+    class_logits = None
+    if content is not None:
+        embedded = content.embed(claimed)
+    else:
+        assert decoder.start is not None
+        mean, deviation = CLAIMED_LOGIT
+        noise = torch.randn(*claimed.shape, 1, generator=generator).to(device) * deviation + mean
+        class_logits = noise.new_full((*claimed.shape, num_labels), UNSEEN)
+        class_logits = class_logits.scatter(2, claimed[..., None], noise)
+        embedded = decoder.start.content(class_logits, num_boxes=D)
     extra = ExtraQueries(
-        content=content.embed(torch.stack(labels)),
+        content=embedded,
         position=decoder.selection.embed(middle),
         reference=reference,
         mask=mask,
+        class_logits=class_logits,
     )
     return Denoising(extra, matches)
 

@@ -39,7 +39,7 @@ class DenseHeads(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.foreground = nn.Conv2d(config.mask_channels, 1, 1)
-        self.selection = QuerySelection(config) if config.query_selection != "encoder" else None
+        self.selection = QuerySelection(config) if config.query_selection == "learned" else None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DenseTargets:
 def dense_targets(
     targets: Sequence[Target], sizes: Sizes, *, image_size: tuple[int, int], num_outputs: int
 ) -> DenseTargets:
-    """Targets of all frames of all windows, window by window (N = Σ T)."""
+    """Targets of all frames of all windows, window by window (N = Σ T); one output stands for all labels."""
     height, width = image_size
     device = targets[0].boxes.device
     centres = pixel_centres(sizes, device, torch.float32)  # (P, 2)
@@ -77,6 +77,8 @@ def dense_targets(
         for t in range(target.num_frames):
             seen = target.present[:, t]
             wanted, labels = target.boxes[seen, t], target.labels[seen]  # (n, 4), (n,)
+            if num_outputs == 1:
+                labels = torch.zeros_like(labels)
             if len(labels):
                 num_peaks += len(labels)
                 sides = wanted[:, 2:] * pixels

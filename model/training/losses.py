@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 MaskFunction = Callable[[Tensor, Tensor], Tensor]
-"""Queries (B, M, C) and their centres (B, T, M, 2) in 0..1 → mask logits (B, M, T, h, w)."""
+"""Queries (B, M, C) and their centres (B, T, M, 2 or 4) in 0..1 → mask logits (B, M, T, h, w)."""
 
 Reduction = Literal["none", "sum", "mean"]
 
@@ -282,7 +282,7 @@ def matched_masks(output: LayerOutput, matches: Matches, mask_fn: MaskFunction) 
     for window, (queries, _) in enumerate(matches):
         chosen[window, : counts[window]] = queries
     queries = output.queries.gather(1, chosen[..., None].expand(-1, -1, C))
-    centres = output.centres.gather(2, chosen[:, None, :, None].expand(-1, T, -1, 2))
+    centres = output.centres.gather(2, chosen[:, None, :, None].expand(-1, T, -1, output.centres.shape[-1]))
     masks = mask_fn(queries, centres)  # (B, M, T, h, w)
     return torch.cat([masks[window, :count] for window, count in enumerate(counts)])
 

@@ -46,7 +46,8 @@ class Stage:
     learning_rate: float = 4e-4
     """Peak of AdamW's rate."""
     backbone_factor: float = 1.0
-    """Factor on the backbone's rate (0.1 for a pre-trained one)."""
+    """Factor on the rate of the backbone and of the detector (0.1 for a pre-trained one; 0: they stay as they
+    are and cost no backward pass)."""
     sampling_factor: float = 1.0
     """Factor on the rate of sampling offsets and reference points (0.1 in the paper)."""
     warmup_steps: int = 100
@@ -135,6 +136,9 @@ class TrainingOptions:
     """Fields of `ModelConfig` that differ from its defaults."""
     initial_weights: str | None = None
     """A .safetensors file of the same network to start from, `default`: those that ship; None: random."""
+    detector: str | None = None
+    """A .safetensors file of `python -m model import-detector`: the csp trunk and the detector that a run
+    without initial_weights starts from."""
     precision: Precision = "fp32"
     """Arithmetic of the forward pass on a GPU that has it; a CPU trains in fp32 unless bf16 is asked."""
     dropout: float | None = None
@@ -162,6 +166,7 @@ class TrainingOptions:
         "images",
         "photos",
         "figures",
+        "detector",
     )
     """Fields that may change when a run is resumed."""
 
@@ -204,8 +209,18 @@ class TrainingOptions:
                     f"stages.crop: {list(stage.crop)} is larger than the model's size, "
                     f"[{config.height}, {config.width}]"
                 )
-            if stage.num_denoising and config.query_selection != "encoder":
-                raise ValueError("stages.num_denoising: needs network.query_selection = 'encoder'")
+            if stage.num_denoising and config.query_selection == "learned":
+                raise ValueError(
+                    "stages.num_denoising: needs network.query_selection = 'encoder' or 'detector'"
+                )
+            if stage.crop is not None and config.backbone == "csp" and any(side % 32 for side in stage.crop):
+                raise ValueError(
+                    f"stages.crop: {list(stage.crop)} must be multiples of 32 for network.backbone = 'csp'"
+                )
+        if self.detector is not None and config.query_selection != "detector":
+            raise ValueError("detector: needs network.query_selection = 'detector'")
+        if self.detector is not None and self.initial_weights is not None:
+            raise ValueError("detector: initial_weights hold a detector already; leave one of the two out")
 
     @property
     def model_config(self) -> ModelConfig:

@@ -89,7 +89,7 @@ def step_loss(
         return StepLoss(total, {name: term.detach() for name, term in terms.items()})
 
     denoising = None
-    if stage.num_denoising and auxiliary.denoising is not None:
+    if stage.num_denoising:
         denoising = denoising_queries(
             auxiliary.denoising,
             network.decoder,
@@ -143,7 +143,7 @@ def _dense(
     heads = auxiliary.dense.selection or network.decoder.selection
     assert heads is not None
     wanted = dense_targets(
-        batch.targets, decoded.sizes, image_size=decoded.size, num_outputs=network.config.outputs
+        batch.targets, decoded.sizes, image_size=decoded.size, num_outputs=heads.num_outputs
     )
     terms = dense_losses(heads.dense(decoded.memory, decoded.sizes), wanted)
     terms["foreground"] = foreground_loss(auxiliary.dense.foreground(decoded.mask_features), batch.targets)

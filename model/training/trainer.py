@@ -24,6 +24,7 @@ from torch import nn
 from model.checkpoint import load_weights, shipped_weights
 from model.config import SHIPPED_WEIGHTS, contradictions
 from model.errors import CheckpointError, ModelError
+from model.nanodet import load_detector
 from model.network import Network, build_model, with_cues
 from model.training.batch import Batch, batches
 from model.training.data.clip import ClipSource
@@ -277,7 +278,8 @@ class Trainer:
             raise TrainingError(self._save_batch(batch, ", ".join(bad) or "in another process"))
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss.total))
-        parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
+        both = (*self.network.parameters(), *self.auxiliary.parameters())
+        parameters = [parameter for parameter in both if parameter.requires_grad]
         # Averaged before the scaler looks at them, so that all processes skip the same steps.
         average_gradients(parameters)
         self._scaler.unscale_(self.optimizer)
@@ -324,8 +326,11 @@ class Trainer:
         named = [*self.network.named_parameters(), *self.auxiliary.named_parameters()]
         for name, parameter in named:
             factor = 1.0
-            if name.startswith("backbone."):
+            if name.startswith(("backbone.", "detector.")):
                 factor = stage.backbone_factor
+                parameter.requires_grad_(factor > 0)
+                if factor == 0:
+                    continue
             elif ".sampling." in name or "reference_points" in name:
                 factor = stage.sampling_factor
             decay = stage.weight_decay if parameter.dim() > 1 else 0.0
@@ -399,7 +404,13 @@ def _initial_network(options: TrainingOptions) -> Network:
     Raises CheckpointError for a file that cannot be used or is of another network.
     """
     if options.initial_weights is None:
-        return build_model(options.model_config, seed=options.seed)
+        network = build_model(options.model_config, seed=options.seed)
+        if options.detector is not None:
+            assert network.detector is not None
+            trunk, detector = load_detector(options.detector)
+            network.backbone.load_state_dict(trunk.state_dict())
+            network.detector.load_state_dict(detector.state_dict())
+        return network
     shipped = options.initial_weights == SHIPPED_WEIGHTS
     network = load_weights(shipped_weights() if shipped else options.initial_weights)
     if set(network.config.cues) < set(options.model_config.cues):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.class_lists import ClassListName, categories
 from model.config import CUE_PLANES
 from model.cues import clip_cues, mirrored_planes
 from model.training.data.backgrounds import list_photos
@@ -22,7 +23,7 @@ from model.training.data.crowd import REFERENCE_ROWS, Crowd, draw_seed, ground_r
 from model.training.data.figures import list_figures
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.render import SceneRenderer
-from model.training.data.scenes import Backdrop, Scene
+from model.training.data.scenes import ACTOR_KINDS, Backdrop, Scene
 from model.training.data.setting import draw_camera, draw_clutter, draw_light, draw_look, draw_view
 
 __all__ = ["StreetClips", "draw_scene"]
@@ -34,6 +35,18 @@ _CUE_DROPPED = 0.15
 _COLD = 0.12
 """Part of the clips that start anywhere, also before the background is warm."""
 _WARM_SECONDS = 1.1
+KIND_NAMES = {
+    "walker": "person",
+    "cyclist": "person",
+    "scooter": "person",
+    "car": "car",
+    "van": "car",
+    "bus": "bus",
+    "truck": "truck",
+}
+"""Name of an actor's kind in class lists that have it; a rider with the vehicle is one instance, a person.
+All else is `object`: animals are drawn too simply to stand for a name."""
+
 _CLOSE_LOG_ZOOM = (math.log(1.5), math.log(3.5))
 
 
@@ -91,6 +104,24 @@ def draw_scene(
     )
 
 
+def kind_labels(class_list: ClassListName) -> dict[str, int]:
+    """Class output of each kind of actor, one output per class of the list.
+
+    Raises ValueError for a list that has no name for some kind, nor `object`.
+    """
+    outputs = {category.name: index for index, category in enumerate(categories(class_list))}
+    labels = {}
+    for kind in ACTOR_KINDS:
+        label = outputs.get(KIND_NAMES.get(kind, "object"), outputs.get("object"))
+        if label is None:
+            raise ValueError(
+                f"network.class_list: {class_list!r} has no name for rendered {kind}s and no 'object'; the "
+                "street sets need 'object' or 'coco_and_object'"
+            )
+        labels[kind] = label
+    return labels
+
+
 class StreetClips:
     """Clip source of street scenes: clip `index` is cut out of a scene of its own.
 
@@ -99,7 +130,7 @@ class StreetClips:
     height × width. `photos` is a folder of photographs that some backgrounds show; None renders without.
     `close` is the part of the scenes that is filmed through a longer lens: what stands near the middle fills
     the picture. `walkers` as in `draw_scene`. `figures` is a folder of figures that most people on foot and
-    cars are shown as. The frozen sets have none of these.
+    cars are shown as. `class_list` is what labels are outputs of. The frozen sets have none of these.
 
     Raises ValueError where the crop is larger than the picture, or `close` no part.
     """
@@ -116,6 +147,7 @@ class StreetClips:
         close: float = 0.0,
         walkers: bool = True,
         figures: Path | None = None,
+        class_list: ClassListName = "object",
     ) -> None:
         if not 0 <= close <= 1:
             raise ValueError(f"close {close} must be in [0, 1]")
@@ -124,6 +156,7 @@ class StreetClips:
         self.seed, self.height, self.width = seed, height, width
         self.cues, self.crop, self.photos = cues, crop, photos
         self.close, self.walkers, self.figures = close, walkers, figures
+        self._labels = kind_labels(class_list)
         self._names = list_photos(photos) if photos is not None else ()
         if figures is not None:
             list_figures(figures)  # says what is missing before anything renders
@@ -177,7 +210,9 @@ class StreetClips:
         if rng.random() < 0.5:
             images, ids = images[:, :, ::-1], ids[:, :, ::-1]
             planes = None if planes is None else mirrored_planes(planes, self.cues)
-        masks, labels = instance_masks(ids, np.array([actor.label for actor in scene.actors], np.int64))
+        masks, labels = instance_masks(
+            ids, np.array([self._labels[actor.kind] for actor in scene.actors], np.int64)
+        )
         return TrainingClip(
             images=np.ascontiguousarray(images),
             masks=masks,

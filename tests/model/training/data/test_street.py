@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from model.class_lists import output_categories
 from model.cues import CueState
 from model.training.data.preview import contact_sheet
 from model.training.data.render import SceneRenderer
 from model.training.data.scenes import Scene
-from model.training.data.street import StreetClips, draw_scene
+from model.training.data.street import StreetClips, draw_scene, kind_labels
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +219,32 @@ def test_a_set_without_walkers_has_riders_and_vehicles_but_nobody_on_foot() -> N
     kinds = {actor.kind for scene in scenes for actor in scene.actors}
     assert "walker" not in kinds
     assert {"car", "cyclist", "animal"} <= kinds
+
+
+def test_kinds_become_names_where_the_list_has_them() -> None:
+    labels = kind_labels("coco_and_object")
+    outputs = output_categories("coco_and_object", 81)
+    names = {kind: category.name for kind, label in labels.items() if (category := outputs[label])}
+    assert names == {
+        "walker": "person",
+        "cyclist": "person",
+        "scooter": "person",
+        "car": "car",
+        "van": "car",
+        "bus": "bus",
+        "truck": "truck",
+        "animal": "object",
+        "blob": "object",
+    }
+    assert set(kind_labels("object").values()) == {0}
+    with pytest.raises(ValueError, match="no name for rendered"):
+        kind_labels("sprites")
+    named = StreetClips(5, class_list="coco_and_object")
+    plain = StreetClips(5)
+    for index in range(6):
+        one, other = named(index, num_frames=1), plain(index, num_frames=1)
+        assert np.array_equal(one.masks, other.masks)
+        assert set(other.labels.tolist()) <= {0}
+    seen = {label for index in range(6) for label in named(index, num_frames=1).labels.tolist()}
+    assert labels["walker"] in seen
+    assert seen <= set(labels.values())
