@@ -336,9 +336,7 @@ class Network(nn.Module):
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 3, H, W)")
         if self.config.backbone == "csp" and (images.shape[2] % 32 or images.shape[3] % 32):
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}; backbone 'csp' needs sides of 32·n"
-            )
+            raise ValueError(f"images have shape {tuple(images.shape)}; backbone 'csp' needs sides of 32·n")
         if not images.is_floating_point():
             raise ValueError(
                 f"images are {images.dtype}, expected floats normalised by ImageNet's mean and std"

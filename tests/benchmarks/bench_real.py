@@ -84,7 +84,7 @@ def figures(
     results = []
     for video in chosen["videos"]:
         results += runs.to_results({**chosen, "videos": [video]}, by_video[video["id"]])
-    return frame_metrics(chosen, results)
+    return frame_metrics(chosen, results, use_categories=False)
 
 
 def targets(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from typing import Any
 
 BOXES = Path(__file__).with_name("people_boxes.json")
 
+TUNING_BEFORE = 398
+"""The first half of the clip's 795 frames: labelled frames in it are for tuning, later ones are reported."""
+
 Box = tuple[int, int, int, int]
 
 
@@ -28,7 +31,9 @@ class PeopleBoxes:
     """In the clip."""
     people: tuple[Box, ...]
     ignore: tuple[Box, ...]
-    """Whatever lies in one of these counts for nobody; the parked vehicles are among them."""
+    """What lies in one of these counts for nobody; the parked vehicles are among them."""
+    for_tuning: bool
+    """Numbers may be chosen on it; its figures are not the reported ones."""
 
 
 def load(path: Path = BOXES) -> list[PeopleBoxes]:
@@ -36,9 +41,19 @@ def load(path: Path = BOXES) -> list[PeopleBoxes]:
     tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     parked = _boxes(tree["parked"])
     return [
-        PeopleBoxes(int(index), _boxes(people), (*_boxes(tree["ignore"].get(index, [])), *parked))
+        PeopleBoxes(
+            index=int(index),
+            people=_boxes(people),
+            ignore=(*_boxes(tree["ignore"].get(index, [])), *parked),
+            for_tuning=int(index) < TUNING_BEFORE,
+        )
         for index, people in tree["people"].items()
     ]
+
+
+def parked_vehicles(path: Path = BOXES) -> tuple[Box, ...]:
+    """The two vehicles that stand there from the first frame to the last, and count for nobody."""
+    return _boxes(json.loads(path.read_text(encoding="utf-8"))["parked"])
 
 
 def _boxes(rows: list[list[int]]) -> tuple[Box, ...]:

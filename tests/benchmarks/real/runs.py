@@ -130,8 +130,8 @@ def select(
 
 
 def measure(labels: Mapping[str, Any], found: Found, **options: Any) -> dict[str, Any]:
-    """`frame_metrics` of what was found in the labelled frames of the videos of `labels`."""
-    return frame_metrics(labels, to_results(labels, found), **options)
+    """`frame_metrics` of what was found in the labelled frames of the videos of `labels`, names aside."""
+    return frame_metrics(labels, to_results(labels, found), use_categories=False, **options)
 
 
 def to_results(labels: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from benchmarks import bench_real
-from benchmarks.real import page, pedestrians, runs
+from benchmarks.real import page, pedestrians, people_boxes, runs
 
 from ops.rle import CropRLE
 
@@ -47,6 +47,30 @@ def test_what_was_taken_out_by_eye_counts_for_nobody(labels: dict[str, Any]) -> 
                 box = each["bboxes"][place]
                 inside = box is not None and box[0] <= x < box[0] + box[2] and box[1] <= y < box[1] + box[3]
                 assert not inside or each["iscrowd"]
+
+
+def test_parked_vehicles_count_for_nobody_in_every_frame(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    for place in range(video["length"]):
+        covered = np.zeros((video["height"], video["width"]), np.bool_)
+        for each in labels["annotations"]:
+            if each["segmentations"][place] is not None:
+                covered |= CropRLE.from_coco(each["segmentations"][place]).decode(*covered.shape)
+        for x0, y0, x1, y1 in people_boxes.parked_vehicles():
+            assert covered[y0:y1, x0:x1].all(), "the vehicle, or somebody before it"
+
+
+def test_the_first_half_of_the_time_is_for_tuning(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    first = video["frame_indices"][: video["num_tuning_frames"]]
+    assert (first[-1], len(first)) == (390, 37)
+    assert first[-1] < people_boxes.TUNING_BEFORE <= video["frame_indices"][len(first)]
+    assert sum(each.for_tuning for each in people_boxes.load()) == 7
+
+
+def test_people_have_the_name_of_coco(labels: dict[str, Any]) -> None:
+    assert labels["categories"] == [{"id": 1, "name": "person"}]
+    assert {each["name"] for each in labels["annotations"] if not each["iscrowd"]} == {"person"}
 
 
 def test_silhouettes_are_what_differs_from_the_background() -> None:
