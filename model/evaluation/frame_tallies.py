@@ -1,7 +1,7 @@
 """What every single frame adds to the figures of `frame_metrics`.
 
-Sums of them are the figures of any choice of frames: an interval by resampling needs many choices, and matching
-is done once.
+Sums of them are the figures of any choice of frames: an interval by resampling needs many choices, and
+matching is done once.
 
 F frames, D detected and G annotated tracks of one video.
 """
