@@ -98,6 +98,14 @@ def test_the_page_tells_of_the_clip_where_it_was_run(labels: dict[str, Any]) -> 
     result = bench_real.compare(labels, {"ours": found, "peer": {key: {} for key in found}})
     assert result["pedestrians"]["ours"]["recall"] == result["pedestrians"]["ours"]["IDF1"] == 1.0
     assert result["pedestrians"]["peer"]["recall"] == 0.0
-    assert "vtest.avi" in page.pedestrians(result, labels)
+    everybody = result["pedestrians reported"]["ours"]["boxes"]
+    assert (everybody["num_people"], everybody["num_frames"]) == (49, 8)
+    assert everybody["precision"] == 1.0, "whoever stands apart is among everybody"
+    assert everybody["intervals"]["recall"][0] < everybody["recall"] < 0.8, "groups are not in these masks"
+    assert result["pedestrians"]["ours"]["boxes"]["num_people"] == 96
+    text = page.pedestrians(result, labels)
+    assert "vtest.avi" in text
+    assert "| **reported half** | 49 | ours |" in text
+    assert "| tuning half | 47 | background subtraction | 0.0 (0–0) | – |" in text
     assert page.pedestrians({}, labels) == ""
     assert bench_real.tall_recall(result["pedestrians"]["ours"]["people"]["recall_by_height"]) == 1.0
