@@ -71,9 +71,10 @@ def compare(labels: Mapping[str, Any], found: Mapping[str, Mapping[int, Found]])
     for name, chosen in groups(labels).items():
         rows: dict[str, Any] = {"cameras": sorted({video["camera"] for video in chosen["videos"]})}
         for who, by_video in found.items():
-            told = {"with_intervals": name in HALVES}
-            everything = mask_figures(chosen, by_video, **told)
-            people = mask_figures(chosen, by_video, kinds=("person",), **told)
+            everything, people = (
+                mask_figures(chosen, by_video, kinds=kinds, with_intervals=name in HALVES)
+                for kinds in (None, ("person",))
+            )
             kept = (*KEYS, "recall_by_height", *(("intervals",) if name in HALVES else ()))
             rows[who] = {
                 **{key: everything[key] for key in kept},
@@ -178,9 +179,10 @@ def main() -> int:
             parser.error(f"--detector: {error}")
         makers["detector"] = pedestrian_makers["detector"] = lambda: DetectorPeer(detect)
     labels, frames = runs.load_labels(), runs.clip_frames()
+    kept = runs.labelled(labels)
     whole = {
-        "ours": runs.run_clip(predictor, config),
-        **{who: runs.run_peer(frames, make()) for who, make in makers.items()},
+        "ours": runs.run_clip(predictor, config, kept=kept),
+        **{who: runs.run_peer(frames, make(), kept=kept) for who, make in makers.items()},
     }
     found: dict[str, dict[int, Found]] = {who: {} for who in whole}
     shown: dict[int, dict[int, Any]] = {}
@@ -193,14 +195,15 @@ def main() -> int:
             elif who == "ours":
                 found[who][video["id"]] = runs.run_held(held, predictor, config)
             else:
-                found[who][video["id"]] = runs.run_peer(held, makers[who]())
+                found[who][video["id"]] = runs.run_peer(held, makers[who](), kept=kept)
     if args.pedestrians:
         more = runs.load_labels(pedestrians.LABELS)
         (video,) = more["videos"]
         people = runs.clip_frames(args.pedestrians)
-        found["ours"][video["id"]] = runs.run_clip(predictor, config, args.pedestrians)
+        kept = runs.labelled(more)
+        found["ours"][video["id"]] = runs.run_clip(predictor, config, args.pedestrians, kept=kept)
         for who, make in pedestrian_makers.items():
-            found[who][video["id"]] = runs.run_peer(people, make())
+            found[who][video["id"]] = runs.run_peer(people, make(), kept=kept)
         labels = {**labels, **{key: labels[key] + more[key] for key in ("videos", "annotations")}}
     result = compare(labels, found)
     told: dict[str, Any] = {

@@ -92,7 +92,8 @@ def box_ious(first: Boxes, second: Boxes) -> NDArray[np.float64]:
 def box_shares(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Share of each of N boxes that lies in each of M; (N, M)."""
     areas = np.prod(np.clip(first[:, 2:] - first[:, :2], 0, None), axis=1)
-    return _shared(first, second) / np.maximum(areas[:, None], 1e-9)
+    shares: NDArray[np.float64] = _shared(first, second) / np.maximum(areas[:, None], 1e-9)
+    return shares
 
 
 def _shared(first: Boxes, second: Boxes) -> NDArray[np.float64]:

@@ -91,9 +91,19 @@ def held_frames(
     return held
 
 
-def run_peer(frames: Iterable[tuple[int, float, Image]], peer: Peer) -> Found:
-    """Give every frame to a peer that has seen none."""
-    return {index: from_peer(peer.update(rgb, seconds)) for index, seconds, rgb in frames}
+def labelled(labels: Mapping[str, Any]) -> set[int]:
+    """Indices of the frames that any video of the labels has: the masks of others need not be kept."""
+    return {index for video in labels["videos"] for index in video["frame_indices"]}
+
+
+def run_peer(frames: Iterable[tuple[int, float, Image]], peer: Peer, *, kept: Collection[int]) -> Found:
+    """Give every frame to a peer that has seen none; what it found in the frames of these indices."""
+    found: Found = {}
+    for index, seconds, rgb in frames:
+        instances = peer.update(rgb, seconds)
+        if index in kept:
+            found[index] = from_peer(instances)
+    return found
 
 
 def from_peer(instances: Iterable[PeerInstance]) -> list[FoundMask]:
@@ -101,9 +111,11 @@ def from_peer(instances: Iterable[PeerInstance]) -> list[FoundMask]:
     return [FoundMask(each.track_id, each.score, each.mask, each.name) for each in instances]
 
 
-def run_clip(predictor: Predictor, config: StreamConfig, path: Path | None = None) -> Found:
-    """Stream the clip's file, or another, as any file."""
-    return _stream(predictor, config, str(path or street_clip()))
+def run_clip(
+    predictor: Predictor, config: StreamConfig, path: Path | None = None, *, kept: Collection[int]
+) -> Found:
+    """Stream the clip's file, or another, as any file; what was found in the frames of these indices."""
+    return _stream(predictor, config, str(path or street_clip()), kept)
 
 
 def run_held(frames: Iterable[tuple[int, float, Image]], predictor: Predictor, config: StreamConfig) -> Found:
@@ -113,11 +125,11 @@ def run_held(frames: Iterable[tuple[int, float, Image]], predictor: Predictor, c
         for place, (index, _, rgb) in enumerate(frames):
             cv2.imwrite(str(Path(folder) / f"{place:04d}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
             indices.append(index)
-        found = _stream(predictor, config, folder)
+        found = _stream(predictor, config, folder, range(len(indices)))
     return {indices[place]: rows for place, rows in found.items()}
 
 
-def _stream(predictor: Predictor, config: StreamConfig, source: str) -> Found:
+def _stream(predictor: Predictor, config: StreamConfig, source: str, kept: Collection[int]) -> Found:
     """What is published on first sight of each frame of the source at the labels' cadence."""
     sections = {
         "source": config.source.model_copy(update={"inputs": {"real": source}, "images_fps": CADENCE_FPS}),
@@ -126,7 +138,7 @@ def _stream(predictor: Predictor, config: StreamConfig, source: str) -> Found:
     found: Found = {}
     for result in Stream(config.model_copy(update=sections), predictor=predictor):
         height, width = result.frame.height, result.frame.width
-        if result.revision == 0:
+        if result.revision == 0 and result.frame.index in kept:
             found[result.frame.index] = [
                 FoundMask(each.track_id, each.score, each.dense_mask(height, width), each.class_name)
                 for each in result.instances

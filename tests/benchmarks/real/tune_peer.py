@@ -26,7 +26,7 @@ from benchmarks.peer_detector import DetectorOptions, DetectorPeer, load_detect
 from benchmarks.real import pedestrians
 from benchmarks.real.figures import mask_figures
 from benchmarks.real.people_boxes import TUNING_BEFORE
-from benchmarks.real.runs import Found, Image, clip_frames, from_peer, half, load_labels, select
+from benchmarks.real.runs import Found, Image, clip_frames, from_peer, half, labelled, load_labels, select
 
 from model.config import ModelConfig
 from model.cues import CutDetector
@@ -113,6 +113,7 @@ def tune_background(
     groups: list[Labels], frames: Frames, seconds: float, chance: random.Random, *, num_a_median: int
 ) -> Tried:
     """Try sets of `PeerOptions`; a median is used for `num_a_median` of them."""
+    kept = {index for group in groups for index in labelled(group)}
     ends = time.monotonic() + seconds
     tried: Tried = []
     while time.monotonic() < ends:
@@ -125,7 +126,8 @@ def tune_background(
             rest = {name: chance.choice(values) for name, values in REST.items()}
             options = replace(PeerOptions(), **background, **rest)
             peer = BackgroundPeer(options)
-            found = {index: from_peer(peer.take(*difference)) for index, difference in differences}
+            rows = ((index, peer.take(*difference)) for index, difference in differences)
+            found = {index: from_peer(each) for index, each in rows if index in kept}
             both = [judge(group, found) for group in groups]
             tried.append((_score(both), both, options))
     return tried
@@ -146,10 +148,12 @@ def tune_detector(path: Path, clip: Path, seconds: float, chance: random.Random)
         by_clip = []
         for groups, said in clips:
             peer = DetectorPeer(detect, options)
-            found = {
-                index: from_peer(peer.take(detected, cut, height=shape[0], width=shape[1]))
+            rows = (
+                (index, peer.take(detected, cut, height=shape[0], width=shape[1]))
                 for index, detected, cut, shape in said
-            }
+            )
+            kept = {index for group in groups for index in labelled(group)}
+            found = {index: from_peer(each) for index, each in rows if index in kept}
             by_clip.append([judge(group, found) for group in groups])
         score = sum(_score(both) for both in by_clip) / len(by_clip)
         tried.append((score, [pair for both in by_clip for pair in both], options))
