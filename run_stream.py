@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         metavar="[NAME=]SRC",
         default=[],
-        help="file, folder of images, rtsp:// or http(s):// URL, camera device, or demo; repeatable",
+        help="file, folder of images, rtsp:// or http(s):// URL, camera device, street or demo; repeatable",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML config; only what differs from the defaults")
     parser.add_argument(

@@ -111,7 +111,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def adapt(arguments: Sequence[str]) -> None:
     """Re-estimate a network's normalisation statistics on a camera's own frames."""
-    from model.config import SHIPPED_WEIGHTS
+    from model.config import FORMER_WEIGHTS
 
     parser = argparse.ArgumentParser(prog="python -m model adapt", description=adapt.__doc__)
     parser.add_argument(
@@ -122,9 +122,9 @@ def adapt(arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--weights",
-        default=SHIPPED_WEIGHTS,
+        default=FORMER_WEIGHTS,
         metavar="IN",
-        help="the .safetensors file to start from (default: default, the weights that ship)",
+        help="the .safetensors file to start from (default: resnet18, which ships and has batch norms)",
     )
     parser.add_argument(
         "--output",
@@ -193,13 +193,9 @@ def blend(arguments: Sequence[str]) -> None:
     import torch
 
     from model.blend import blended
-    from model.checkpoint import load_weights, save_weights, shipped_weights
-    from model.config import SHIPPED_WEIGHTS
+    from model.checkpoint import load_weights, save_weights, weights_path
 
-    first, second = (
-        load_weights(shipped_weights() if name == SHIPPED_WEIGHTS else name)
-        for name in (options.first, options.second)
-    )
+    first, second = (load_weights(weights_path(name)) for name in (options.first, options.second))
     network = blended(first, second, share=options.share, class_bias=options.class_bias)
     reserved = ("format", "config", "name", "trained")
     notes = {key: value for key, value in second.metadata.items() if key not in reserved}
@@ -278,11 +274,10 @@ def _add_stage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stages_of(options: argparse.Namespace) -> tuple[Network, StageSpec]:
-    from model.checkpoint import load_weights, shipped_weights
-    from model.config import SHIPPED_WEIGHTS
+    from model.checkpoint import load_weights, weights_path
     from model.stages import StageSpec
 
-    network = load_weights(shipped_weights() if options.weights == SHIPPED_WEIGHTS else options.weights)
+    network = load_weights(weights_path(options.weights))
     config = network.config
     return network, StageSpec(
         height=options.height or config.height,

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoint import load_weights, save_weights, shipped_weights
-from model.config import SHIPPED_WEIGHTS, ModelConfig
+from model.checkpoint import load_weights, save_weights, weights_path
+from model.config import FORMER_WEIGHTS, ModelConfig
 from model.cues import CueState
 from model.errors import CheckpointError
 from model.network import Network
@@ -126,8 +126,8 @@ def adapt(
     fps: float = 10.0,
     strength: float = 1.0,
 ) -> Report:
-    """Adapt weights in a file (`default`: those that ship) to a source, write them and a config that names
-    them; see `read_frames`, `collect` and `re_estimate`.
+    """Adapt weights in a file (`resnet18`: the former default) to a source, write them and a config that
+    names them; see `read_frames`, `collect` and `re_estimate`.
 
     overlay: where the config goes; None: `output` with the suffix .yaml. fps is the rate that the network
     runs at on this source (`cadence.fps`), as the cues depend on it.
@@ -142,7 +142,7 @@ def adapt(
     for path in (Path(output), config_path):
         if not path.parent.is_dir():  # rather now than after a long look at the camera
             raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
-    network = load_weights(shipped_weights() if weights == SHIPPED_WEIGHTS else weights)
+    network = load_weights(weights_path(weights))
     _norms(network)
     samples = collect(read_frames(source, fps=fps, seconds=seconds), network.config, num_frames=num_frames)
     shifts = re_estimate(network, samples, strength=strength)
@@ -234,9 +234,11 @@ def _norms(network: Network) -> dict[str, Any]:
     modules = network.backbone.named_modules()
     norms: dict[str, Any] = {name: module for name, module in modules if isinstance(module, nn.BatchNorm2d)}
     if not norms:
+        trunk = network.config.backbone
+        what = "backbone 'csp', a frozen trunk" if trunk == "csp" else f"norm {network.config.norm!r}"
         raise CheckpointError(
-            f"these weights have norm {network.config.norm!r}: only a network trained with norm 'bn' has "
-            "batch-norm statistics that a camera's frames can replace"
+            f"these weights have {what}: only a ResNet trained with norm 'bn' has batch-norm statistics that "
+            f"a camera's frames can replace, as --weights {FORMER_WEIGHTS} has"
         )
     return norms
 

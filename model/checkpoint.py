@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model.class_lists import ClassListName
-from model.config import ModelConfig, Variant
+from model.config import FORMER_WEIGHTS, SHIPPED_WEIGHTS, ModelConfig, Variant
 from model.encoder import INSIDE
 from model.errors import CheckpointError, MissingPackageError
 from model.network import Network, build_model, empty_network
@@ -113,9 +113,16 @@ def write_tensors(path: Path, tensors: StateDict, metadata: Mapping[str, str]) -
     )
 
 
+def weights_path(name: str) -> Path:
+    """The file of `default` or `resnet18`, which ship with the package (docs/model-card.md), or of a path."""
+    if name in (SHIPPED_WEIGHTS, FORMER_WEIGHTS):
+        return Path(__file__).parent / "weights" / f"{name}.safetensors"
+    return Path(name)
+
+
 def shipped_weights() -> Path:
-    """The file of the weights that ship with the package (docs/model-card.md)."""
-    return Path(__file__).parent / "weights" / "default.safetensors"
+    """The file of the default weights."""
+    return weights_path(SHIPPED_WEIGHTS)
 
 
 def load_seqformer(

@@ -35,6 +35,8 @@ camera's motion (x, y)."""
 
 SHIPPED_WEIGHTS = "default"
 """What a stream's config calls the weights that ship with the package."""
+FORMER_WEIGHTS = "resnet18"
+"""What shipped before and still does: one class, `object`, a trunk with batch norms that `adapt` can fit."""
 
 SIZE_MULTIPLE = 8
 SIZE_RANGE = (64, 2048)

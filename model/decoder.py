@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.attention import DeformableAttention, FeedForward, SelfAttention, TimeAttention
 from model.config import ModelConfig
 from model.heads import MLP
-from model.modules import Head, LayerNorm, module_list, one_hot_rows
+from model.modules import Head, LayerNorm, module_list
 from model.position import Sizes, temporal_sine
 from model.proposals import window_proposals
 from model.selection import QuerySelection
@@ -140,34 +140,27 @@ UNSEEN = -4.6
 """Class logit (a score of 1 %) where the detector says nothing."""
 SURE = -1.0
 """Class logit of a detector's box from which on its cells are taken."""
-CORRECTED = ("person", "car", "bus", "truck", "object")
-"""Classes that training may correct: those of rendered actors. All others keep the detector's logits."""
 
 
-class ClassCorrection(nn.Module):
-    """Class logits (B, Q, K): the detector's, plus whether it is a thing at all, plus a residual of some.
+class ObjectScore(nn.Module):
+    """Class logits (B, Q, K) where a detector names things: only `object`, the last, is learnt, and only of
+    queries that the detector does not name.
 
-    Both start at zero and are at most LARGEST. What is added to classes that nothing trains has no gradient,
-    or drawings would erase them. Ours.
+    Learnt corrections of names were tried and made real footage worse (docs/training.md). The change starts
+    at zero and is at most LARGEST. Ours.
     """
 
     LARGEST = 4.0
 
-    def __init__(self, width: int, config: ModelConfig) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        names = [None if each is None else each.name for each in config.output_categories]
-        self.columns = tuple(names.index(name) for name in CORRECTED)
-        self.num_outputs = len(names)
-        self.change = Head(width, 1 + len(self.columns))
+        self.change = Head(width, 1)
 
-    def forward(self, tgt: Tensor, class_logits: Tensor) -> Tensor:
+    def forward(self, tgt: Tensor, class_logits: Tensor, named: Tensor) -> Tensor:
+        """named: (B, Q, 1) whether the detector names a query."""
         change = self.LARGEST * (self.change(tgt) / self.LARGEST).tanh()
-        real, residual = change[..., :1], change[..., 1:]
-        corrected = one_hot_rows(self.columns, self.num_outputs, change.device, change.dtype)
-        trained = corrected.sum(dim=0)  # (K,) 1 where a class may be corrected
-        of_class = real * trained + real.detach() * (1 - trained) + residual @ corrected
-        logits: Tensor = class_logits + of_class
-        return logits
+        names, thing = class_logits[..., :-1], class_logits[..., -1:]
+        return torch.cat((names, torch.where(named, thing, thing + change)), dim=-1)
 
 
 class DetectorStart(nn.Module):
@@ -232,8 +225,7 @@ class Decoder(nn.Module):
             for index in range(depth)
         )
         self.class_embed = module_list(
-            Head(width, config.outputs) if self.start is None else ClassCorrection(width, config)
-            for _ in range(depth)
+            Head(width, config.outputs) if self.start is None else ObjectScore(width) for _ in range(depth)
         )
         self.bbox_embed = module_list(MLP(width, width, 4, num_layers=3, linear=Head) for _ in range(depth))
 
@@ -265,6 +257,7 @@ class Decoder(nn.Module):
             reference = torch.cat((reference, extra.reference), dim=2)
             mask = extra.mask
         tgt, box = content, content[:, None]
+        named = None if class_logits is None else class_logits[..., :-1].amax(dim=-1, keepdim=True) > UNSEEN
 
         outputs = []
         last = len(self.layers) - 1
@@ -273,9 +266,11 @@ class Decoder(nn.Module):
                 tgt, box, position=position, reference=reference, memory=memory, sizes=sizes, mask=mask
             )
             boxes = self._refine(self.bbox_embed[index], box, reference)
+            if named is not None:  # the detector's boxes stay as they are (docs/training.md)
+                boxes = torch.where(named[:, None], reference, boxes)
             if all_layers or index == last:
                 head = self.class_embed[index]
-                logits = head(tgt) if class_logits is None else head(tgt, class_logits)
+                logits = head(tgt) if class_logits is None else head(tgt, class_logits, named)
                 origin = reference if self.with_sizes else reference[..., :2]
                 outputs.append(LayerOutput(queries=tgt, logits=logits, boxes=boxes, centres=origin))
             reference = boxes.detach()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.modules import Head, module_list, split_dim
+from model.modules import Head, module_list, split_dim, without_autocast
 from model.position import Sizes, level_starts
 
 REACH = 1.6
@@ -130,7 +130,8 @@ class DynamicMaskHead(nn.Module):
     """A 3-layer 1×1 convolution (c + 2 → c → c → 1) whose parameters an instance query writes.
 
     The two inputs before the mask features are (reference centre − cell centre) in pixels, x first. The
-    parameters of a query are all weights, (out, in) row-major, then all biases.
+    parameters of a query are all weights, (out, in) row-major, then all biases. Everything is computed in the
+    type of the controller's weights, under autocast too: no half type can count the pixels of a row.
 
     With `mask_coordinates: box` (ours) these inputs are four: the cell's place relative to the reference box,
     in halves of its sides and at most REACH, and the squares, so that one layer can draw an ellipse. So an
@@ -155,7 +156,11 @@ class DynamicMaskHead(nn.Module):
         queries (B, Q, C); centres (B, T, Q, 2) in pixels, with `box` (B, T, Q, 4), widths and heights behind;
         features (B, T, c, h, w).
         """
-        features = features.to(self.controller.layers[0].weight.dtype)  # pixels: no half type can count them
+        with without_autocast(queries.device):
+            return self._masks(queries, centres, features, stride)
+
+    def _masks(self, queries: Tensor, centres: Tensor, features: Tensor, stride: int) -> Tensor:
+        features = features.to(self.controller.layers[0].weight.dtype)
         B, T, c, h, w = features.shape
         Q = queries.shape[1]
         weight1, weight2, weight3, bias1, bias2, bias3 = self.controller(queries).split(self.splits, dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.attention import CellAttention, DeformableAttention, TimeAttention
 from model.backbone import FrozenBatchNorm2d
 from model.cue_pyramid import CuePyramid
-from model.decoder import ClassCorrection, Decoder, DecoderLayer, inverse_sigmoid
+from model.decoder import Decoder, DecoderLayer, ObjectScore, inverse_sigmoid
 from model.heads import MLP, DynamicMaskHead
 from model.sts import JointBlock, SpatioTemporalSplit
 
@@ -103,7 +103,7 @@ def _decoder(decoder: Decoder, generator: torch.Generator, class_bias: float) ->
     else:
         decoder.selection.class_embed.bias.fill_(PRIOR_BIAS)
     for head in decoder.class_embed:
-        if isinstance(head, ClassCorrection):
+        if isinstance(head, ObjectScore):
             _zero(head.change)
         else:
             assert isinstance(head, nn.Linear)

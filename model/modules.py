@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import TypeVar, cast
 
@@ -50,17 +51,31 @@ class ChannelNorm(LayerNorm):
 
 
 class Head(nn.Linear):
-    """A linear map whose answer is a coordinate or a score: it stays in float32 in a half network."""
+    """A linear map whose answer is a coordinate or a score: it stays in the type of its own weights (float32
+    in a half network and under autocast)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype))
+        with without_autocast(x.device):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """A block that computes in the types of its tensors, whatever autocast is on for the device.
+
+    Where none is on it does nothing: exported graphs must not hold a region of autocast, which not every
+    runtime takes.
+    """
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return cast(AbstractContextManager[None], torch.autocast(kind, enabled=False))
 
 
 class HeadConv(nn.Conv2d):
     """The same as a 1×1 convolution over a map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return super().forward(x.to(self.weight.dtype))
 
 
@@ -79,9 +94,3 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
     """Numbers as a tensor that is kept: made on each call it would be copied from the host each time, which
     a GPU waits for and no graph can capture."""
     return _kept(values, device, dtype)
-
-
-def one_hot_rows(places: tuple[int, ...], size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(n, size), row i one at places[i]; kept as `constant`'s."""
-    values = tuple(float(column == place) for place in places for column in range(size))
-    return constant(values, device, dtype).view(len(places), size)

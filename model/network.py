@@ -392,9 +392,13 @@ def with_cues(network: Network, cues: Sequence[str]) -> Network:
     missing = [cue for cue in network.config.cues if cue not in cues]
     if missing:
         raise ValueError(f"cues {list(cues)} lack {missing[0]!r}, which the network reads")
-    wider = empty_network(replace(network.config, cues=tuple(cues)))
-    name = "backbone.cue_conv.weight"
+    wider = build_model(replace(network.config, cues=tuple(cues)), seed=0)
     tensors, place = network.state_dict(), 0
+    if network.cue_pyramid is None and wider.cue_pyramid is not None:  # its answers start as nothing
+        wider.load_state_dict({**wider.state_dict(), **tensors})
+        wider.metadata = dict(network.metadata)
+        return wider
+    name = "cue_pyramid.stem.weight" if wider.cue_pyramid is not None else "backbone.cue_conv.weight"
     known = dict(
         zip(network.config.cues, _split_planes(tensors.pop(name, None), network.config.cues), strict=True)
     )

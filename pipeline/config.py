@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from model.config import SHIPPED_WEIGHTS, ModelConfig
+from model.config import FORMER_WEIGHTS, SHIPPED_WEIGHTS, ModelConfig
 from pipeline.types import check_source_id
 
 
@@ -32,8 +32,8 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where frames come from. A plain string or a map of name → source is accepted for the whole section."""
 
-    inputs: dict[str, str] = {"source0": "demo"}
-    """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, or `demo`."""
+    inputs: dict[str, str] = {"source0": "street"}
+    """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, `street` or `demo`."""
     connect_timeout_seconds: float = Field(10.0, gt=0, le=86_400)
     """How long a live source may take to deliver its first frame before it counts as unreachable."""
     read_timeout_seconds: float = Field(5.0, gt=0, le=3_600)
@@ -70,7 +70,9 @@ class SourceConfig(Section):
         for name, each in value.items():
             check_source_id(name)
             if not each:
-                raise ValueError(f"source {name!r} is empty: give a file, a URL, a device or 'demo'")
+                raise ValueError(
+                    f"source {name!r} is empty: give a file, a URL, a device, 'street' or 'demo'"
+                )
         return value
 
 
@@ -103,8 +105,8 @@ class ModelSection(Section):
     """Which network runs."""
 
     weights: str | None = SHIPPED_WEIGHTS
-    """`default`: the weights that ship; a .safetensors file made by `python -m model convert` or training;
-    null: seeded at random, untrained."""
+    """`default`: the weights that ship; `resnet18`: those that shipped before; a .safetensors file made by
+    `python -m model convert` or training; null: seeded at random, untrained."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random weights where `weights` is null."""
     class_bias: float = 0.0
@@ -272,7 +274,7 @@ class StreamConfig(Section):
 
     @model_validator(mode="after")
     def _check_across(self) -> StreamConfig:
-        own = self.model.weights not in (None, SHIPPED_WEIGHTS)
+        own = self.model.weights not in (None, SHIPPED_WEIGHTS, FORMER_WEIGHTS)
         if not own and self.window.stride > self.network.num_frames:
             raise ValueError(stride_error(self.window.stride, self.network.num_frames))
         if self.cadence.hold and self.emission == "final":

@@ -39,6 +39,9 @@ from pipeline.stats import Ledger
 
 logger = logging.getLogger(__name__)
 
+STREET_CLIP = Path(__file__).with_name("clips") / "street.mp4"
+"""The rendered clip that ships: what the source `street` plays (docs/data.md)."""
+
 AddressKind = Literal["demo", "file", "images", "rtsp", "http", "device"]
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
@@ -62,6 +65,8 @@ class Address:
     """What people may read: without the password."""
     format: str | None = None
     """FFmpeg's input format, for devices."""
+    packaged: bool = False
+    """Whether it is a file that ships with this package."""
 
     @property
     def remote(self) -> bool:
@@ -74,14 +79,17 @@ class Address:
 
 
 def parse_address(url: str, *, source: str = "") -> Address:
-    """Understand `url`: `demo`, a path, file://, rtsp(s)://, http(s)://, /dev/videoN, video=NAME or a number.
+    """Understand `url`: `street`, `demo`, a path, file://, a URL, /dev/videoN, video=NAME or a number.
 
-    A file that is called demo, or a number, is reached as ./demo. Whether anything is there shows when it is
-    opened. Raises SourceNotFound for a scheme or a platform's device that is not supported.
+    URLs are rtsp(s):// and http(s)://. A file or folder that is called street or demo, or a number, is
+    reached as ./demo. Whether anything is there shows when it is opened. Raises SourceNotFound for a scheme
+    or a platform's device that is not supported.
     """
     shown = redact_url(url)
     if url == "demo":
         return Address("demo", url, shown)
+    if url == "street":
+        return Address("file", str(STREET_CLIP), shown, packaged=True)
     scheme = _SCHEME.match(url)
     if scheme is not None:
         name = scheme["scheme"].lower()
@@ -90,7 +98,7 @@ def parse_address(url: str, *, source: str = "") -> Address:
         if name != "file":
             raise SourceNotFound(
                 f"source {source!r}: {shown}: {name}:// is not supported; use a file, a folder of images, "
-                "rtsp://, rtsps://, http://, https://, a camera device or demo",
+                "rtsp://, rtsps://, http://, https://, a camera device, street or demo",
                 source=source,
             )
         url = unquote(urlsplit(url).path)
@@ -338,6 +346,8 @@ def mapped_faults(address: Address, *, source: str) -> Iterator[None]:
 def _fault(error: av.error.FFmpegError, address: Address, source: str) -> SourceError:
     row = next(row for row in _FAULTS if isinstance(error, row.errors))
     make, text = {"rtsp": row.rtsp, "http": row.http}.get(address.kind, row.local)
+    if address.packaged:
+        make, text = _NOT_INSTALLED
     # What FFmpeg says when PyAV's timeout makes it stop.
     reason = "timed out" if isinstance(error, av.error.ExitError) else error.strerror
     return make(f"source {source!r}: {address.shown}: {text} ({reason})", source=source)
@@ -369,6 +379,11 @@ _BREAKS_OFF = (
 _NO_RTSP = (SourceUnreachable, "answers, but not with video over RTSP; check port and protocol")
 _NO_FILE = (SourceNotFound, "no such file, folder or device; check the path")
 _FORBIDDEN = (SourceUnreadable, "may not be read by this user; check its permissions")
+
+_NOT_INSTALLED = (
+    SourceUnreadable,
+    "the clip that ships with mssts-stream is missing or damaged; install the package again",
+)
 
 # The first row that fits counts; the last fits every error.
 _FAULTS = (

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.checkpoint import load_weights, shipped_weights
-from model.config import SHIPPED_WEIGHTS, ModelConfig, contradictions
+from model.checkpoint import load_weights, weights_path
+from model.config import ModelConfig, contradictions
 from model.cues import CueState
 from model.device import Precision
 from model.errors import CheckpointError, EngineError
@@ -345,7 +345,7 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         name = f"untrained-{wanted.backbone}-{wanted.variant}"
         logger.warning("no weights are given: the model is untrained and its masks mean nothing")
     else:
-        weights = shipped_weights() if section.weights == SHIPPED_WEIGHTS else Path(section.weights)
+        weights = weights_path(section.weights)
         network, wanted = _load(weights, section.network)
         name = network.metadata.get("name") or Path(section.weights).stem
     if config.window.stride > wanted.num_frames:

@@ -22,6 +22,8 @@ from model.training.targets import Target
 
 NOISE = 0.4
 """Largest shift of a positive query's box and change of its sides, in sides of the box."""
+FIXED_NOISE = 0.15
+"""The same where the network does not refine boxes: about as much as a detector is wrong."""
 
 NEGATIVE_SHARE = 3
 """Every third query is a negative: its box lies beside its instance, and it must score as background."""
@@ -62,6 +64,7 @@ def denoising_queries(
     """
     assert decoder.selection is not None
     D, T = num_queries, targets[0].num_frames
+    largest = NOISE if content is not None else FIXED_NOISE
     device = targets[0].boxes.device
     num_labels = content.embed.num_embeddings if content is not None else decoder.num_outputs
     place = torch.arange(D, device=device)
@@ -85,11 +88,11 @@ def denoising_queries(
         chosen = order[turn % N]
         boxes = _known_boxes(target)[chosen]  # (D, T, 4)
         far = noise * NOISE + sign * 0.6
-        change = torch.where(negative[:, None], far, noise * NOISE)
+        change = torch.where(negative[:, None], far, noise * largest)
         moved = torch.cat(
             (
                 boxes[..., :2] + change[:, None, :2] * boxes[..., 2:],
-                boxes[..., 2:] * (1 + noise[:, None, 2:] * NOISE),
+                boxes[..., 2:] * (1 + noise[:, None, 2:] * largest),
             ),
             dim=-1,
         ).clamp(1e-3, 1 - 1e-3)

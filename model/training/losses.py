@@ -1,8 +1,9 @@
 """The losses of a window: class, boxes and masks of the matched queries, on every decoder layer.
 
-Source: SeqFormer's terms and weights (model.md 5). What differs (ours): where an instance is absent its mask
-is empty and its box counts in no box loss, and the number of instances is averaged over processes. Everything
-is computed in float32, under autocast too.
+Source: terms and weights of SeqFormer's published code (model.md 5). What differs (ours): a frame where an
+instance is absent counts in no box loss, where the published code compares with an empty box there, and means
+over frames are over those that count; masks belong to cells or pixels as `model.training.targets` says.
+Everything is computed in float32, under autocast too.
 
 Dimensions: B windows, T frames, Q queries, C width, K outputs, N instances of a window, M the most matched
 queries of any window, n matched queries of all windows together, h × w mask cells (stride 4).
@@ -139,19 +140,27 @@ def count_instances(targets: Sequence[Target], device: torch.device) -> float:
 
 
 def detection_losses(
-    output: LayerOutput, targets: Sequence[Target], matches: Matches, *, num_instances: float
+    output: LayerOutput,
+    targets: Sequence[Target],
+    matches: Matches,
+    *,
+    num_instances: float,
+    thing_output: int | None = None,
 ) -> dict[str, Tensor]:
     """The unweighted terms "class", "l1" and "giou" of one layer, each summed and divided by num_instances.
 
     class: focal over all (B, Q, K), one where a query is matched to an instance of that label, without the
-    unmatched queries that lie on ignored cells by at least half; l1: summed over the coordinates and the
-    frames where the instance is present; giou: 1 − GIoU, mean over those frames.
+    unmatched queries that lie on ignored cells by at least half; l1: |box − box*| summed over the 4
+    coordinates, mean over the frames where the instance is present; giou: 1 − GIoU, mean over those frames.
+    thing_output: the output that is wanted for every instance besides its own, if there is one.
     """
     with torch.autocast(output.logits.device.type, enabled=False):
         logits = output.logits.float()
         wanted = torch.zeros_like(logits)
         for window, (queries, instances) in enumerate(matches):
             wanted[window, queries, targets[window].labels[instances]] = 1.0
+            if thing_output is not None:
+                wanted[window, queries, thing_output] = 1.0
         boxes = torch.cat(
             [output.boxes[window][:, queries].transpose(0, 1) for window, (queries, _) in enumerate(matches)]
         ).float()  # (n, T, 4)
@@ -165,7 +174,7 @@ def detection_losses(
             of_class = of_class * _counted_queries(output, targets, matches)[..., None]
         return {
             "class": of_class.sum() / num_instances,
-            "l1": (distance * present).sum() / num_instances,
+            "l1": ((distance * present).sum(dim=1) / num_present).sum() / num_instances,
             "giou": ((apart * present).sum(dim=1) / num_present).sum() / num_instances,
         }
 
@@ -305,13 +314,14 @@ def window_losses_and_masks(
     targets: Sequence[Target],
     *,
     weights: LossWeights = DEFAULT_WEIGHTS,
+    thing_output: int | None = None,
 ) -> WindowLosses:
     """Match every decoder layer, first to last, and sum its weighted terms.
 
     Terms are named "class", "l1", "giou", "mask", "dice" for the last layer, "class_0", … for the others.
     mask_fn is called for the last layer, or for every layer if the weights say so, even where no window has
     an instance: then its result counts nothing, but every parameter keeps a gradient (zero), which processes
-    that train together need.
+    that train together need. thing_output as in `detection_losses`.
     Raises ValueError as `match_layers`; collective as `count_instances`.
     """
     matches = match_layers(layers, targets)
@@ -321,7 +331,9 @@ def window_losses_and_masks(
     named: dict[str, Tensor] = {}
     mask_logits = total
     for index, (output, matched) in enumerate(zip(layers, matches, strict=True)):
-        terms = detection_losses(output, targets, matched, num_instances=num_instances)
+        terms = detection_losses(
+            output, targets, matched, num_instances=num_instances, thing_output=thing_output
+        )
         if index == last or weights.masks_on_all_layers:
             mask_logits = matched_masks(output, matched, mask_fn)
             terms |= mask_losses(

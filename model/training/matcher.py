@@ -1,8 +1,9 @@
 """Which query answers for which instance: one Hungarian assignment per window and decoder layer.
 
-Source: DETR's matching as SeqFormer has it for clips (model.md 5): a focal class cost, the L1 distance of the
-boxes flattened over T, the generalised IoU averaged over T. What differs: frames where an instance is absent
-count for neither box term (ours), and all layers are copied to the host at once.
+Source: DETR's matching as SeqFormer's published code has it for clips (model.md 5): a focal class cost, the
+Euclidean distance of the boxes over all 4·T numbers, the generalised IoU averaged over T. What differs
+(ours): frames where an instance is absent count for neither box term, where the published code compares with
+empty boxes; and all layers are copied to the host at once.
 
 Dimensions: B windows, T frames, Q queries, K outputs, N instances of one window.
 """
@@ -29,7 +30,7 @@ Matches = list[tuple[Tensor, Tensor]]
 class MatchWeights:
     """Factors of the terms of the matching cost."""
 
-    class_weight: float = 1.0
+    class_weight: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
 
@@ -92,8 +93,11 @@ def match_terms(output: LayerOutput, window: int, target: Target) -> dict[str, T
     """The unweighted cost terms "class", "l1" and "giou" of one window, (Q, N) each, float32.
 
     class: α(1−p)²·(−log p) − (1−α)p²·(−log(1−p)) with p the score of the instance's class;
-    l1: |box − box*| summed over the 4 coordinates and the frames where the instance is present;
-    giou: −GIoU, mean over those frames.
+    l1: √(Σ (box − box*)² · T / counted), the sum over the 4 coordinates and the counted frames, those where
+    the instance is present. With all T counted it is the published distance over 4·T numbers. A missing frame
+    is taken to be as far off as the counted ones are in the mean square, so that boxes weigh as much beside
+    the class for an instance that is seen briefly as for one that is always there (ours);
+    giou: −GIoU, mean over the counted frames.
     """
     with torch.autocast(output.logits.device.type, enabled=False):
         logits = output.logits[window].float()[:, target.labels]  # (Q, N)
@@ -104,12 +108,12 @@ def match_terms(output: LayerOutput, window: int, target: Target) -> dict[str, T
         boxes = output.boxes[window].float()  # (T, Q, 4)
         wanted = target.boxes.float().transpose(0, 1)  # (T, N, 4)
         present = target.present.float().t()[:, None]  # (T, 1, N)
-        distance = (boxes[:, :, None] - wanted[:, None]).abs().sum(dim=-1)  # (T, Q, N)
+        squares = (boxes[:, :, None] - wanted[:, None]).square().sum(dim=-1)  # (T, Q, N)
         overlap = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted))
-        num_present = present.sum(dim=0).clamp(min=1)
+        num_present = present.sum(dim=0).clamp(min=1)  # (1, N)
         return {
             "class": found - missed,
-            "l1": (distance * present).sum(dim=0),
+            "l1": ((squares * present).sum(dim=0) * target.num_frames / num_present).sqrt(),
             "giou": -(overlap * present).sum(dim=0) / num_present,
         }
 

@@ -107,7 +107,9 @@ def step_loss(
     def masks(queries: Tensor, centres: Tensor) -> Tensor:
         return network.masks(queries, centres, decoded)
 
-    losses = window_losses_and_masks(own, masks, batch.targets, weights=weights)
+    # Whom the detector names keeps the name; what only moves is to be found whatever it is.
+    thing = None if network.detector is None else network.config.outputs - 1
+    losses = window_losses_and_masks(own, masks, batch.targets, weights=weights, thing_output=thing)
     total, terms = losses.total, dict(losses.terms)
     if denoising is not None:
         noised = [_queries(layer, slice(Q, None)) for layer in decoded.layers]

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoint import load_weights, shipped_weights
-from model.config import SHIPPED_WEIGHTS, contradictions
+from model.checkpoint import load_weights, weights_path
+from model.config import contradictions
 from model.errors import CheckpointError, ModelError
 from model.nanodet import load_detector
 from model.network import Network, build_model, with_cues
@@ -411,8 +411,7 @@ def _initial_network(options: TrainingOptions) -> Network:
             network.backbone.load_state_dict(trunk.state_dict())
             network.detector.load_state_dict(detector.state_dict())
         return network
-    shipped = options.initial_weights == SHIPPED_WEIGHTS
-    network = load_weights(shipped_weights() if shipped else options.initial_weights)
+    network = load_weights(weights_path(options.initial_weights))
     if set(network.config.cues) < set(options.model_config.cues):
         network = with_cues(network, options.model_config.cues)
     faults = contradictions(network.config, options.model_config.to_dict())

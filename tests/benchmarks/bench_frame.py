@@ -40,6 +40,7 @@ PARTS = ("backbone", "input_proj", "encoder", "decoder", "mask_branch", "mask_he
 def run_stream(*, cache: bool, num_frames: int) -> dict[str, Any]:
     """Stream the demo clip with the default model; return the report."""
     values = {
+        "source": "demo",
         "cadence": {"fps": "source"},
         "model": {"cache": cache, "engine": "eager"},
         "max_frames": num_frames,

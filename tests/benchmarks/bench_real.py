@@ -35,8 +35,7 @@ from benchmarks.real import page, pedestrians, people_boxes, pictures, runs
 from benchmarks.real.figures import KEYS, box_figures, mask_figures, name_figures
 from benchmarks.real.runs import Found
 
-from model.checkpoint import shipped_weights
-from model.config import SHIPPED_WEIGHTS
+from model.checkpoint import weights_path
 from model.errors import CheckpointError
 from pipeline.config_file import load_config
 from pipeline.predict import load_predictor
@@ -128,7 +127,11 @@ def describe(weights: str | None) -> str:
     """Which network was run."""
     if weights is None:
         return "no weights"
-    path = shipped_weights() if weights == SHIPPED_WEIGHTS else Path(weights)
+    return describe_file(weights_path(weights))
+
+
+def describe_file(path: Path) -> str:
+    """A file's name and the start of its checksum."""
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
@@ -211,7 +214,7 @@ def main() -> int:
         "trained": predictor.facts.trained,
         "weights": describe(config.model.weights),
         "overrides": args.set,
-        "detector": describe(str(args.detector)) if args.detector else None,
+        "detector": describe_file(args.detector) if args.detector else None,
         "groups": result,
         "targets": targets(result),
     }

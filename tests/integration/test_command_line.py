@@ -126,11 +126,11 @@ def test_a_file_is_published_recorded_and_reported(clip: Path, tmp_path: Path) -
     assert "untrained" in said
 
 
-def test_without_arguments_it_runs_the_demo_with_the_default_model_and_publishes(
+def test_without_arguments_it_runs_the_street_with_the_default_model_and_publishes(
     run: Callable[..., Done],
 ) -> None:
     config = yaml.safe_load(run("--print-config", tiny=False).stdout)
-    assert config["source"]["inputs"] == {"source0": "demo"}
+    assert config["source"]["inputs"] == {"source0": "street"}
     assert config["publish"]["address"] == "tcp://127.0.0.1:5555"
     assert config["model"]["network"]["backbone"] == "resnet18"
     assert config == yaml.safe_load((ROOT / "configs" / "default.yaml").read_text()) | {

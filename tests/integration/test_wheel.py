@@ -97,7 +97,17 @@ def test_the_kernels_are_shipped(installed: Path, tmp_path: Path) -> None:
     assert run(installed, "-c", code, folder=tmp_path) == "True\n"
 
 
-def test_the_demo_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_street_clip_and_the_notice_of_its_meshes_are_shipped(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "from importlib.metadata import files; from pipeline.container import STREET_CLIP;"
+        "notice = any(file.name == 'NOTICE' for file in files('mssts-stream'));"
+        "print(STREET_CLIP.stat().st_size, notice)"
+    )
+    size = (ROOT / "pipeline" / "clips" / "street.mp4").stat().st_size
+    assert run(installed, "-c", code, folder=tmp_path) == f"{size} True\n"
+
+
+def test_the_street_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     run(
         installed,
         "-m",
@@ -112,5 +122,5 @@ def test_the_demo_runs_from_another_folder(installed: Path, tmp_path: Path) -> N
         "report.json",
         folder=tmp_path,
     )
-    assert json.loads((tmp_path / "report.json").read_text())["published"] == 4
+    assert json.loads((tmp_path / "report.json").read_text())["published"] == 10
     assert (tmp_path / "demo.mp4").stat().st_size > 1000

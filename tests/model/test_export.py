@@ -80,6 +80,14 @@ def test_attention_stays_one_operator_in_the_graph(folder: Path) -> None:
     assert not [target for target in targets if "grid_sample" in target or "embedding_bag" in target]
 
 
+def test_heads_that_leave_autocast_leave_nothing_of_it_in_the_graphs(folder: Path) -> None:
+    for stage in ("encode.pt2", "decode.pt2"):
+        program = torch.export.load(folder / stage)
+        nodes = [node for module in program.graph_module.modules() for node in module.graph.nodes]
+        assert not [node.name for node in nodes if "autocast" in str(node.target)]
+        assert {node.op for node in nodes} <= {"placeholder", "call_function", "output"}
+
+
 def test_a_fresh_process_loads_what_another_wrote(folder: Path) -> None:
     code = (
         "import sys, torch; from pathlib import Path; from model.export import load_exported\n"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.box_cases import window_output, window_target
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
@@ -126,8 +127,39 @@ def test_detection_losses_of_hand_computed_values() -> None:
         wanted.labels, wanted.boxes[:, :1].repeat(1, T, 1), wanted.masks, torch.tensor([[True, True]])
     )
     terms = detection_losses(output, [both], pair, num_instances=2.0)
-    assert terms["l1"].item() == pytest.approx(0.2 / 2)  # summed over frames
-    assert terms["giou"].item() == pytest.approx((1 - 1 / 3) / 2)  # mean over frames
+    assert terms["l1"].item() == pytest.approx(0.1 / 2)  # mean over frames
+    assert terms["giou"].item() == pytest.approx((1 - 1 / 3) / 2)
+
+
+# l1: mean of Σ|d| over the frames that count; giou: mean of 1 − GIoU over them (support.box_cases).
+@pytest.mark.parametrize(
+    ("frames", "l1", "apart"),
+    [
+        ("s", 0.1, 0.666667),  # 0.1; 2/3
+        ("d", 0.2, 1.079365),  # 0.1 + 0.1; 68/63
+        ("sw", 0.15, 0.583333),  # (0.1 + 0.2)/2; (2/3 + 1/2)/2
+        ("w-", 0.2, 0.5),  # of one frame
+        ("swesf", 0.16, 0.633333),  # (0.1 + 0.2 + 0 + 0.1 + 0.4)/5; (2/3 + 1/2 + 0 + 2/3 + 4/3)/5
+        ("s-w-f", 0.233333, 0.833333),  # (0.1 + 0.2 + 0.4)/3; (2/3 + 1/2 + 4/3)/3
+        ("f" + 35 * "e", 0.011111, 0.037037),  # 0.4/36; (4/3)/36
+        (9 * "w" + 27 * "-", 0.2, 0.5),  # 9·0.2/9; 9·(1/2)/9
+        (18 * "s" + 9 * "-" + 9 * "w", 0.133333, 0.611111),  # (1.8 + 1.8)/27; (12 + 4.5)/27
+    ],
+)
+def test_detection_losses_by_hand_from_one_frame_to_36(frames: str, l1: float, apart: float) -> None:
+    pair = [(torch.tensor([0]), torch.tensor([0]))]
+    output, wanted = window_output(frames), window_target(frames)
+    terms = detection_losses(output, [wanted], pair, num_instances=2.0)
+    # One of four scores should be 1, that of 0.8: 0.25·0.2²·0.223144 = 0.002231. The others should be 0:
+    # 0.75·0.5²·0.693147 = 0.129965 twice and 0.75·0.2²·0.223144 = 0.006694. In all 0.268856, for any T.
+    assert terms["class"].item() == pytest.approx(0.268856 / 2, abs=1e-6)
+    assert terms["l1"].item() == pytest.approx(l1 / 2, abs=1e-6)
+    assert terms["giou"].item() == pytest.approx(apart / 2, abs=1e-6)
+    # Two pairs are two means, as those of denoising queries, several of which answer for one instance.
+    pairs = [(torch.tensor([0, 1]), torch.tensor([0, 0]))]
+    twice = detection_losses(output, [wanted], pairs, num_instances=2.0)
+    assert twice["l1"].item() == pytest.approx(l1, abs=1e-6)
+    assert twice["giou"].item() == pytest.approx(apart, abs=1e-6)
 
 
 def test_mask_losses_of_hand_computed_values() -> None:
@@ -141,6 +173,37 @@ def test_mask_losses_of_hand_computed_values() -> None:
     assert terms["dice"].item() == pytest.approx((4 / 9 + 4 / 5) / 4)
     with pytest.raises(ValueError, match=r"\(2, 2, 2, 2\), target masks \(2, 2, 2, 3\)"):
         mask_losses(logits, torch.zeros(2, T, 2, 3), num_instances=1.0)
+
+
+# Frames of 2×2 cells, `cells` of them the instance's in each of `seen` frames of T, none in the others.
+# Unsure, every score 0.5: a cell of the instance costs 0.25·0.5²·0.693147 = u = 0.0433217, another 3u.
+# Sure, 0.8 on the instance and 0.2 elsewhere: f = 0.25·0.2²·0.223144 = 0.00223144, and 3f.
+@pytest.mark.parametrize(
+    ("num_frames", "seen", "cells", "unsure", "sure"),
+    [
+        # u·(1 + 3·3)/4; 1 − (2·0.5 + 1)/(2 + 1 + 1). f·10/4; Σp = 0.8 + 3·0.2: 1 − (1.6 + 1)/(1.4 + 1 + 1)
+        (1, 1, 1, (0.108304, 0.5), (0.00557859, 0.235294)),
+        # u·(1 + 7·3)/8; 1 − 2/(4 + 1 + 1). f·22/8; Σp = 0.8 + 7·0.2: 1 − 2.6/(2.2 + 1 + 1)
+        (2, 1, 1, (0.119135, 0.666667), (0.00613645, 0.380952)),
+        # u·(3 + 17·3)/20; 1 − (3 + 1)/(10 + 3 + 1). f·54/20; Σp = 2.4 + 3.4: 1 − (4.8 + 1)/(5.8 + 3 + 1)
+        (5, 3, 1, (0.116969, 0.714286), (0.00602488, 0.408163)),
+        # u·(18 + 126·3)/144; 1 − (18 + 1)/(72 + 18 + 1). f·396/144; Σp = 14.4 + 25.2: 1 − 29.8/58.6
+        (36, 9, 2, (0.119135, 0.791209), (0.00613645, 0.491468)),
+    ],
+)
+def test_mask_losses_by_hand_from_one_frame_to_36(
+    num_frames: int, seen: int, cells: int, unsure: tuple[float, float], sure: tuple[float, float]
+) -> None:
+    wanted = torch.zeros(1, num_frames, 4)
+    wanted[:, :seen, :cells] = 1.0
+    wanted = wanted.view(1, num_frames, 2, 2)
+    for logits, (focal, dice) in (
+        (torch.zeros_like(wanted), unsure),
+        (math.log(4.0) * (2 * wanted - 1), sure),
+    ):
+        terms = mask_losses(logits, wanted, num_instances=2.0)
+        assert terms["mask"].item() == pytest.approx(focal / 2, rel=1e-5)
+        assert terms["dice"].item() == pytest.approx(dice / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -369,7 +432,7 @@ def test_losses_are_float32_under_autocast(config: ModelConfig) -> None:
         )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = decoded(network)
-        assert half.layers[-1].logits.dtype == torch.bfloat16
+        assert half.memory.dtype == torch.bfloat16  # the network is; its answers are not (test_precision)
         total, terms = window_losses(half.layers, lambda q, c: network.masks(q, c, half), targets)
     assert {term.dtype for term in terms.values()} == {total.dtype} == {torch.float32}
     assert total.item() == pytest.approx(plain.item(), rel=0.05)  # bf16 keeps 8 bits of the network's outputs

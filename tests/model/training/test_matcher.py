@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from support.box_cases import window_output, window_target
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
@@ -43,13 +44,14 @@ def target(*, N: int, T: int, K: int, seed: int, hidden: float = 0.3) -> Target:
 def cost_by_hand(output: LayerOutput, window: int, wanted: Target, query: int, instance: int) -> float:
     """The cost of one pair in plain Python floats, from the formulas of the design."""
     p = 1 / (1 + math.exp(-output.logits[window, query, wanted.labels[instance]].item()))
-    cost = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+    cost = 2 * (0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p))
     frames = [t for t in range(wanted.num_frames) if wanted.present[instance, t]]
+    squares = 0.0
     for t in frames:
         box, goal = output.boxes[window, t, query].tolist(), wanted.boxes[instance, t].tolist()
-        cost += 5 * sum(abs(a - b) for a, b in zip(box, goal, strict=True))
+        squares += sum((a - b) ** 2 for a, b in zip(box, goal, strict=True))
         cost -= 2 * giou_by_hand(box, goal) / len(frames)
-    return cost
+    return cost + 5 * math.sqrt(squares * wanted.num_frames / len(frames))
 
 
 def giou_by_hand(first: list[float], second: list[float]) -> float:
@@ -70,6 +72,47 @@ def test_the_cost_is_the_designs_formula() -> None:
     cost = sum_terms(match_terms(output, 1, wanted), MatchWeights())
     by_hand = [[cost_by_hand(output, 1, wanted, q, n) for n in range(3)] for q in range(4)]
     torch.testing.assert_close(cost, torch.tensor(by_hand), rtol=1e-5, atol=1e-5)
+
+
+# l1: √(Σd² · T / counted frames); giou: mean of GIoU over those (support.box_cases). The class cost of query
+# 0, whose score is 0.8: 0.25·0.2²·0.223144 − 0.75·0.8²·1.609438 = −0.770299. Total: 2·class + 5·l1 − 2·giou.
+@pytest.mark.parametrize(
+    ("frames", "l1", "giou", "total"),
+    [
+        ("s", 0.1, 0.333333, -1.707264),  # −1.540598 + 0.5 − 0.666667
+        ("d", 0.141421, -0.079365, -0.674761),  # √(0.01 + 0.01): −1.540598 + 0.707107 + 0.158730
+        ("sw", 0.223607, 0.416667, -1.255897),  # √(0.01 + 0.04); (1/3 + 1/2)/2
+        ("w-", 0.282843, 0.5, -1.126384),  # √(0.04·2/1)
+        ("swesf", 0.469042, 0.366667, 0.071277),  # √0.22; (1/3 + 1/2 + 1 + 1/3 − 1/3)/5
+        ("s-w-f", 0.591608, 0.166667, 1.084109),  # √(0.21·5/3); (1/3 + 1/2 − 1/3)/3
+        ("f" + 35 * "e", 0.4, 0.962963, -1.466523),  # √0.16; (35 − 1/3)/36
+        (9 * "w" + 27 * "-", 1.2, 0.5, 3.459402),  # √(9·0.04·36/9)
+        (18 * "s" + 9 * "-" + 9 * "w", 0.848528, 0.388889, 1.924266),  # √(0.54·36/27); (6 + 4.5)/27
+    ],
+)
+def test_the_cost_by_hand_from_one_frame_to_36(frames: str, l1: float, giou: float, total: float) -> None:
+    terms = match_terms(window_output(frames), 0, window_target(frames))
+    # Query 1 has a score of 0.5: 0.25·0.5²·0.693147 − 0.75·0.5²·0.693147 = −0.086643.
+    torch.testing.assert_close(terms["class"], torch.tensor([[-0.770299], [-0.086643]]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(terms["l1"], torch.full((2, 1), l1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(terms["giou"], torch.full((2, 1), -giou), rtol=0, atol=1e-6)
+    assert sum_terms(terms, MatchWeights())[0].item() == pytest.approx(total, abs=5e-6)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 36])
+def test_where_every_frame_counts_the_l1_cost_is_cdist_over_all_numbers(num_frames: int) -> None:
+    output = layer_output(B=1, T=num_frames, Q=6, K=2, seed=1)
+    wanted = target(N=4, T=num_frames, K=2, seed=2, hidden=0.0)
+    rows = output.boxes[0].transpose(0, 1).flatten(1)  # (Q, T·4)
+    published = torch.cdist(rows, wanted.boxes.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(match_terms(output, 0, wanted)["l1"], published)
+
+
+def test_boxes_weigh_as_much_for_an_instance_that_is_seen_briefly() -> None:
+    """Equally far off in every frame, and counted in 1 to 5 of them: the same cost."""
+    costs = [match_terms(window_output(f), 0, window_target(f))["l1"] for f in ("ddddd", "dd-d-", "----d")]
+    for cost in costs[1:]:
+        torch.testing.assert_close(cost, costs[0])
 
 
 @pytest.mark.parametrize("seed", range(8))
