@@ -2,8 +2,8 @@
 
 What one builds in an afternoon without a network, done with care: it looks at the same frames at the same
 pace as the model, at the source's full size, starts over at cuts as the cues do (same detector), and its
-numbers are the best found over the very clip it is judged on (`tests/benchmarks/real/tune_peer.py`): an
-advantage that the network does not have.
+numbers are the best found over the very clips it is judged on, before these had halves: an advantage that
+the network and the other peer do not have. `tests/benchmarks/real/tune_peer.py` looks at the tuning half only.
 
 H × W picture, N instances of a frame; boxes are xyxy in pixels, right and lower edge outside.
 """
