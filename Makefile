@@ -54,15 +54,16 @@ data-preview: $(VENV)/.run
 	$(BIN)/python -m model data-preview --output out/data_preview.png
 
 # The model card's numbers (docs/model-card.md); CARD_VIDEOS=200 is all of the frozen test set, PEDESTRIANS OpenCV's
-# sample vtest.avi, if you have it.
+# sample vtest.avi, if you have it, DETECTOR a file of `python -m model import-detector`.
 CARD_VIDEOS ?= 200
 PEDESTRIANS ?=
+DETECTOR ?=
 card: $(VENV)/.dev
 	mkdir -p out/card
 	$(BIN)/python -m model data-freeze --set street --split test --output out/street_test --workers 2
 	$(BIN)/python -m pipeline evaluate --mode streaming --data out/street_test --limit $(CARD_VIDEOS) --json > out/card/streaming.json
 	$(BIN)/python -m pipeline evaluate --mode streaming --data out/street_test --limit $(CARD_VIDEOS) --set model.cues=false --json > out/card/streaming_without_cues.json
-	$(BIN)/python tests/benchmarks/bench_real.py --json out/card/real.json $(if $(PEDESTRIANS),--pedestrians $(PEDESTRIANS))
+	$(BIN)/python tests/benchmarks/bench_real.py --json out/card/real.json $(if $(PEDESTRIANS),--pedestrians $(PEDESTRIANS)) $(if $(DETECTOR),--detector $(DETECTOR))
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -181,6 +181,8 @@ class NetworkPredictor:
         cues; None: by the kernel, and not at all where it does not work.
         """
         self._config = config
+        self.input_size = (config.height, config.width)
+        """Pixels of what every frame is fitted into."""
         self._cache = cache
         self._cues = config.cues if cues else ()
         spec = StageSpec(

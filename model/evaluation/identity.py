@@ -58,11 +58,16 @@ def identity_hits(near: NDArray[np.bool_]) -> int:
 
     near (F, D, G): whether a pair overlaps in a frame. One to one over the whole video.
     """
+    return int(identity_hits_by_frame(near).sum())
+
+
+def identity_hits_by_frame(near: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return (F,): what each frame adds to `identity_hits`; who serves whom is settled over all frames."""
     frames = near.sum(axis=0)  # (D, G)
     if not frames.any():
-        return 0
+        return np.zeros(len(near), np.int64)
     rows, columns = linear_sum_assignment(frames, maximize=True)
-    return int(frames[rows, columns].sum())
+    return np.asarray(near[:, rows, columns].sum(axis=1), np.int64)
 
 
 def _assign(worth: NDArray[np.float64], allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:

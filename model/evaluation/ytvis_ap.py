@@ -233,11 +233,15 @@ def summarise(comparisons: Mapping[int, Sequence[Comparison]]) -> dict[str, floa
     }
 
 
-def average_precision_50(comparisons: Mapping[int, Sequence[Comparison]]) -> float:
-    """Return the mean over categories of the average precision at IoU 0.5; −1 where nothing is wanted."""
+def match_50(comparison: Comparison) -> Matches:
+    """Match at IoU 0.5, whatever the area."""
+    return match(comparison, AREA_RANGES["all"], IOU_THRESHOLDS[:1])
+
+
+def average_precision_50(matches_by_category: Mapping[int, Sequence[Matches]]) -> float:
+    """Return the mean over categories of the average precision of `match_50`; −1 where nothing is wanted."""
     precisions = []
-    for of_category in comparisons.values():
-        matches = [match(each, AREA_RANGES["all"], IOU_THRESHOLDS[:1]) for each in of_category]
+    for matches in matches_by_category.values():
         curves = precision_recall(matches, max_detections=MAX_DETECTIONS[-1])
         if curves is not None:
             precisions.append(curves[0])

@@ -1,13 +1,15 @@
-"""The pipeline and its peer against the hand-drawn labels of a real street clip, in the same run.
+"""The pipeline and its peers against the hand-drawn labels of a real street clip, in the same run.
 
     python tests/benchmarks/bench_real.py [--weights FILE] [--config FILE] [--set KEY=VALUE] [--pedestrians vtest.avi]
-                                          [--json FILE] [--page docs/benchmark-real.md]
+                                          [--detector FILE] [--json FILE] [--page docs/benchmark-real.md]
 
-Both are shown the same frames, the whole clip from its start at 10 frames per second, and know nothing of its
+All are shown the same frames, the whole clip from its start at 10 frames per second, and know nothing of its
 cuts. Figures are `model.evaluation.frame_metrics` over the labelled frames: AP50 of single frames, recall at
-IoU 0.5 by object height, ids (IDF1, switches). A shot of a walker is run a second time with the camera's own
-motion undone: the clip has no person before a still camera. `--pedestrians` adds a clip that has: OpenCV's sample
-vtest.avi, with labels after the median of all of it (real/pedestrians.py).
+IoU 0.5 by object height, ids (IDF1, switches); and the share of right names. A shot of a walker is run a second time
+with the camera's own motion undone: the clip has no person before a still camera. `--pedestrians` adds a clip that
+has: OpenCV's sample vtest.avi, with labels after the median of all of it (real/pedestrians.py), and boxes of
+everybody in some frames (real/people_boxes.py). `--detector` adds a second peer: a file that
+`python -m model import-detector` made, a box tracker, ellipses (peer_detector.py).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,62 +30,68 @@ from pipeline.process import tune_process
 tune_process()
 
 from benchmarks.peer_background import PEDESTRIANS, BackgroundPeer
-from benchmarks.real import page, pedestrians, pictures, runs
+from benchmarks.peer_detector import DetectorPeer, load_detect
+from benchmarks.real import page, pedestrians, people_boxes, pictures, runs
+from benchmarks.real.figures import KEYS, box_figures, mask_figures, name_figures
 from benchmarks.real.runs import Found
 
 from model.checkpoint import weights_path
-from model.evaluation.frame_metrics import frame_metrics
+from model.errors import CheckpointError
 from pipeline.config_file import load_config
 from pipeline.predict import load_predictor
 
 PEOPLE_MIN_HEIGHT = 24
 PEOPLE_MIN_RECALL = 0.70
-KEYS = ("AP50", "recall", "precision", "IDF1", "id_recall", "num_id_switches", "num_object_frames")
+HALVES = ("reported", "tuning", "all", "pedestrians reported", "pedestrians tuning", "pedestrians")
+"""The groups whose figures have intervals."""
 
 
-def groups(labels: Mapping[str, Any]) -> dict[str, set[int]]:
-    """Name → ids of the videos: each camera's, all of the clip as it is, and each shot."""
+def groups(labels: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name → the labels of it: each camera's, both halves, all of the clip as it is, and each shot."""
     videos = labels["videos"]
-    by_name = {
+    by_camera = {
         camera: {video["id"] for video in videos if video["camera"] == camera}
         for camera in ("still", "moving", "held still", "pedestrians")
-        if any(video["camera"] == camera for video in videos)
     }
-    if "still" in by_name and "moving" in by_name:
-        by_name["all"] = by_name["still"] | by_name["moving"]
-    return {**by_name, **{f"shot {video['name']}": {video["id"]} for video in videos}}
+    chosen = {name: runs.select(labels, ids) for name, ids in by_camera.items() if ids}
+    if by_camera["still"] and by_camera["moving"]:
+        chosen["all"] = runs.select(labels, by_camera["still"] | by_camera["moving"])
+    for whole, prefix in (("all", ""), ("pedestrians", "pedestrians ")):
+        if whole in chosen:
+            chosen[f"{prefix}reported"] = runs.half(chosen[whole], for_tuning=False)
+            chosen[f"{prefix}tuning"] = runs.half(chosen[whole], for_tuning=True)
+    shots = {f"shot {video['name']}": runs.select(labels, {video["id"]}) for video in videos}
+    return {name: each for name, each in {**chosen, **shots}.items() if each["videos"]}
 
 
 def compare(labels: Mapping[str, Any], found: Mapping[str, Mapping[int, Found]]) -> dict[str, Any]:
     """Figures by group and by who found what; `found` is by who and by video id."""
     result: dict[str, Any] = {}
-    for name, ids in groups(labels).items():
-        rows: dict[str, Any] = {"cameras": sorted({v["camera"] for v in labels["videos"] if v["id"] in ids})}
+    for name, chosen in groups(labels).items():
+        rows: dict[str, Any] = {"cameras": sorted({video["camera"] for video in chosen["videos"]})}
         for who, by_video in found.items():
-            everything = figures(labels, ids, by_video)
-            people = figures(labels, ids, by_video, kinds=("person",))
+            everything, people = (
+                mask_figures(chosen, by_video, kinds=kinds, with_intervals=name in HALVES)
+                for kinds in (None, ("person",))
+            )
+            kept = (*KEYS, "recall_by_height", *(("intervals",) if name in HALVES else ()))
             rows[who] = {
-                **{key: everything[key] for key in KEYS},
-                "recall_by_height": everything["recall_by_height"],
-                "people": {key: people[key] for key in (*KEYS, "recall_by_height")},
+                **{key: everything[key] for key in kept},
+                "people": {key: people[key] for key in kept},
+                "names": name_figures(chosen, by_video),
             }
+            boxes = _boxes_of(name)
+            if boxes:
+                (video,) = chosen["videos"]
+                rows[who]["boxes"] = box_figures(boxes, by_video[video["id"]])
         result[name] = rows
     return result
 
 
-def figures(
-    labels: Mapping[str, Any],
-    ids: set[int],
-    by_video: Mapping[int, Found],
-    *,
-    kinds: tuple[str, ...] | None = None,
-) -> dict[str, Any]:
-    """`frame_metrics` of some videos, each with what was found in it."""
-    chosen = runs.select(labels, ids, kinds=kinds)
-    results = []
-    for video in chosen["videos"]:
-        results += runs.to_results({**chosen, "videos": [video]}, by_video[video["id"]])
-    return frame_metrics(chosen, results)
+def _boxes_of(group: str) -> list[people_boxes.PeopleBoxes]:
+    """The frames of a group in which everybody has a box."""
+    halves = {"pedestrians": (True, False), "pedestrians reported": (False,), "pedestrians tuning": (True,)}
+    return [each for each in people_boxes.load() if each.for_tuning in halves.get(group, ())]
 
 
 def targets(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,12 +127,16 @@ def describe(weights: str | None) -> str:
     """Which network was run."""
     if weights is None:
         return "no weights"
-    path = weights_path(weights)
+    return describe_file(weights_path(weights))
+
+
+def describe_file(path: Path) -> str:
+    """A file's name and the start of its checksum."""
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
 def main() -> int:
-    """Run both, print the figures, write what is asked for; targets are shown, not asserted."""
+    """Run all, print the figures, write what is asked for; targets are shown, not asserted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -138,6 +150,12 @@ def main() -> int:
         help="over the config, e.g. association.birth_score=0.3",
     )
     parser.add_argument("--pedestrians", metavar="FILE", type=Path, help="OpenCV's sample vtest.avi")
+    parser.add_argument(
+        "--detector",
+        metavar="FILE",
+        type=Path,
+        help="what `python -m model import-detector` made: one more peer",
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument(
         "--page", metavar="FILE", help="write the page, and its pictures into images/ beside it"
@@ -154,23 +172,41 @@ def main() -> int:
     fixed = ["model.engine=eager", "model.precision=fp32"]
     config = load_config(args.config, overrides=[*fixed, *args.set], values=values)
     predictor = load_predictor(config)
+    makers: dict[str, Callable[[], runs.Peer]] = {"peer": BackgroundPeer}
+    pedestrian_makers: dict[str, Callable[[], runs.Peer]] = {"peer": lambda: BackgroundPeer(PEDESTRIANS)}
+    if args.detector:
+        height, width = predictor.input_size
+        try:
+            detect = load_detect(args.detector, height=height, width=width)
+        except CheckpointError as error:
+            parser.error(f"--detector: {error}")
+        makers["detector"] = pedestrian_makers["detector"] = lambda: DetectorPeer(detect)
     labels, frames = runs.load_labels(), runs.clip_frames()
-    ours = runs.run_clip(predictor, config)
-    peer = runs.run_peer(frames)
-    found: dict[str, dict[int, Found]] = {"ours": {}, "peer": {}}
+    kept = runs.labelled(labels)
+    whole = {
+        "ours": runs.run_clip(predictor, config, kept=kept),
+        **{who: runs.run_peer(frames, make(), kept=kept) for who, make in makers.items()},
+    }
+    found: dict[str, dict[int, Found]] = {who: {} for who in whole}
     shown: dict[int, dict[int, Any]] = {}
     for video in labels["videos"]:
         held = runs.held_frames(frames, video) if video["transforms"] else None
         shown[video["id"]] = {index: rgb for index, _, rgb in held or frames}
-        found["ours"][video["id"]] = runs.run_held(held, predictor, config) if held else ours
-        found["peer"][video["id"]] = runs.run_peer(held) if held else peer
+        for who in found:
+            if held is None:
+                found[who][video["id"]] = whole[who]
+            elif who == "ours":
+                found[who][video["id"]] = runs.run_held(held, predictor, config)
+            else:
+                found[who][video["id"]] = runs.run_peer(held, makers[who](), kept=kept)
     if args.pedestrians:
         more = runs.load_labels(pedestrians.LABELS)
         (video,) = more["videos"]
         people = runs.clip_frames(args.pedestrians)
-        shown[video["id"]] = {index: rgb for index, _, rgb in people}
-        found["ours"][video["id"]] = runs.run_clip(predictor, config, args.pedestrians)
-        found["peer"][video["id"]] = runs.run_peer(people, BackgroundPeer(PEDESTRIANS))
+        kept = runs.labelled(more)
+        found["ours"][video["id"]] = runs.run_clip(predictor, config, args.pedestrians, kept=kept)
+        for who, make in pedestrian_makers.items():
+            found[who][video["id"]] = runs.run_peer(people, make(), kept=kept)
         labels = {**labels, **{key: labels[key] + more[key] for key in ("videos", "annotations")}}
     result = compare(labels, found)
     told: dict[str, Any] = {
@@ -178,6 +214,7 @@ def main() -> int:
         "trained": predictor.facts.trained,
         "weights": describe(config.model.weights),
         "overrides": args.set,
+        "detector": describe_file(args.detector) if args.detector else None,
         "groups": result,
         "targets": targets(result),
     }
@@ -193,13 +230,13 @@ def main() -> int:
         for video in labels["videos"]:
             if video["camera"] == "pedestrians":
                 continue  # whose the clip is is not clear enough to print its frames
-            masks = found["ours"][video["id"]], found["peer"][video["id"]]
+            masks = [by_video[video["id"]] for by_video in found.values()]
             places = pictures.choose(labels, video, masks[0])
             for rows, place in zip((good, bad), places or (), strict=bool(places)):
                 index = video["frame_indices"][place]
                 label = runs.label_masks(labels, video, place)
-                both = [each.get(index, []) for each in masks]
-                rows.append(pictures.row(shown[video["id"]][index], label, *both))
+                each_found = [each.get(index, []) for each in masks]
+                rows.append(pictures.row(shown[video["id"]][index], label, *each_found))
         pictures.write(target.parent / "images" / "real_good.jpg", good)
         pictures.write(target.parent / "images" / "real_bad.jpg", bad)
         target.write_text(page.page(told, labels), encoding="utf-8")

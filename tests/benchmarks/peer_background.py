@@ -1,9 +1,9 @@
-"""The benchmark's peer: running median, threshold, morphology, connected components, Hungarian box tracker.
+"""The benchmark's first peer: running median, threshold, morphology, connected components, Hungarian box tracker.
 
 What one builds in an afternoon without a network, done with care: it looks at the same frames at the same
 pace as the model, at the source's full size, starts over at cuts as the cues do (same detector), and its
-numbers are the best found over the very clip it is judged on (`tests/benchmarks/real/tune_peer.py`): an
-advantage that the network does not have.
+numbers are the best found over the very clips it is judged on, before these had halves: an advantage that
+the network and the other peer do not have. `tests/benchmarks/real/tune_peer.py` looks at the tuning half only.
 
 H × W picture, N instances of a frame; boxes are xyxy in pixels, right and lower edge outside.
 """
@@ -16,13 +16,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from benchmarks.box_tracker import Boxes, BoxTracker, PeerInstance
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from model.cues import CutDetector, median_image
 
 Image = NDArray[np.uint8]
-Boxes = NDArray[np.float64]
 
 _ROUNDING_SECONDS = 0.02
 """A frame that is early for its sample by so little is in time."""
@@ -71,26 +70,6 @@ PEDESTRIANS = PeerOptions(
 """The best of 30 random sets on the clip of pedestrians."""
 
 
-@dataclass(frozen=True)
-class PeerInstance:
-    """One component of a frame."""
-
-    track_id: int
-    """Never given again."""
-    score: float
-    """0..1: large components are objects, small ones may be noise."""
-    mask: NDArray[np.bool_]
-    """(H, W)."""
-
-
-@dataclass
-class _Track:
-    id: int
-    box: Boxes
-    velocity: Boxes
-    misses: int = 0
-
-
 class RunningMedian:
     """The difference of each frame to the median of the last ones; starts over at cuts."""
 
@@ -129,19 +108,19 @@ class BackgroundPeer:
             sample_seconds=self._options.sample_seconds,
             warm_samples=self._options.warm_samples,
         )
-        self._tracks: list[_Track] = []
-        self._num_ids = 0
+        self._tracker = BoxTracker(match_iou=self._options.match_iou, lost_frames=self._options.lost_frames)
 
     def update(self, rgb: Image, seconds: float) -> list[PeerInstance]:
         """Take the next frame, (H, W, 3) at stream time `seconds`; return what moves in it."""
         return self.take(*self._median.update(rgb, seconds))
 
     def take(self, difference: Image | None, cut: bool) -> list[PeerInstance]:
-        """What `update` does once the background is known: components and ids."""
+        """What `update` does once the background is known: components and ids. The score is the size: large
+        components are objects, small ones may be noise."""
         if cut:
-            self._tracks = []
+            self._tracker.forget()
         found = [] if difference is None else self._components(difference)
-        ids = self._track([box for box, _, _ in found])
+        ids = self._tracker.update([box for box, _, _ in found])
         return [
             PeerInstance(track_id, score, mask) for track_id, (_, score, mask) in zip(ids, found, strict=True)
         ]
@@ -166,34 +145,6 @@ class BackgroundPeer:
                 found.append((np.array([x, y, x + width, y + height], np.float64), score, mask))
         return found
 
-    def _track(self, boxes: list[Boxes]) -> list[int]:
-        """Give each box the id of the track that it continues, or a new one."""
-        options, tracks = self._options, self._tracks
-        owners: dict[int, _Track] = {}
-        if tracks and boxes:
-            predicted = np.stack([each.box + each.velocity * (1 + each.misses) for each in tracks])
-            ious = _box_ious(predicted, np.stack(boxes))
-            rows, columns = linear_sum_assignment(-ious)
-            for row, place in zip(rows.tolist(), columns.tolist(), strict=True):
-                if ious[row, place] >= options.match_iou:
-                    owners[place] = tracks[row]
-        matched = {id(each) for each in owners.values()}
-        for track in tracks:
-            if id(track) not in matched:
-                track.misses += 1
-        for column, box in enumerate(boxes):
-            if column in owners:
-                track = owners[column]
-                step = (box - track.box) / (1 + track.misses)
-                track.velocity = 0.5 * track.velocity + 0.5 * step
-                track.box, track.misses = box, 0
-            else:
-                self._num_ids += 1
-                owners[column] = _Track(self._num_ids, box, np.zeros(4))
-                tracks.append(owners[column])
-        self._tracks = [each for each in tracks if each.misses <= options.lost_frames]
-        return [owners[column].id for column in range(len(boxes))]
-
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask with its holes."""
@@ -201,13 +152,3 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     whole: Any = cv2.drawContours(np.zeros(mask.shape, np.uint8), outer, -1, (1,), cv2.FILLED)
     inside: NDArray[np.bool_] = whole > 0
     return inside
-
-
-def _box_ious(first: Boxes, second: Boxes) -> NDArray[np.float64]:
-    """IoU of each of N with each of M boxes; (N, M)."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - shared
-    return np.where(union > 0, shared / np.maximum(union, 1e-9), 0.0)

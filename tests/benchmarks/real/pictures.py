@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from benchmarks.real.runs import Found, Image, label_masks
+from benchmarks.real.runs import Found, FoundMask, Image, label_masks
 from numpy.typing import NDArray
 
 from ops.rle import encode_crop
@@ -35,17 +35,17 @@ def choose(labels: Mapping[str, Any], video: Mapping[str, Any], found: Found) ->
         masks = label_masks(labels, video, place)
         wanted = [mask for number, mask in masks.items() if number]
         if wanted:
-            rated.append((mean_best_iou(wanted, [mask for _, _, mask in found.get(index, [])]), place))
+            rated.append((mean_best_iou(wanted, [each.mask for each in found.get(index, [])]), place))
     return (max(rated)[1], min(rated)[1]) if rated else None
 
 
 def row(
     rgb: Image,
     label: Mapping[int, NDArray[np.bool_]],
-    *others: Sequence[tuple[int, float, NDArray[np.bool_]]],
+    *others: Sequence[FoundMask],
 ) -> Image:
     """One frame: its label, then what each of the others found; RGB."""
-    labelled = [(number, 1.0, mask) for number, mask in label.items() if number]
+    labelled = [FoundMask(number, 1.0, mask, None) for number, mask in label.items() if number]
     faded = rgb.copy()
     if 0 in label:
         faded[label[0]] = (0.5 * faded[label[0]] + 64).astype(np.uint8)
@@ -55,13 +55,13 @@ def row(
     return np.hstack([cv2.resize(tile, (WIDTH, height), interpolation=cv2.INTER_AREA) for tile in tiles])
 
 
-def _instances(found: Sequence[tuple[int, float, NDArray[np.bool_]]]) -> list[Instance]:
+def _instances(found: Sequence[FoundMask]) -> list[Instance]:
     instances = []
-    for track_id, score, mask in found:
-        crop = encode_crop(mask, 0, 0)
+    for each in found:
+        crop = encode_crop(each.mask, 0, 0)
         if not crop.is_empty:
             box = crop.box_xyxy
-            instances.append(Instance(track_id, 1, "object", score, box, "confirmed", crop))
+            instances.append(Instance(each.track_id, 1, each.name or "", each.score, box, "confirmed", crop))
     return instances
 
 

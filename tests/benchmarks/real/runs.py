@@ -1,7 +1,4 @@
-"""What the real benchmark compares: the pipeline's and the peer's masks of the labelled frames, and figures.
-
-Found: frame index of the clip → (track id, score, (H, W) mask) of each instance.
-"""
+"""What the real benchmark compares: the pipeline's and the peers' masks of the labelled frames."""
 
 from __future__ import annotations
 
@@ -10,17 +7,16 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import av
 import cv2
 import numpy as np
-from benchmarks.peer_background import BackgroundPeer
-from benchmarks.real.build import LABELS
+from benchmarks.box_tracker import PeerInstance
+from benchmarks.real.build import ANY_CATEGORY, LABELS
 from numpy.typing import NDArray
 from support.streams import street_clip
 
-from model.evaluation.frame_metrics import frame_metrics
 from ops.rle import CropRLE, encode_crop
 from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
@@ -28,9 +24,34 @@ from pipeline.predict import Predictor
 from pipeline.stream import Stream
 
 Image = NDArray[np.uint8]
-Found = dict[int, list[tuple[int, float, NDArray[np.bool_]]]]
+
+
+class FoundMask(NamedTuple):
+    """One instance in one frame."""
+
+    track_id: int
+    score: float
+    mask: NDArray[np.bool_]
+    """(H, W)."""
+    name: str | None
+    """Of its class; None from who names nothing."""
+
+
+Found = dict[int, list[FoundMask]]
+"""By frame index of the clip."""
+
+
+class Peer(Protocol):
+    """Who is shown the frames of a source one after the other."""
+
+    def update(self, rgb: Image, seconds: float) -> list[PeerInstance]:
+        """Take the next frame, (H, W, 3) at a stream time; return what is found in it."""
+
 
 CADENCE_FPS = 10.0
+
+COLUMNS = ("segmentations", "bboxes", "areas", "heights", "polygons")
+"""Of an annotation: one row a frame."""
 
 
 def load_labels(path: Path = LABELS) -> dict[str, Any]:
@@ -70,18 +91,31 @@ def held_frames(
     return held
 
 
-def run_peer(frames: Iterable[tuple[int, float, Image]], peer: BackgroundPeer | None = None) -> Found:
-    """Give every frame to a new peer."""
-    peer = peer or BackgroundPeer()
-    return {
-        index: [(each.track_id, each.score, each.mask) for each in peer.update(rgb, seconds)]
-        for index, seconds, rgb in frames
-    }
+def labelled(labels: Mapping[str, Any]) -> set[int]:
+    """Indices of the frames that any video of the labels has: the masks of others need not be kept."""
+    return {index for video in labels["videos"] for index in video["frame_indices"]}
 
 
-def run_clip(predictor: Predictor, config: StreamConfig, path: Path | None = None) -> Found:
-    """Stream the clip's file, or another, as any file."""
-    return _stream(predictor, config, str(path or street_clip()))
+def run_peer(frames: Iterable[tuple[int, float, Image]], peer: Peer, *, kept: Collection[int]) -> Found:
+    """Give every frame to a peer that has seen none; what it found in the frames of these indices."""
+    found: Found = {}
+    for index, seconds, rgb in frames:
+        instances = peer.update(rgb, seconds)
+        if index in kept:
+            found[index] = from_peer(instances)
+    return found
+
+
+def from_peer(instances: Iterable[PeerInstance]) -> list[FoundMask]:
+    """What a peer found in one frame."""
+    return [FoundMask(each.track_id, each.score, each.mask, each.name) for each in instances]
+
+
+def run_clip(
+    predictor: Predictor, config: StreamConfig, path: Path | None = None, *, kept: Collection[int]
+) -> Found:
+    """Stream the clip's file, or another, as any file; what was found in the frames of these indices."""
+    return _stream(predictor, config, str(path or street_clip()), kept)
 
 
 def run_held(frames: Iterable[tuple[int, float, Image]], predictor: Predictor, config: StreamConfig) -> Found:
@@ -91,11 +125,11 @@ def run_held(frames: Iterable[tuple[int, float, Image]], predictor: Predictor, c
         for place, (index, _, rgb) in enumerate(frames):
             cv2.imwrite(str(Path(folder) / f"{place:04d}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
             indices.append(index)
-        found = _stream(predictor, config, folder)
+        found = _stream(predictor, config, folder, range(len(indices)))
     return {indices[place]: rows for place, rows in found.items()}
 
 
-def _stream(predictor: Predictor, config: StreamConfig, source: str) -> Found:
+def _stream(predictor: Predictor, config: StreamConfig, source: str, kept: Collection[int]) -> Found:
     """What is published on first sight of each frame of the source at the labels' cadence."""
     sections = {
         "source": config.source.model_copy(update={"inputs": {"real": source}, "images_fps": CADENCE_FPS}),
@@ -104,9 +138,9 @@ def _stream(predictor: Predictor, config: StreamConfig, source: str) -> Found:
     found: Found = {}
     for result in Stream(config.model_copy(update=sections), predictor=predictor):
         height, width = result.frame.height, result.frame.width
-        if result.revision == 0:
+        if result.revision == 0 and result.frame.index in kept:
             found[result.frame.index] = [
-                (each.track_id, each.score, each.dense_mask(height, width))
+                FoundMask(each.track_id, each.score, each.dense_mask(height, width), each.class_name)
                 for each in result.instances
                 if each.mask is not None
             ]
@@ -114,9 +148,13 @@ def _stream(predictor: Predictor, config: StreamConfig, source: str) -> Found:
 
 
 def select(
-    labels: Mapping[str, Any], videos: Collection[int], *, kinds: Collection[str] | None = None
+    labels: Mapping[str, Any],
+    videos: Collection[int] | None = None,
+    *,
+    kinds: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """The labels of some videos; what is not of `kinds` counts for nobody."""
+    """The labels of some videos, None: of all; what is not of `kinds` counts for nobody."""
+    videos = {video["id"] for video in labels["videos"]} if videos is None else videos
     annotations = []
     for each in labels["annotations"]:
         if each["video_id"] in videos:
@@ -129,9 +167,50 @@ def select(
     }
 
 
-def measure(labels: Mapping[str, Any], found: Found, **options: Any) -> dict[str, Any]:
-    """`frame_metrics` of what was found in the labelled frames of the videos of `labels`."""
-    return frame_metrics(labels, to_results(labels, found), **options)
+def half(labels: Mapping[str, Any], *, for_tuning: bool) -> dict[str, Any]:
+    """The labels of the frames that numbers may be chosen on, or of those that figures are reported of."""
+    return cut(
+        labels,
+        {
+            video["id"]: slice(None, video["num_tuning_frames"])
+            if for_tuning
+            else slice(video["num_tuning_frames"], None)
+            for video in labels["videos"]
+        },
+    )
+
+
+def cut(labels: Mapping[str, Any], places: Mapping[int, slice]) -> dict[str, Any]:
+    """The labels of some frames of each video, by its id; what has nothing left is left out."""
+    videos = []
+    for video in labels["videos"]:
+        kept = range(video["length"])[places[video["id"]]]
+        if not kept:
+            continue
+        columns = {name: video[name] for name in ("frame_indices", "file_names", "transforms") if video[name]}
+        videos.append(
+            {
+                **video,
+                "length": len(kept),
+                **{name: rows[places[video["id"]]] for name, rows in columns.items()},
+                "num_tuning_frames": sum(place < video["num_tuning_frames"] for place in kept),
+            }
+        )
+    annotations = []
+    for each in labels["annotations"]:
+        rows = {name: each[name][places[each["video_id"]]] for name in COLUMNS if name in each}
+        if any(row is not None for row in rows["segmentations"]):
+            annotations.append({**each, **rows})
+    return {**labels, "videos": videos, "annotations": annotations}
+
+
+def results_by_video(labels: Mapping[str, Any], by_video: Mapping[int, Found]) -> list[dict[str, Any]]:
+    """`to_results` of what was found in each of the labels' videos, by its id."""
+    return [
+        row
+        for video in labels["videos"]
+        for row in to_results({**labels, "videos": [video]}, by_video[video["id"]])
+    ]
 
 
 def to_results(labels: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
@@ -141,16 +220,17 @@ def to_results(labels: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
         tracks: dict[int, list[Any]] = {}
         scores: dict[int, list[float]] = defaultdict(list)
         for place, index in enumerate(video["frame_indices"]):
-            for track_id, score, mask in found.get(index, []):
-                rle = encode_crop(mask, 0, 0).to_coco(video["height"], video["width"])
-                row = tracks.setdefault(track_id, [None] * video["length"])
+            for each in found.get(index, []):
+                rle = encode_crop(each.mask, 0, 0).to_coco(video["height"], video["width"])
+                row = tracks.setdefault(each.track_id, [None] * video["length"])
                 row[place] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-                scores[track_id].append(score)
+                scores[each.track_id].append(each.score)
         for track_id, segmentations in tracks.items():
             results.append(
                 {
                     "video_id": video["id"],
-                    "category_id": 1,
+                    "category_id": ANY_CATEGORY,
+                    "track_id": track_id,
                     "score": float(np.mean(scores[track_id])),
                     "segmentations": segmentations,
                 }
@@ -160,10 +240,17 @@ def to_results(labels: Mapping[str, Any], found: Found) -> list[dict[str, Any]]:
 
 def perfect(labels: Mapping[str, Any]) -> dict[int, Found]:
     """By video id: what somebody would find who finds exactly what is labelled."""
+    names = {
+        (each["video_id"], each["instance_id"]): each["name"]
+        for each in labels["annotations"]
+        if not each["iscrowd"]
+    }
     return {
         video["id"]: {
             index: [
-                (number, 0.9, mask) for number, mask in label_masks(labels, video, place).items() if number
+                FoundMask(number, 0.9, mask, names[video["id"], number])
+                for number, mask in label_masks(labels, video, place).items()
+                if number
             ]
             for place, index in enumerate(video["frame_indices"])
         }

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from benchmarks import bench_real
-from benchmarks.real import page, pedestrians, runs
+from benchmarks.real import page, pedestrians, people_boxes, runs
 
 from ops.rle import CropRLE
 
@@ -49,6 +49,30 @@ def test_what_was_taken_out_by_eye_counts_for_nobody(labels: dict[str, Any]) -> 
                 assert not inside or each["iscrowd"]
 
 
+def test_parked_vehicles_count_for_nobody_in_every_frame(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    for place in range(video["length"]):
+        covered = np.zeros((video["height"], video["width"]), np.bool_)
+        for each in labels["annotations"]:
+            if each["segmentations"][place] is not None:
+                covered |= CropRLE.from_coco(each["segmentations"][place]).decode(*covered.shape)
+        for x0, y0, x1, y1 in people_boxes.parked_vehicles():
+            assert covered[y0:y1, x0:x1].all(), "the vehicle, or somebody before it"
+
+
+def test_the_first_half_of_the_time_is_for_tuning(labels: dict[str, Any]) -> None:
+    (video,) = labels["videos"]
+    first = video["frame_indices"][: video["num_tuning_frames"]]
+    assert (first[-1], len(first)) == (390, 37)
+    assert first[-1] < people_boxes.TUNING_BEFORE <= video["frame_indices"][len(first)]
+    assert sum(each.for_tuning for each in people_boxes.load()) == 7
+
+
+def test_people_have_the_name_of_coco(labels: dict[str, Any]) -> None:
+    assert labels["categories"] == [{"id": 1, "name": "person"}]
+    assert {each["name"] for each in labels["annotations"] if not each["iscrowd"]} == {"person"}
+
+
 def test_silhouettes_are_what_differs_from_the_background() -> None:
     background = np.full((200, 300, 3), 120, np.uint8)
     frame = background.copy()
@@ -74,6 +98,14 @@ def test_the_page_tells_of_the_clip_where_it_was_run(labels: dict[str, Any]) -> 
     result = bench_real.compare(labels, {"ours": found, "peer": {key: {} for key in found}})
     assert result["pedestrians"]["ours"]["recall"] == result["pedestrians"]["ours"]["IDF1"] == 1.0
     assert result["pedestrians"]["peer"]["recall"] == 0.0
-    assert "vtest.avi" in page.pedestrians(result, labels)
+    everybody = result["pedestrians reported"]["ours"]["boxes"]
+    assert (everybody["num_people"], everybody["num_frames"]) == (49, 8)
+    assert everybody["precision"] == 1.0, "whoever stands apart is among everybody"
+    assert everybody["intervals"]["recall"][0] < everybody["recall"] < 0.8, "groups are not in these masks"
+    assert result["pedestrians"]["ours"]["boxes"]["num_people"] == 96
+    text = page.pedestrians(result, labels)
+    assert "vtest.avi" in text
+    assert "| **reported half** | 49 | ours |" in text
+    assert "| tuning half | 47 | background subtraction | 0.0 (0–0) | – |" in text
     assert page.pedestrians({}, labels) == ""
     assert bench_real.tall_recall(result["pedestrians"]["ours"]["people"]["recall_by_height"]) == 1.0

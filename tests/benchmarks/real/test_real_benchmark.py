@@ -29,24 +29,7 @@ def labels() -> dict[str, Any]:
     """A still and a moving shot, and the held one, their first frames."""
     labels = runs.load_labels()
     kept = [video for video in labels["videos"] if video["name"] in ("waiting", "walker held still", "roof")]
-    return short(runs.select(labels, {video["id"] for video in kept}), 8)
-
-
-def short(labels: dict[str, Any], num_frames: int) -> dict[str, Any]:
-    columns = ("segmentations", "bboxes", "areas", "heights", "polygons")
-    videos = [
-        {
-            **each,
-            "length": num_frames,
-            "frame_indices": each["frame_indices"][:num_frames],
-            "file_names": each["file_names"][:num_frames],
-        }
-        for each in labels["videos"]
-    ]
-    annotations = [
-        {**each, **{name: each[name][:num_frames] for name in columns}} for each in labels["annotations"]
-    ]
-    return {**labels, "videos": videos, "annotations": annotations}
+    return runs.cut(runs.select(labels, {video["id"] for video in kept}), {v["id"]: slice(8) for v in kept})
 
 
 def test_who_finds_all_is_told_so_and_who_finds_nothing_too(labels: dict[str, Any]) -> None:
@@ -66,12 +49,22 @@ def test_an_id_given_anew_costs_ids_and_not_masks(labels: dict[str, Any]) -> Non
     for by_frame in found.values():
         for place, index in enumerate(sorted(by_frame)):
             by_frame[index] = [
-                (number + 10 * (place // 4), score, mask) for number, score, mask in by_frame[index]
+                each._replace(track_id=each.track_id + 10 * (place // 4)) for each in by_frame[index]
             ]
     still = bench_real.compare(labels, {"ours": found})["still"]["ours"]
     assert still["AP50"] == 1.0
     assert still["num_id_switches"] == 1
     assert still["IDF1"] < 0.8
+
+
+def test_groups_are_cameras_halves_and_shots() -> None:
+    groups = bench_real.groups(runs.load_labels())
+    names = {name: [video["name"] for video in each["videos"]] for name, each in groups.items()}
+    assert names["all"] == ["roof", "traffic", "waiting", "crossing", "walker"]
+    assert names["tuning"] == ["roof", "waiting"]
+    assert names["reported"] == ["traffic", "crossing", "walker"]
+    assert names["held still"] == names["shot walker held still"] == ["walker held still"]
+    assert set(bench_real.HALVES[:3]) <= set(names)
 
 
 def test_people_are_measured_without_blaming_vehicles(labels: dict[str, Any]) -> None:
@@ -89,6 +82,7 @@ def test_the_page_tells_every_shot_and_target(labels: dict[str, Any]) -> None:
         "trained": False,
         "weights": "w",
         "overrides": [],
+        "detector": None,
         "groups": groups,
         "targets": bench_real.targets(groups),
     }
@@ -97,6 +91,21 @@ def test_the_page_tells_every_shot_and_target(labels: dict[str, Any]) -> None:
     assert "16 frames of 2 shots" in text
     assert text.count("**missed**") == 4, "being as good as the peer is not being ahead of it"
     assert "| shot waiting (moving) | 10 | 100.0 / 100.0 |" in text
+    assert "detector alone |" not in text, "it did not run"
+
+
+def test_the_page_tells_of_both_halves_who_found_what_with_intervals(labels: dict[str, Any]) -> None:
+    found = runs.perfect(labels)
+    nothing: dict[int, Found] = {video["id"]: {} for video in labels["videos"]}
+    groups = bench_real.compare(labels, {"ours": found, "peer": nothing, "detector": found})
+    lines = page.halves(groups, "tuning").splitlines()
+    assert "| **street** | ours | 100.0 (100–100) | 100.0 (100–100) |" in lines[2]
+    assert "| **street** | background subtraction | 0.0 (0–0) | 0.0 (0–0) | – |" in lines[3]
+    assert lines[4].endswith("| 100.0 |"), "names"
+    assert [line.split(" | ")[1] for line in lines[5:]] == [*page.TITLES.values()], "people alone"
+    assert page.halves(groups, "reported").count("\n") == 1, "none of these shots is reported"
+    row = next(line for line in page.table(groups).splitlines() if line.startswith("| shot roof"))
+    assert "100.0 / 0.0 / 100.0" in row
 
 
 def test_pictures_show_the_frames_that_went_best_and_worst(labels: dict[str, Any]) -> None:
@@ -105,9 +114,7 @@ def test_pictures_show_the_frames_that_went_best_and_worst(labels: dict[str, Any
     worst, best = video["frame_indices"][3], video["frame_indices"][5]
     for index in video["frame_indices"]:
         if index != best:
-            found[index] = [
-                (number, score, np.roll(mask, 20, axis=1)) for number, score, mask in found[index]
-            ]
+            found[index] = [each._replace(mask=np.roll(each.mask, 20, axis=1)) for each in found[index]]
     found[worst] = []
     assert pictures.choose(labels, video, found) == (5, 3)
     rgb = np.zeros((video["height"], video["width"], 3), np.uint8)

@@ -23,6 +23,7 @@ from benchmarks.real.build import (
 from numpy.typing import NDArray
 from support.streams import street_clip
 
+from model.class_lists import categories
 from ops.rle import CropRLE
 from pipeline.cadence import Cadence
 from pipeline.config import CadenceConfig
@@ -70,6 +71,28 @@ def test_at_least_thirty_frames_of_still_and_of_moving_shots_are_labelled(labels
     assert len(frames) == len(set(frames)) >= 30
     assert {video["camera"] for video in plain} == {"still", "moving"}
     assert {each["kind"] for each in labels["annotations"]} == {"person", "vehicle", "ignore"}
+
+
+def test_every_instance_has_a_name_of_coco_and_its_id(labels: dict[str, Any]) -> None:
+    ids = {category.name: category.id for category in categories("coco_and_object")}
+    assert {(each["id"], each["name"]) for each in labels["categories"]} == {
+        (ids[name], name) for name in ("person", "car", "bus")
+    }
+    for each in labels["annotations"]:
+        if each["iscrowd"]:
+            assert "name" not in each
+            continue
+        assert each["category_id"] == ids[each["name"]]
+        assert (each["name"] == "person") == (each["kind"] == "person")
+    shot_of = {video["id"]: video["name"] for video in labels["videos"]}
+    riders = {shot_of[each["video_id"]]: each["rides"] for each in labels["annotations"] if "rides" in each}
+    assert riders == {"traffic": "bicycle", "waiting": "bicycle"}
+
+
+def test_the_halves_are_those_that_were_fixed(labels: dict[str, Any]) -> None:
+    tuning = {video["name"]: video["num_tuning_frames"] for video in labels["videos"]}
+    lengths = {video["name"]: video["length"] for video in labels["videos"]}
+    assert tuning == {name: lengths[name] if name in ("roof", "waiting") else 0 for name in lengths}
 
 
 def test_labelled_frames_are_consecutive_frames_of_the_default_cadence(labels: dict[str, Any]) -> None:
@@ -141,6 +164,7 @@ def test_a_held_shot_takes_the_outlines_back_by_the_cameras_motion() -> None:
     shot = {
         "name": "shot",
         "camera": "moving",
+        "half": "reported",
         "frames": [3, 5],
         "instances": [{"id": 1, "kind": "person", "outlines": {"3": [square], "5": [square]}}],
         "occluders": {"3": [post]},
@@ -151,7 +175,7 @@ def test_a_held_shot_takes_the_outlines_back_by_the_cameras_motion() -> None:
         },
     }
     held = hold_still(shot)
-    assert held["camera"] == "held still"
+    assert (held["camera"], held["half"]) == ("held still", "reported")
     assert held["instances"][0]["outlines"]["3"] == [square]
     assert held["instances"][0]["outlines"]["5"] == [[3.0, 8.0, 8.0, 8.0, 8.0, 13.0, 3.0, 13.0]]
     assert held["occluders"] == {"3": [post]}

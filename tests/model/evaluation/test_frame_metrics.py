@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.ytvis import Box, annotation, dataset, result
 
-from model.evaluation.frame_metrics import frame_metrics
+from model.evaluation.frame_metrics import frame_metrics, frame_tallies
+from model.evaluation.frame_tallies import frame_figures
 from model.evaluation.identity import correspond, identity_hits
 
 LEFT, RIGHT = (2, 5, 12, 35), (40, 5, 50, 15)
@@ -34,6 +35,23 @@ def test_swapped_ids_cost_identity_and_no_mask() -> None:
     assert figures["recall"] == 1
     assert figures["num_id_switches"] == 2
     assert figures["IDF1"] == figures["id_recall"] == pytest.approx(6 / 8)
+
+
+def test_tallies_of_all_frames_give_the_figures_and_some_frames_their_own() -> None:
+    swapped = [result([LEFT, LEFT, LEFT, RIGHT]), result([RIGHT, None, RIGHT, LEFT])]
+    figures, tallies = frame_metrics(walkers(), swapped), frame_tallies(walkers(), swapped)
+    assert [each.place for each in tallies] == [0, 1, 2, 3]
+    assert frame_figures(tallies).items() <= figures.items()
+    assert figures["recall"] == 7 / 8
+    one = frame_figures(tallies[1:2])
+    assert (one["recall"], one["precision"], one["id_recall"]) == (0.5, 1, 0.5)
+    assert frame_figures(tallies[3:])["IDF1"] == 0, "both ids serve the other one best"
+    assert frame_figures(tallies[:1] * 3) == frame_figures(tallies[:1])
+
+
+def test_tallies_say_which_result_covers_which_annotation() -> None:
+    tallies = frame_tallies(walkers(), [result([RIGHT] * 4), result([LEFT, None, LEFT, LEFT])])
+    assert [sorted(each.pairs) for each in tallies] == [[(1, 2), (2, 1)], [(2, 1)], *[[(1, 2), (2, 1)]] * 2]
 
 
 def test_recall_by_object_height() -> None:
