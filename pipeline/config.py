@@ -48,6 +48,8 @@ class SourceConfig(Section):
     """Give up (exit code 2) when a lost live source has not come back for so long."""
     images_fps: float = Field(10.0, ge=0.001, le=1000)
     """Frames a second that a folder of images stands for."""
+    detect_cuts: bool = True
+    """Whether tracks end at a cut to another shot, as edited films have them; ids never go on over one."""
     decoder: Literal["cpu", "cuda", "auto"] = "cpu"
     """What decodes video: cpu, cuda (NVDEC, or an error), auto (NVDEC where the GPU can, else the CPU)."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cues import ShotDetector
 from pipeline.cadence import Cadence
 from pipeline.errors import SourceUnreadable
 from pipeline.stats import Ledger
@@ -42,10 +43,16 @@ def size_fault(height: int, width: int) -> str:
     return f"pictures of {width}x{height} are too large: at most {MAX_SIDE} pixels a side, scale them first"
 
 
+def _looked_at(picture: NDArray[np.uint8] | YuvPicture) -> NDArray[np.uint8]:
+    """What the detector of shots looks at: RGB, or the luma of planes."""
+    return picture.planes[0] if isinstance(picture, YuvPicture) else picture
+
+
 class Sampler:
     """Turns the pictures of one source into frames and gaps.
 
-    Invariant: frames added = frames returned + dropped "cadence" + dropped "decode".
+    Invariant: frames added = frames returned + dropped "cadence" + dropped "decode". With `cuts` a frame for
+    the model that begins another shot comes behind a Gap, so that nothing is carried over a cut.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class Sampler:
         ledger: Ledger,
         max_frames: int | None = None,
         hold: bool = False,
+        cuts: bool = True,
     ) -> None:
         self.source = source
         self.epoch = 0
@@ -71,6 +79,7 @@ class Sampler:
         self._seconds: float | None = None
         self._pts_known = False
         self._num_unreadable = 0
+        self._shots = ShotDetector() if cuts else None
 
     @property
     def complete(self) -> bool:
@@ -84,6 +93,8 @@ class Sampler:
         self._pts_known = False
         self._size = None
         self._cadence.reset()
+        if self._shots is not None:
+            self._shots.reset()
         return Gap(self.source, self.epoch, "reconnect")
 
     def add(
@@ -142,6 +153,9 @@ class Sampler:
             return items
         if size is None and self._resized(shape):
             items.append(Gap(self.source, self.epoch, "resolution"))
+        cut = sampled and self._shots is not None and self._shots.update(_looked_at(picture))
+        if cut and not items:
+            items.append(Gap(self.source, self.epoch, "cut"))
         self.num_kept += 1
         items.append(
             Frame(

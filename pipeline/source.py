@@ -97,7 +97,14 @@ def open_source(
     a kind of address that is not supported; all other faults are raised by the iteration.
     """
     address = parse_address(url, source=source)
-    sampler = Sampler(source, cadence=cadence, ledger=ledger, max_frames=max_frames, hold=hold)
+    sampler = Sampler(
+        source,
+        cadence=cadence,
+        ledger=ledger,
+        max_frames=max_frames,
+        hold=hold,
+        cuts=config.detect_cuts,
+    )
     if address.kind == "images":
         return ImageSource(address.target, fps=config.images_fps, sampler=sampler, stop=stop)
     return VideoSource(address, config, sampler=sampler, ledger=ledger, stop=stop, planes=planes)

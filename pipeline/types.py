@@ -31,7 +31,7 @@ SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 TrackState = Literal["tentative", "confirmed", "lost", "ended"]
 TRACK_STATES: tuple[TrackState, ...] = get_args(TrackState)
 
-GapReason = Literal["reconnect", "resolution", "discontinuity"]
+GapReason = Literal["reconnect", "resolution", "discontinuity", "cut"]
 EndReason = Literal["end_of_file", "stopped", "max_frames", "lost", "error"]
 SourceState = Literal["waiting", "live", "reconnecting", "stalled", "ended"]
 

@@ -137,3 +137,22 @@ def test_a_later_picture_that_is_too_large_is_left_out(caplog: pytest.LogCapture
     assert "8x32768" in caplog.text
     assert ledger.dropped["decode"] == 1
     assert len(feed(sampler, [80])) == 1
+
+
+def test_another_shot_comes_behind_a_gap_of_its_own_and_only_where_asked() -> None:
+    def gaps(**options: bool) -> list[str]:
+        sampler, ledger = make(**options)
+        found = []
+        for number in range(8):
+            shot = np.zeros((64, 96, 3), np.uint8)
+            shot[:, : 48 if number < 4 else 20] = 250 if number < 4 else 90
+            shot[40 if number < 4 else 8 :, 60:] = 40 if number < 4 else 200
+            items = sampler.add(
+                lambda shot=shot: shot, pts=40 * number, time_base=MILLISECONDS, size=(64, 96)
+            )
+            found += [item.reason if isinstance(item, Gap) else "frame" for item in items]
+        assert ledger.read == 8
+        return found
+
+    assert gaps() == ["frame"] * 4 + ["cut"] + ["frame"] * 4
+    assert gaps(cuts=False) == ["frame"] * 8
