@@ -21,6 +21,10 @@ from model.network import Output
 
 FloatArray = NDArray[np.float32]
 
+MASK_SCORE_POWER = 2
+"""Class scores of boxes that a detector chose know nothing of the masks: they count times the mask's score to
+this power (chosen on the tuning half of docs/benchmark-real.md)."""
+
 
 @dataclass(frozen=True)
 class WindowCandidates:
@@ -64,6 +68,8 @@ class ComingCandidates:
         used = config.used_outputs if outputs is None else outputs
         if len(used) < probabilities.shape[-1]:
             probabilities = probabilities * _exists(used, probabilities.shape[-1], probabilities.device)
+        if config.query_selection == "detector":
+            probabilities = probabilities * mask_scores(output.mask_logits)[..., None] ** MASK_SCORE_POWER
         tensors = (probabilities, output.boxes.transpose(1, 2), output.mask_logits, output.query_embeddings)
         self._tensors = [_to_host(tensor.detach().float().contiguous()) for tensor in tensors]
         self._copied: torch.cuda.Event | None = None
@@ -78,6 +84,17 @@ class ComingCandidates:
             self._copied.synchronize()
         arrays: list[FloatArray] = [tensor.numpy() for tensor in self._tensors]
         return [WindowCandidates(*parts) for parts in zip(*arrays, strict=True)]
+
+
+def mask_scores(mask_logits: Tensor) -> Tensor:
+    """Mean probability inside of masks (B, k, T, h, w), 0.5..1, and 0 where nothing is inside: (B, k).
+
+    Source: Mask2Former's inference, over all frames of the window.
+    """
+    logits = mask_logits.float()
+    inside = logits > 0
+    total = (logits.sigmoid() * inside).sum(dim=(-3, -2, -1))
+    return total / inside.sum(dim=(-3, -2, -1)).clamp(min=1)
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -176,10 +176,13 @@ class AssociationConfig(Section):
     """A candidate that overlaps a live track's mask by this IoU or more starts no track."""
     nms_iou: float = Field(0.50, gt=0, le=1)
     """Of two candidates of a window with this soft spatio-temporal mask IoU the weaker one goes."""
-    gate_iou: float = Field(0.20, ge=0, le=1)
+    gate_iou: float = Field(0.10, ge=0, le=1)
     """Least soft IoU on the shared frames for a match."""
     gate_embedding: float = Field(0.60, ge=-1, le=1)
     """Without overlap: least cosine similarity of the embeddings (and a reachable centre)."""
+    gate_class: float = Field(0.3, ge=0, le=1)
+    """Agreement (cosine) of a candidate's class scores with a track's mean below which they are of two kinds:
+    a match then takes an overlap of at least 0.5."""
     weight_iou: float = Field(0.6, ge=0, le=1)
     """Share of the soft IoU in the similarity."""
     weight_embedding: float = Field(0.3, ge=0, le=1)

@@ -131,10 +131,13 @@ def gather(
     if mode == "window":
         truth, clips = cut_into_clips(truth, facts.num_frames)
     clip_ids = {(clip.video_id, clip.first): number for number, clip in clips.items()}
+    agnostic = _agnostic_category(truth)
     gathered = []
     for video_id in sorted(rows):
         for row in rows[video_id]:
             place = {key: value for key, value in row.items() if key != "first"}
+            if agnostic is not None:
+                place["category_id"] = agnostic
             number = clip_ids[video_id, row["first"]] if clips else video_id
             gathered.append({"video_id": number, **place})
     return Predictions(gathered, truth, num_frames, seconds)
@@ -142,6 +145,8 @@ def gather(
 
 def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
     """Return the ground truth in the model's categories: all as one for a class-agnostic model.
+
+    A data set whose one category is `object` names nothing: whatever a model calls what it finds is right.
 
     A stream that is told to look for one of a list's classes (`model.classes`) is not class-agnostic.
 
@@ -151,6 +156,8 @@ def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
     if len(names) == 1 and len(CLASS_LISTS.get(facts.class_list, names)) == 1:
         ((number, name),) = names.items()
         return truth if truth.categories == {number: name} else as_one_category(truth, number, name)
+    if _agnostic_category(truth) is not None:
+        return truth
     for number, name in truth.categories.items():
         ours = names.get(number)
         if ours is not None and name and _plain(name) != _plain(ours):
@@ -159,6 +166,15 @@ def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
                 f"{facts.class_list}: evaluate on a data set of that list"
             )
     return truth
+
+
+def _agnostic_category(truth: GroundTruth) -> int | None:
+    """The category of a data set that names nothing."""
+    if len(truth.categories) == 1:
+        ((number, name),) = truth.categories.items()
+        if name == "object":
+            return number
+    return None
 
 
 def _plain(name: str) -> str:

@@ -20,6 +20,8 @@ from pipeline.config import AssociationConfig
 from pipeline.tracks import TrackTable
 
 _TINY = np.float32(1e-6)
+_OTHER_KIND_IOU = 0.3
+"""Least overlap for a match where the classes disagree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,9 @@ def measure(
     )
     total = config.weight_iou + config.weight_class
 
-    in_place = overlap >= config.gate_iou
+    # Where classes disagree the masks must agree all the more: a name may flicker, two things may touch.
+    same_kind = classes >= config.gate_class
+    in_place = overlap >= np.where(same_kind, config.gate_iou, max(config.gate_iou, _OTHER_KIND_IOU))
     if candidates.embeddings is None or table.embedding_mean is None:
         similarity /= np.float32(max(total, 1e-6))
         return Affinity(similarity, near=in_place, far=in_place, shared=shared)

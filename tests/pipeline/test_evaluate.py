@@ -24,7 +24,14 @@ from pipeline.annotated import AnnotatedVideos, open_annotated
 from pipeline.config import StreamConfig
 from pipeline.config_file import load_config
 from pipeline.errors import ConfigError
-from pipeline.evaluate import WHOLE_FRAMES, Mode, comparable_truth, evaluate_dataset, predict_dataset
+from pipeline.evaluate import (
+    WHOLE_FRAMES,
+    Mode,
+    comparable_truth,
+    evaluate_dataset,
+    gather,
+    predict_dataset,
+)
 from pipeline.evaluate_workers import DataPlace, predict_in_processes
 from pipeline.predict import load_predictor
 from pipeline.stream import Stream
@@ -125,6 +132,22 @@ def test_a_class_agnostic_model_is_compared_with_all_categories_as_one() -> None
     assert one.categories == {1: "object"}
     assert {track.category_id for track in one.annotations} == {1}
     assert len(one.annotations) == len(truth.annotations)
+
+
+def test_a_data_set_of_objects_takes_every_name() -> None:
+    scenes = two_scenes()
+    named = evaluate_dataset(StreamConfig(), ScenePredictor(scenes), scene_videos(scenes), "streaming")
+    tree = scene_json(scenes)
+    tree["categories"] = [{"id": 7, "name": "object"}]
+    for annotation in tree["annotations"]:
+        annotation["category_id"] = 7
+    truth = read_ground_truth(tree)
+    facts = ScenePredictor(scenes).facts
+    assert comparable_truth(truth, facts) is truth
+    rows = {video: [{"score": 0.5, "category_id": 2, "segmentations": []}] for video in truth.videos}
+    gathered = gather(truth, facts, "streaming", rows, seconds=1.0)
+    assert {row["category_id"] for row in gathered.rows} == {7}
+    assert named["AP"] > 0
 
 
 def test_a_stream_that_looks_for_one_class_of_many_is_not_class_agnostic() -> None:
