@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from model.__main__ import main
+from model.checkpoint import load_weights, shipped_weights
 from model.csp import CspTrunk, Detector
 from model.errors import CheckpointError
 from model.nanodet import load_detector, read_nanodet, save_detector
+from ops.preprocess import fit_size, normalise_content
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "csp_detector" / "ref_96x160.npz"
+"""What the package's graph computes (tests/reference/README.md)."""
 
 
 def random_parts() -> tuple[CspTrunk, Detector]:
@@ -129,3 +134,33 @@ def test_files_that_go_wrong_say_which_and_what_to_do(
     save_file({"x": torch.zeros(1)}, other)
     with pytest.raises(CheckpointError, match="import-detector"):
         load_detector(other)
+
+
+def test_the_shipped_detector_meets_the_published_graph() -> None:
+    """The default weights hold NanoDet-g unchanged: half precision, as the package has it."""
+    network = load_weights(shipped_weights())
+    assert network.detector is not None
+    assert network.metadata["detector"].startswith("NanoDet-g (RangiLyu/nanodet, Apache-2.0)")
+    assert "MIT" in network.metadata["detector_package"]
+    with np.load(REFERENCE) as reference:
+        images = torch.from_numpy(reference["input"]).flip(1)  # BGR → RGB
+        with torch.inference_mode():
+            maps = network.backbone(images)
+            levels = network.detector.neck(*maps[1:])
+            for x, stride in zip(maps, (4, 8, 16, 32), strict=True):
+                assert_close(x.mean(dim=(0, 2, 3)), reference[f"trunk_s{stride}_mean"])
+            for x, head, stride in zip(levels, network.detector.heads, (8, 16, 32), strict=True):
+                assert_close(head(x)[0], reference[f"head_s{stride}"])
+
+
+def test_a_picture_s_normalisation_is_the_detector_s() -> None:
+    with np.load(REFERENCE) as reference:
+        rgb = np.ascontiguousarray(reference["image_bgr"][..., ::-1])
+        fit = fit_size(96, 160, height=96, width=160)
+        assert torch.allclose(
+            normalise_content(rgb, fit)[None], torch.from_numpy(reference["input"]).flip(1), atol=1e-2
+        )
+
+
+def assert_close(found: torch.Tensor, wanted: Any) -> None:
+    assert (found - torch.from_numpy(wanted)).abs().max() < 1e-4
