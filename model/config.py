@@ -272,11 +272,20 @@ def contradictions(stored: ModelConfig, wanted: Mapping[str, Any]) -> list[str]:
     Weights decide the architecture; only `ModelConfig.RUNTIME_FIELDS` may differ. Raises as `from_dict`
     for keys or values that no config has.
     """
-    merged = ModelConfig.from_dict(wanted, base=stored)
+    try:
+        merged = ModelConfig.from_dict(wanted, base=stored).to_dict()
+    except ValueError:
+        # What cannot go together with the weights' own values contradicts them first of all.
+        own = stored.to_dict()
+        check_keys(wanted)
+        if all(own[key] == value for key, value in wanted.items() if key not in ModelConfig.RUNTIME_FIELDS):
+            raise
+        merged = {**own, **wanted}
+    own = stored.to_dict()
     return [
-        f"{key}: {getattr(merged, key)!r} was asked for, the weights have {getattr(stored, key)!r}"
+        f"{key}: {merged[key]!r} was asked for, the weights have {own[key]!r}"
         for key in wanted
-        if key not in ModelConfig.RUNTIME_FIELDS and getattr(merged, key) != getattr(stored, key)
+        if key not in ModelConfig.RUNTIME_FIELDS and merged[key] != own[key]
     ]
 
 

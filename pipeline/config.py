@@ -166,7 +166,7 @@ class AssociationConfig(Section):
     """Candidates below this best class score are ignored."""
     high_score: float = Field(0.40, ge=0, le=1)
     """Candidates from here on are matched first; below, only to confirmed tracks."""
-    birth_score: float = Field(0.50, ge=0, le=1)
+    birth_score: float = Field(0.40, ge=0, le=1)
     """An unmatched candidate from here on starts a tentative track."""
     confirm_quality: float = Field(0.80, ge=0, le=1)
     """score × mask quality from here on confirms a track at once."""

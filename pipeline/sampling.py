@@ -123,6 +123,8 @@ class Sampler:
             self._cadence.reset()
         if size is not None and self._resized(size):
             items.append(Gap(self.source, self.epoch, "resolution"))
+        if items and self._shots is not None:
+            self._shots.reset()
         sampled = self._cadence.take(seconds)
         if not sampled and not self._hold:
             self._ledger.count_dropped("cadence")
@@ -153,8 +155,9 @@ class Sampler:
             return items
         if size is None and self._resized(shape):
             items.append(Gap(self.source, self.epoch, "resolution"))
-        cut = sampled and self._shots is not None and self._shots.update(_looked_at(picture))
-        if cut and not items:
+            if self._shots is not None:
+                self._shots.reset()
+        if sampled and self._shots is not None and self._shots.update(_looked_at(picture)):
             items.append(Gap(self.source, self.epoch, "cut"))
         self.num_kept += 1
         items.append(

@@ -168,13 +168,18 @@ def _rank(
             if not len(seen) and not len(shown):
                 continue
             pairs = shared[frame][np.ix_(seen, shown)]
+            ious = ious_of(pairs, own[frame, seen], other[frame, shown])
+            # As for precision, and as COCO has it for images: who is half in a crowd belongs to it, however
+            # large it is. (Whole videos keep YouTube-VIS's habit, the IoU.)
+            in_crowd = pairs / np.maximum(own[frame, seen][:, None], 1)
+            ious = np.where(crowds[shown], in_crowd, ious)
             ranked[category] = match_50(
                 Comparison(
                     scores=scores[seen],
                     areas=own[frame, seen].astype(np.float64),
                     annotated_areas=other[frame, shown].astype(np.float64),
                     is_crowd=crowds[shown],
-                    ious=ious_of(pairs, own[frame, seen], other[frame, shown]),
+                    ious=ious,
                 )
             )
     return by_frame

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_live.py [--json FILE] [--frames N] [--rounds N] [--seconds S]
                                           [--engines eager inductor] [--strides 1 2] [--peer-python PYTHON]
-                                          [--parts file peers first rtsp streams]
+                                          [--parts file former peers first rtsp streams]
 
 A 720p30 H.264 file of the demo's pictures, every frame shown to the model, at stride 1 and 2: frames a second
-that reach the subscriber. The same file from a real RTSP server at 10 frames a second: from the decoded frame
+that reach the subscriber. `former` runs the weights that shipped before and today's, at two sizes, in turns with each other.
+The same file from a real RTSP server at 10 frames a second: from the decoded frame
 to the subscriber; and how many such cameras at 5 frames a second the machine serves before the 95th percentile
 is above 250 ms or 1 % of the frames are dropped. The time from starting the process to the first mask, with an empty cache folder and again.
 Where the processor has more than AVX2, all of it a second time with torch and oneDNN limited to AVX2.
@@ -48,12 +49,14 @@ CADENCE = 10
 FPS = 30
 NUM_WARM_UP = 10
 WARM_UP_SECONDS = 2.0
-PARTS = ("file", "peers", "first", "rtsp", "streams")
+PARTS = ("file", "former", "peers", "first", "rtsp", "streams")
 STREAMS_CADENCE = 5
 BUDGET_MS = 250.0
 BUDGET_STALE_PERCENT = 1.0
 MOST_STREAMS = 16
 PEERS = ("plain", "per_frame", "per_frame_full_size")
+COMPARED = (("resnet18", 192, 320), ("default", 192, 320), ("default", 256, 416))
+"""Weights, height and width of the rows of the part `former`."""
 
 
 def limits() -> dict[str, dict[str, str]]:
@@ -216,12 +219,13 @@ def peer_run(name: str, clip: Path, *, frames: int, python: str) -> dict[str, An
     return figures
 
 
-def compile_engine(limit: Mapping[str, str]) -> float:
-    """Compile the default network for the threads of a stream, where the cache has none; seconds."""
+def compile_engine(limit: Mapping[str, str], arguments: Sequence[str] = ()) -> float:
+    """Compile the default network, or what `arguments` say, for the threads of a stream, where the cache has
+    none; seconds."""
     began = time.monotonic()
     threads = os.environ["OMP_NUM_THREADS"]  # as `tune_process` chooses it, in the stream too
     subprocess.run(
-        [sys.executable, "-m", "model", "compile", "--threads", threads],
+        [sys.executable, "-m", "model", "compile", "--threads", threads, *arguments],
         cwd=ROOT,
         env={**ENVIRONMENT, **limit},
         stdout=subprocess.DEVNULL,
@@ -247,6 +251,12 @@ def in_turns(
                 for engine in engines:
                     name = f"{engine}, stride {stride}, {capability}"
                     yield name, file_run(clip, engine=engine, stride=stride, limit=limit)
+        for weights, height, width in COMPARED if "former" in parts else ():
+            size = {"model.network.height": height, "model.network.width": width}
+            for engine in engines:
+                settings = {"model.weights": weights, **size}
+                name = f"{weights} {height}×{width}, {engine}, stride 1"
+                yield name, file_run(clip, engine=engine, stride=1, limit={}, settings=settings)
         for peer in PEERS if "peers" in parts else ():
             yield f"peer {peer}", peer_run(peer, clip, frames=frames, python=python) or {}
 
@@ -308,6 +318,9 @@ def measure(
     built = {}
     if "inductor" in engines:
         built = {name: compile_engine(limit) for name, limit in limits().items()}
+        for weights, height, width in COMPARED if "former" in parts else ():
+            sizes = ("--height", str(height), "--width", str(width))
+            compile_engine({}, ("--weights", weights, *sizes))
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         clip = make_720p_clip(Path(folder) / "clip.mp4", num_frames=frames)

@@ -116,6 +116,16 @@ def test_detections_in_a_crowd_count_for_nobody() -> None:
     assert (figures["precision"], figures["IDF1"], figures["num_tracks"]) == (1, 1, 1)
 
 
+def test_a_sure_detection_in_a_large_crowd_costs_no_average_precision() -> None:
+    crowd = annotation(2, [(20, 0, 60, 40)], iscrowd=1)
+    truth = dataset([annotation(1, [LEFT]), crowd], length=1)
+    sure = {**result([(40, 0, 46, 12)]), "score": 0.99}
+    figures = frame_metrics(truth, [result([LEFT]), sure])
+    assert figures["AP50"] == pytest.approx(1)
+    outside = {**result([(0, 30, 6, 40)]), "score": 0.99}
+    assert frame_metrics(truth, [result([LEFT]), outside])["AP50"] == pytest.approx(0.5)
+
+
 def test_who_was_matched_stays_matched_while_it_overlaps() -> None:
     # In the second frame another track overlaps better, but the first one still does.
     ious = np.array([[[0.9], [0.0]], [[0.6], [0.8]], [[0.0], [0.8]]])
