@@ -54,10 +54,10 @@ data-preview: $(VENV)/.run
 	$(BIN)/python -m model data-preview --output out/data_preview.png
 
 # The model card's numbers (docs/model-card.md); CARD_VIDEOS=200 is all of the frozen test set, PEDESTRIANS OpenCV's
-# sample vtest.avi, if you have it, DETECTOR a file of `python -m model import-detector`.
+# sample vtest.avi, if you have it, DETECTOR the detector of the peer that has nothing else (the one inside the weights).
 CARD_VIDEOS ?= 200
 PEDESTRIANS ?=
-DETECTOR ?=
+DETECTOR ?= model/weights/default.safetensors
 card: $(VENV)/.dev
 	mkdir -p out/card
 	$(BIN)/python -m model data-freeze --set street --split test --output out/street_test --workers 2

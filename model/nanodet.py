@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoint import read_tensors, write_tensors
+from model.checkpoint import FORMAT as NETWORK_FORMAT
+from model.checkpoint import load_weights, read_tensors, write_tensors
 from model.csp import CspTrunk, Detector
 from model.errors import CheckpointError
 
@@ -88,11 +89,15 @@ def save_detector(trunk: CspTrunk, detector: Detector, path: str | Path) -> None
 
 
 def load_detector(path: str | Path) -> tuple[CspTrunk, Detector]:
-    """What `save_detector` wrote, in eval mode.
+    """What `save_detector` wrote, or the trunk and detector inside of a network's weights, in eval mode.
 
     Raises CheckpointError for a missing, damaged or other file.
     """
     metadata, tensors = read_tensors(Path(path))
+    if metadata.get("format") == NETWORK_FORMAT:
+        network = load_weights(path)
+        if isinstance(network.backbone, CspTrunk) and network.detector is not None:
+            return network.backbone, network.detector
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"detector {str(path)!r}: format {metadata.get('format', 'unknown')!r}, expected {FORMAT!r}; "

@@ -184,7 +184,7 @@ def main() -> int:
         "--detector",
         metavar="FILE",
         type=Path,
-        help="what `python -m model import-detector` made: one more peer",
+        help="one more peer, the detector alone: of the default weights, or as import-detector made it",
     )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument(

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from model.__main__ import main
-from model.checkpoint import load_weights, shipped_weights
+from model.checkpoint import load_weights, shipped_weights, weights_path
+from model.config import FORMER_WEIGHTS
 from model.csp import CspTrunk, Detector
 from model.errors import CheckpointError
 from model.nanodet import load_detector, read_nanodet, save_detector
@@ -140,6 +141,11 @@ def test_the_shipped_detector_meets_the_published_graph() -> None:
     """The default weights hold NanoDet-g unchanged: half precision, as the package has it."""
     network = load_weights(shipped_weights())
     assert network.detector is not None
+    _, alone = load_detector(shipped_weights())
+    for key, value in alone.state_dict().items():
+        assert torch.equal(value, network.detector.state_dict()[key])
+    with pytest.raises(CheckpointError, match="import-detector"):
+        load_detector(weights_path(FORMER_WEIGHTS))
     assert network.metadata["detector"].startswith("NanoDet-g (RangiLyu/nanodet, Apache-2.0)")
     assert "MIT" in network.metadata["detector_package"]
     with np.load(REFERENCE) as reference:
