@@ -45,7 +45,13 @@ def blended(first: Network, second: Network, *, share: float = 0.5, class_bias: 
         else value
         for name, value in theirs.items()
     }
-    last = f"decoder.class_embed.{result.config.decoder_layers - 1}.bias"
-    values[last] = values[last] + class_bias
+    if class_bias:
+        last = f"decoder.class_embed.{result.config.decoder_layers - 1}.bias"
+        if last not in values:
+            raise CheckpointError(
+                "class_bias: these networks take their class logits from a detector, which stays as it is; "
+                "leave it out, and set association.birth_score or model.score_thresholds in the stream"
+            )
+        values[last] = values[last] + class_bias
     result.load_state_dict(values)
     return result

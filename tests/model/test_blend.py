@@ -12,7 +12,7 @@ from model.__main__ import main
 from model.blend import blended
 from model.checkpoint import load_weights, save_weights
 from model.errors import CheckpointError
-from model.network import Network
+from model.network import Network, build_model
 
 
 def network(seed: int) -> Network:
@@ -68,3 +68,21 @@ def test_the_command_writes_a_file_that_says_what_it_is(
         torch.testing.assert_close(written.state_dict()[name], value, rtol=1e-3, atol=1e-3)
     assert main(["blend", paths[0], str(tmp_path / "none.safetensors"), paths[2]]) == 1
     assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_networks_with_a_detector_are_blended_and_keep_its_logits() -> None:
+    config = small_config(
+        backbone="csp",
+        query_selection="detector",
+        class_list="coco_and_object",
+        mask_source="picture",
+        mask_coordinates="box",
+        num_motion_queries=3,
+    )
+    first, second = (build_model(config, seed=seed) for seed in (0, 1))
+    half = blended(first, second, share=0.5)
+    name = "mask_branch.out.weight"
+    wanted = (first.get_parameter(name) + second.get_parameter(name)) / 2
+    assert torch.allclose(half.get_parameter(name), wanted, atol=1e-6)
+    with pytest.raises(CheckpointError, match="class_bias: these networks take their class logits"):
+        blended(first, second, class_bias=0.1)
