@@ -17,7 +17,8 @@ from support.video import read_number, write_video
 from model.__main__ import main
 from model.adapt import Thinned, adapt, collect, re_estimate
 from model.backbone import ResNet
-from model.checkpoint import load_weights, save_weights, shipped_weights
+from model.checkpoint import load_weights, save_weights, weights_path
+from model.config import FORMER_WEIGHTS
 from model.cues import CueState
 from model.errors import CheckpointError, VideoError
 from model.network import Network
@@ -75,7 +76,7 @@ def test_a_source_alone_is_enough(
     monkeypatch.chdir(tmp_path)
     assert main(["adapt", "--source", str(folder)]) == 0
     assert "norm layers" in capsys.readouterr().out
-    adapted, shipped = load_weights("adapted.safetensors"), load_weights(shipped_weights())
+    adapted, shipped = load_weights("adapted.safetensors"), load_weights(weights_path(FORMER_WEIGHTS))
     assert adapted.config == shipped.config
     assert not torch.equal(adapted.backbone.bn1.running_mean, shipped.backbone.bn1.running_mean)
     assert "adapted.safetensors" in (tmp_path / "adapted.yaml").read_text()
@@ -240,11 +241,16 @@ class TestReading:
 
 
 class TestRefused:
+    def test_a_frozen_trunk_is_refused_and_says_what_can_be_adapted(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"backbone 'csp', a frozen trunk: .* --weights resnet18"):
+            adapt("nothing.mp4", "default", str(tmp_path / "out.safetensors"))
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("norm", ["gn", "frozen_bn"])
     def test_weights_without_batch_norm(self, tmp_path: Path, norm: str) -> None:
         path = tmp_path / "other.safetensors"
         save_weights(live_model(small_config(norm=norm)), path, name="other", trained=True)
-        with pytest.raises(CheckpointError, match=f"norm '{norm}': only a network trained with norm 'bn'"):
+        with pytest.raises(CheckpointError, match=f"norm '{norm}': only a ResNet trained with norm 'bn'"):
             adapt("absent.mp4", str(path), str(tmp_path / "out.safetensors"))
 
     @pytest.mark.parametrize(
