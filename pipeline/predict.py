@@ -214,6 +214,9 @@ class NetworkPredictor:
         # A GPU works beside its caller as it is: windows overlap there.
         self.prepares = cache and on_cpu
         self.overlaps = not on_cpu
+        # Queries that start from a detector's boxes know where and what, hardly who: on real people their
+        # embeddings brought lost tracks back on others (docs/association.md).
+        self._tells_individuals = config.query_selection != "detector"
         self._num_slots = config.num_frames + (max_ahead if self.prepares else 0)
         table = config.output_categories
         outputs = config.used_outputs if spec.outputs is None else spec.outputs
@@ -279,7 +282,7 @@ class NetworkPredictor:
             boxes_xyxy=fit.boxes_to_source(found.boxes),
             mask_logits=found.mask_logits,
             fit=fit,
-            embeddings=found.embeddings,
+            embeddings=found.embeddings if self._tells_individuals else None,
             camera=camera,
         )
 

@@ -32,7 +32,11 @@ HEAVY = Corruption(
 
 def make(emission: Any = "first", *, num_frames: int = T, stride: int = 1, **config: Any) -> Associator:
     return Associator(
-        AssociationConfig(**config), emission=emission, classes=CLASSES, num_frames=num_frames, stride=stride
+        AssociationConfig(**{"birth_score": 0.5, "gate_embedding": 0.6, **config}),
+        emission=emission,
+        classes=CLASSES,
+        num_frames=num_frames,
+        stride=stride,
     )
 
 

@@ -42,7 +42,11 @@ def track(
 ) -> Any:
     scene = demo_scene()
     associator = Associator(
-        AssociationConfig(**config), emission="first", classes=CLASSES, num_frames=5, stride=stride
+        AssociationConfig(**{"birth_score": 0.5, **config}),
+        emission="first",
+        classes=CLASSES,
+        num_frames=5,
+        stride=stride,
     )
     oracle = Oracle(scene, corruption, seed=seed, embeddings=embeddings, input_size=(192, 320))
     return scene, run(oracle, associator, num_frames=5, stride=stride)

@@ -25,7 +25,11 @@ Image = NDArray[np.uint8]
 
 def make(emission: Any = "first", *, stride: int = 1, **config: Any) -> Associator:
     return Associator(
-        AssociationConfig(**config), emission=emission, classes=CLASSES, num_frames=T, stride=stride
+        AssociationConfig(**{"birth_score": 0.5, **config}),
+        emission=emission,
+        classes=CLASSES,
+        num_frames=T,
+        stride=stride,
     )
 
 
