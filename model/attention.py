@@ -11,8 +11,7 @@ D = C/M, L levels, K points, Z cells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from model.modules import split_dim
 from model.position import Sizes, halve, level_starts
 from ops import deform_attn
+from ops.constants import kept
 
 
 class DeformableAttention(nn.Module):
@@ -156,8 +156,7 @@ class TimeAttention(nn.Module):
         return output.view(B, T, P, -1)
 
 
-@dataclass(frozen=True)
-class CellLayout:
+class CellLayout(NamedTuple):
     """Which tokens of a window form a cell, and which cell answers for a token.
 
     gather: (Z, T·slots) index into the T·P tokens of a window; a missing token points at any valid one.
@@ -170,8 +169,7 @@ class CellLayout:
     missing: Tensor | None
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # a table made under inference mode could not be used in a training step
+@kept
 def cell_layout(sizes: Sizes, num_frames: int, *, with_parent: bool, device: torch.device) -> CellLayout:
     """Cells of 2×2 tokens of a level in all T frames, with the coarser level's token over them or without.
 
@@ -209,11 +207,7 @@ def cell_layout(sizes: Sizes, num_frames: int, *, with_parent: bool, device: tor
     gather = (table[:, None] + frames[:, None] * num_tokens).flatten(1)
     scatter = (answer[:, 0] * num_frames + frames[:, None]) * slots + answer[:, 1]
     missing = hole.repeat(1, num_frames) if bool(hole.any()) else None
-    return CellLayout(
-        gather=gather.to(device),
-        scatter=scatter.flatten().to(device),
-        missing=None if missing is None else missing.to(device),
-    )
+    return CellLayout(gather=gather, scatter=scatter.flatten(), missing=missing)
 
 
 class CellAttention(nn.Module):

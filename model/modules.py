@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from ops.constants import kept
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -84,13 +85,7 @@ def precise(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
-@lru_cache(maxsize=256)
-def _kept(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor(values, device=device, dtype=dtype)
-
-
+@kept
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Numbers as a tensor that is kept: made on each call it would be copied from the host each time, which
-    a GPU waits for and no graph can capture."""
-    return _kept(values, device, dtype)
+    """Numbers as a tensor, (n,)."""
+    return torch.tensor(values, dtype=dtype)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ from model.modules import (
 from model.position import Sizes, level_sizes, spatial_sine
 from model.proposals import frame_proposals
 from model.sts import expand_levels
+from ops.constants import kept
 
 
 @dataclass(frozen=True)
@@ -355,11 +355,10 @@ class Network(nn.Module):
             raise ValueError(f"cues have shape {tuple(cues.shape)}, expected {wanted}")
 
 
-@lru_cache(maxsize=16)
+@kept
 def _indices(used: tuple[int, ...], device: torch.device) -> Tensor:
-    """Indices as a tensor, kept: a GPU would be waited for wherever it is made, and no graph be captured."""
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor(used, device=device)
+    """Indices as a tensor."""
+    return torch.tensor(used)
 
 
 def _choose(output: LayerOutput, kept: Tensor) -> LayerOutput:

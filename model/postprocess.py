@@ -9,7 +9,6 @@ Dimensions: k candidates, K outputs, T frames, C width, h × w mask cells (strid
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.network import Output
+from ops.constants import kept
 
 FloatArray = NDArray[np.float32]
 
@@ -103,9 +103,7 @@ def _to_host(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-@lru_cache(maxsize=16)
+@kept
 def _exists(used: tuple[int, ...], num_outputs: int, device: torch.device) -> Tensor:
-    """(K,) 1 for outputs that count, else 0; kept, since bringing it to a GPU waits."""
-    # A table made under inference mode could not be used elsewhere.
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor([float(index in used) for index in range(num_outputs)], device=device)
+    """(K,) 1 for outputs that count, else 0."""
+    return torch.tensor([float(index in used) for index in range(num_outputs)])

@@ -20,6 +20,7 @@ from model.config import ModelConfig
 from model.heads import MLP
 from model.modules import Head, precise, split_dim
 from model.position import Sizes, level_starts, pixel_centres
+from ops.constants import kept
 
 _BESIDE_A_PEAK = 20.0
 """Taken off the logit of a cell with a better neighbour, so that one object does not fill the queries."""
@@ -53,7 +54,7 @@ class QuerySelection(nn.Module):
 
     def dense(self, memory: Tensor, sizes: Sizes) -> DenseOutput:
         """memory (N, P, C) of N frames → the answer of every cell; training's dense losses read it."""
-        prior = _prior_boxes(sizes, memory)
+        prior = _prior_boxes(sizes, memory.device, precise(memory.dtype))
         return DenseOutput(self.class_embed(memory), (self.bbox_embed(memory) + prior).sigmoid())
 
     def forward(
@@ -81,7 +82,8 @@ class QuerySelection(nn.Module):
         window = torch.arange(cells.shape[0], device=cells.device)[:, None]
         chosen = split_dim(memory, 0, (-1, num_frames))[window, row, cells]  # (B, Q, C)
         change = self.bbox_embed(chosen)
-        anchors: Tensor = (change + _prior_boxes(sizes, memory)[cells]).sigmoid()
+        prior = _prior_boxes(sizes, memory.device, precise(memory.dtype))
+        anchors: Tensor = (change + prior[cells]).sigmoid()
         return anchors.detach(), best.gather(1, cells).detach()
 
     def embed(self, anchors: Tensor) -> Tensor:
@@ -91,9 +93,10 @@ class QuerySelection(nn.Module):
         return embedded
 
 
-def _prior_boxes(sizes: Sizes, like: Tensor) -> Tensor:
+@kept
+def _prior_boxes(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Inverse sigmoid of the box that each cell starts from, (P, 4): its centre, a few cells wide."""
-    centres = pixel_centres(sizes, like.device, precise(like.dtype))  # (P, 2)
+    centres = pixel_centres(sizes, torch.device("cpu"), dtype)  # (P, 2)
     extents = torch.cat(
         [
             centres.new_tensor([CELLS_PER_BOX / width, CELLS_PER_BOX / height]).expand(height * width, 2)
@@ -117,7 +120,13 @@ def _beaten(scores: Tensor, sizes: Sizes) -> Tensor:
 
 def _sine_of_box(boxes: Tensor, num_features: int) -> Tensor:
     """Sine of each of the four numbers, `num_features` each: (…, 4) → (…, 4·num_features)."""
-    index = torch.arange(num_features // 2, device=boxes.device, dtype=boxes.dtype)
-    rate = torch.pow(boxes.new_tensor(10000.0), -2.0 * index / num_features)
+    rate = _rates(num_features, boxes.device, boxes.dtype)
     angle = boxes[..., None] * (2.0 * math.pi) * rate  # (…, 4, F/2)
     return torch.cat((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+
+
+@kept
+def _rates(num_features: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """10000^(−2i / num_features) of the num_features / 2 sines of a number."""
+    index = torch.arange(num_features // 2, dtype=dtype)
+    return torch.pow(torch.tensor(10000.0, dtype=dtype), -2.0 * index / num_features)

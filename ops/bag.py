@@ -24,11 +24,13 @@ N = M·L·K, n queries of a chunk.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ops.constants import kept
 
 __all__ = ["deform_attn_backward_bag", "deform_attn_bag"]
 
@@ -39,8 +41,7 @@ _BACKWARD_CHUNK_ELEMENTS = 16 * _CHUNK_ELEMENTS
 """The same for the backward pass, which adds to all of the gradient of `value` once a chunk."""
 
 
-@dataclass(frozen=True)
-class _Geometry:
+class _Geometry(NamedTuple):
     """Constants of one pyramid, laid out like the sampling map. Rows are those of value.view(S·M, D)."""
 
     sizes: Tensor
@@ -59,7 +60,7 @@ class _Geometry:
     """(M, 4, L·K) rows from the first corner to each corner; 0 to those that the level does not have."""
 
 
-@lru_cache(maxsize=64)
+@kept
 def _geometry(
     height0: int, width0: int, L: int, K: int, M: int, dtype: torch.dtype, device: torch.device
 ) -> _Geometry:
@@ -80,20 +81,15 @@ def _geometry(
     right, below = (width > 1) * M, (height > 1) * width * M
     thin = sizes == 1
 
-    def to_float(constant: Tensor) -> Tensor:
-        return constant.to(device=device, dtype=dtype)
-
-    # Cached tensors must be usable by a later call that records gradients, hence no inference tensors.
-    with torch.inference_mode(False):
-        return _Geometry(
-            sizes=to_float(sizes),
-            last_first=to_float((sizes - 2).clamp(min=0)),
-            lowest=to_float(torch.zeros(2, M * L * K)),
-            thin=to_float(thin) if bool(thin.any()) else None,
-            origin=to_float((start * M + torch.arange(M).view(M, 1)).flatten()),
-            pitch=to_float((width * M).flatten()),
-            steps=torch.stack([right * 0, right, below, right + below], dim=1).to(device, torch.int32),
-        )
+    return _Geometry(
+        sizes=sizes.to(dtype),
+        last_first=(sizes - 2).clamp(min=0).to(dtype),
+        lowest=torch.zeros(2, M * L * K, dtype=dtype),
+        thin=thin.to(dtype) if bool(thin.any()) else None,
+        origin=(start * M + torch.arange(M).view(M, 1)).flatten().to(dtype),
+        pitch=(width * M).flatten().to(dtype),
+        steps=torch.stack([right * 0, right, below, right + below], dim=1).to(torch.int32),
+    )
 
 
 @dataclass(frozen=True)

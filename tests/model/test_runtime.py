@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.capture import HostOperations
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import model.device
 import model.runtime
@@ -150,22 +149,6 @@ def test_windows_are_decoded_together_as_each_alone(network: Network, max_window
         Runtime(network, SPEC, precision="fp32", engine="eager", max_windows=0)
 
 
-class Crossings(TorchDispatchMode):
-    """Notes operations that touch the host while the network lies on the meta device, which computes nothing:
-    what needs a value (item, nonzero, a choice by a mask) is torch's own error there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, Tensor)]
-        if any(tensor.device.type == "cpu" for tensor in tensors):
-            self.found.append(str(func))
-        return result
-
-
 class Choices(TorchFunctionMode):
     """Notes choices by a list of Python, which is brought to the device each time, unseen by operations."""
 
@@ -193,7 +176,8 @@ class Choices(TorchFunctionMode):
 )
 @torch.inference_mode()
 def test_no_step_of_a_window_waits_for_the_device_or_brings_anything_to_it(changes: dict[str, Any]) -> None:
-    """On a GPU any would stop the host in every window, and in a stage could not be captured in a graph."""
+    """On a GPU any would stop the host in every window. The network lies on the meta device, which computes
+    nothing: what needs a value (item, nonzero, a choice by a mask) is torch's own error there."""
     config = ModelConfig.from_dict(changes)
     with torch.device("meta"):
         network = Network(config).eval()
@@ -208,17 +192,17 @@ def test_no_step_of_a_window_waits_for_the_device_or_brings_anything_to_it(chang
 
     ring, buffer = FeatureRing(3), WindowBuffer()
     one_window()  # tables are made and brought to the device once
-    with Crossings() as crossings, Choices() as choices:
+    with HostOperations() as operations, Choices() as choices:
         output = one_window()
     assert output.mask_logits.shape == (1, 20, 3, 48, 80)
-    assert crossings.found == choices.found == []
+    assert operations.found == choices.found == []
 
-    with Crossings() as crossings:
+    with HostOperations() as operations:
         images.new_zeros(2) + torch.ones(2).to("meta")
     with Choices() as choices:
         images[..., [0, 1]]
         images[0] = 0
-    assert crossings.found, "what the test looks for is seen"
+    assert operations.found, "what the test looks for is seen"
     assert choices.found == [(..., [0, 1])]
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(output.logits.max())
