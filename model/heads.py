@@ -21,6 +21,10 @@ from model.position import Sizes, level_starts
 
 REACH = 1.6
 """How far from a box's centre, in halves of its sides, places in it are told apart."""
+BORDER = 1.15
+"""Where a mask ends, in halves of its box's sides: in groups masks would run over into neighbours."""
+FAR = 100.0
+"""Logits a half side that are taken off beyond BORDER."""
 
 
 class MLP(nn.Module):
@@ -175,7 +179,9 @@ class DynamicMaskHead(nn.Module):
                 across, down = self._places_in_boxes(centres[:, frame].flatten(0, 1), features, stride)
                 x = x + torch.baddbmm(bias, of_place[..., 0::2], across)[:, :, None]  # x and its square
                 x = F.relu(x + torch.bmm(of_place[..., 1::2], down)[..., None], inplace=True).flatten(2)
-                masks.append(self._rest(x, weight2, bias2, weight3, bias3).view(B, Q, h, w))
+                logits = self._rest(x, weight2, bias2, weight3, bias3).view(B * Q, h, w)
+                beyond = _beyond(down)[:, :, None] + _beyond(across)[:, None]
+                masks.append((logits - beyond).view(B, Q, h, w))
             return torch.stack(masks, dim=2)
 
         # weight·(centre − cell) = weight·centre − weight·cell: the first part is a bias, the second makes the
@@ -221,6 +227,11 @@ class DynamicMaskHead(nn.Module):
         x = torch.arange(w, device=features.device, dtype=features.dtype) * stride + stride // 2
         places = torch.stack((x.expand(h, w), y[:, None].expand(h, w), torch.ones_like(x).expand(h, w)))
         return places.flatten(1)
+
+
+def _beyond(places: Tensor) -> Tensor:
+    """What is taken off logits of cells beyond a box, by places (n, 2, cells): 0 up to BORDER."""
+    return FAR * F.relu(places[:, 0].abs() - BORDER)
 
 
 def upsample_aligned(masks: Tensor) -> Tensor:

@@ -224,3 +224,18 @@ def test_the_trunk_alone_serves_the_paper_s_queries() -> None:
         output = network(random_images(1, 2, 3, 64, 96), torch.rand(1, 2, 3, 64, 96))
     assert output.logits.shape == (1, 10, 25)
     assert network.detector is None
+
+
+@torch.inference_mode()
+def test_a_mask_ends_a_little_beyond_its_box_whatever_the_picture_says() -> None:
+    network = build_model(detector_config(), seed=1)
+    head = network.mask_head
+    generator = torch.Generator().manual_seed(0)
+    features = 20.0 * torch.randn(1, 1, 8, 32, 48, generator=generator)
+    boxes = torch.tensor([[[[100.0, 60.0, 60.0, 40.0], [20.0, 20.0, 40.0, 40.0]]]])
+    masks = head(torch.randn(1, 2, 32, generator=generator), boxes, features, stride=4)[0, :, 0]
+    y, x = torch.meshgrid(torch.arange(32) * 4.0 + 2, torch.arange(48) * 4.0 + 2, indexing="ij")
+    for mask, (cx, cy, w, h) in zip(masks, boxes[0, 0].tolist(), strict=True):
+        far = ((x - cx).abs() > 1.6 * w / 2) | ((y - cy).abs() > 1.6 * h / 2)
+        near = ((x - cx).abs() < 1.15 * w / 2) & ((y - cy).abs() < 1.15 * h / 2)
+        assert mask[far].max() < mask[near].max() - 10
