@@ -127,7 +127,7 @@ def page(told: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     ]
     everybody = [TITLES[who] for who in who_ran(groups)]
     detector = (
-        f"\nThe detector: {told['detector']}, imported by `python -m model import-detector`."
+        f"\nThe detector: {told['detector']}, the file or the weights that hold it."
         if told["detector"]
         else ""
     )
