@@ -182,7 +182,7 @@ class AssociationConfig(Section):
     """Without overlap: least cosine similarity of the embeddings (and a reachable centre)."""
     gate_class: float = Field(0.3, ge=0, le=1)
     """Agreement (cosine) of a candidate's class scores with a track's mean below which they are of two kinds:
-    a match then takes an overlap of at least 0.5."""
+    a match then takes an overlap of at least 0.3."""
     weight_iou: float = Field(0.6, ge=0, le=1)
     """Share of the soft IoU in the similarity."""
     weight_embedding: float = Field(0.3, ge=0, le=1)

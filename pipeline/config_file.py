@@ -47,9 +47,13 @@ def find_config(path: str | Path) -> Path:
 
 
 def dump_config(config: StreamConfig) -> str:
-    """Return the whole config as YAML, every field spelled out; `load_config` reads it back equal."""
+    """Return the whole config as YAML, every field spelled out; `load_config` reads it back equal.
+
+    The network's fields are spelled out where it is untrained; a weights file has its own.
+    """
     tree = config.model_dump(mode="json")
-    tree["model"]["network"] = config.network.to_dict()
+    if config.model.weights is None:
+        tree["model"]["network"] = config.network.to_dict()
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

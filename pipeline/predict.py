@@ -24,7 +24,7 @@ from torch import Tensor
 
 from model.checkpoint import load_weights, weights_path
 from model.class_lists import unknown_class
-from model.config import ModelConfig, contradictions
+from model.config import FORMER_WEIGHTS, ModelConfig, contradictions
 from model.cues import CueState, Motion, scale_motion
 from model.device import Precision
 from model.errors import CheckpointError, EngineError
@@ -369,7 +369,8 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
     else:
         weights = weights_path(section.weights)
         network, wanted = _load(weights, section.network)
-        name = network.metadata.get("name") or Path(section.weights).stem
+        known = None if section.weights == FORMER_WEIGHTS else network.metadata.get("name")
+        name = known or Path(section.weights).stem
     if config.window.stride > wanted.num_frames:
         raise ConfigError(stride_error(config.window.stride, wanted.num_frames))
     try:
@@ -422,7 +423,10 @@ def _load(weights: Path, overrides: dict[str, object]) -> tuple[Network, ModelCo
         network = load_weights(weights)
     except CheckpointError as error:
         raise ConfigError(f"model.weights: {error}") from None
-    faults = contradictions(network.config, overrides)
+    try:
+        faults = contradictions(network.config, overrides)
+    except ValueError as error:
+        raise ConfigError(f"model.network.{error}") from None
     if faults:
         raise ConfigError(
             f"model.network contradicts model.weights {weights}: {'; '.join(faults)}; "

@@ -51,8 +51,8 @@ def _looked_at(picture: NDArray[np.uint8] | YuvPicture) -> NDArray[np.uint8]:
 class Sampler:
     """Turns the pictures of one source into frames and gaps.
 
-    Invariant: frames added = frames returned + dropped "cadence" + dropped "decode". With `cuts` a frame for
-    the model that begins another shot comes behind a Gap, so that nothing is carried over a cut.
+    Invariant: frames added = frames returned + dropped "cadence" + dropped "decode". With `cuts` a frame
+    that begins another shot comes behind a Gap, so that nothing is carried over a cut.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Sampler:
             items.append(Gap(self.source, self.epoch, "resolution"))
             if self._shots is not None:
                 self._shots.reset()
-        if sampled and self._shots is not None and self._shots.update(_looked_at(picture)):
+        if self._shots is not None and self._shots.update(_looked_at(picture)):
             items.append(Gap(self.source, self.epoch, "cut"))
         self.num_kept += 1
         items.append(

@@ -16,6 +16,7 @@ import torch
 import torch.distributed
 
 from model.errors import CheckpointError, MissingPackageError
+from model.nanodet import NOTES
 from model.network import Network, build_model
 from model.training.data.clip import ClipSource
 from model.training.data.pool import PooledClips
@@ -162,6 +163,8 @@ def trained_network(folder: Path) -> tuple[Network, dict[str, str]]:
         "steps": " ".join(f"{other.name}:{other.steps}" for other in run.stages[: int(state["stage_index"])])
         + f" {stage.name}:{int(state['step'])}/{stage.steps}",
     }
+    if network.detector is not None:
+        notes |= NOTES  # whose the detector inside is
     return network, notes
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from model.config import ModelConfig
 from pipeline.config import StreamConfig
 from pipeline.config_file import dump_config, load_config
 from pipeline.errors import ConfigError
+from pipeline.predict import load_predictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -16,6 +18,24 @@ def test_default_yaml_spells_out_exactly_the_code_defaults() -> None:
     text = (CONFIGS / "default.yaml").read_text()
     assert yaml.safe_load(text) == yaml.safe_load(dump_config(StreamConfig()))
     assert dump_config(load_config(CONFIGS / "default.yaml")) == dump_config(StreamConfig())
+    comments = text[text.index("network: {}") : text.index("max_instances:")].replace("  #   ", "    ")
+    block = comments[comments.index("    # ResNet") :]
+    fields = yaml.safe_load(block[: block.rindex("    num_frames: 3") + 17])
+    assert fields == ModelConfig().to_dict()
+
+
+def test_the_dump_of_the_default_config_runs_and_so_does_default_yaml(tmp_path: Path) -> None:
+    """The weights that ship are not the network of the code's defaults."""
+    path = tmp_path / "dump.yaml"
+    path.write_text(dump_config(StreamConfig()))
+    for source in (path, CONFIGS / "default.yaml"):
+        assert load_predictor(load_config(source)).facts.name == "default"
+
+
+@pytest.mark.parametrize("side", ["360", "100"])
+def test_a_size_that_the_weights_cannot_take_is_a_config_error(side: str) -> None:
+    with pytest.raises(ConfigError, match=r"height: .* multiple of"):
+        load_predictor(load_config(overrides=[f"model.network.height={side}"]))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
@@ -31,7 +51,12 @@ def test_other_configs_list_only_what_differs() -> None:
     for path in sorted(CONFIGS.glob("*.yaml")):
         if path.name == "default.yaml":
             continue
-        for section, values in yaml.safe_load(path.read_text()).items():
+        tree = yaml.safe_load(path.read_text())
+        untrained = tree["model"].get("weights", "") is None
+        defaults["model"]["network"] = {  # a weights file has its own
+            name: value if untrained else ... for name, value in ModelConfig().to_dict().items()
+        }
+        for section, values in tree.items():
             for key, value in values.items():
                 for name, inner in value.items() if isinstance(value, dict) else [(None, value)]:
                     default = defaults[section][key] if name is None else defaults[section][key][name]
