@@ -89,7 +89,10 @@ def test_the_modules_come_from_the_wheel(installed: Path, tmp_path: Path) -> Non
 def test_the_shipped_configs_are_found_from_any_folder(installed: Path, tmp_path: Path) -> None:
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         text = run(installed, "-m", "run_stream", "--config", path.name, "--print-config", folder=tmp_path)
-        assert yaml.safe_load(text)["model"]["network"]
+        told, asked = yaml.safe_load(text)["model"], yaml.safe_load(path.read_text())["model"]
+        wanted = asked.get("network", {})
+        assert told["weights"] == asked.get("weights", "default")
+        assert {name: told["network"][name] for name in wanted} == wanted
 
 
 def test_the_kernels_are_shipped(installed: Path, tmp_path: Path) -> None:
