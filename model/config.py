@@ -190,6 +190,11 @@ class ModelConfig:
                     f"num_motion_queries: {self.num_motion_queries} must be 1 to num_queries - 1 "
                     f"({self.num_queries - 1})"
                 )
+        if self.mask_coordinates == "box" and self.query_selection == "learned":
+            raise ValueError(
+                "mask_coordinates: 'box' needs first references with a size: query_selection 'encoder' or "
+                "'detector', not 'learned'"
+            )
         if self.backbone == "csp":
             for name in ("height", "width"):
                 if getattr(self, name) % 32:

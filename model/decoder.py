@@ -157,7 +157,7 @@ class ObjectScore(nn.Module):
         self.change = Head(width, 1)
 
     def forward(self, tgt: Tensor, class_logits: Tensor, named: Tensor) -> Tensor:
-        """named: (B, Q, 1) whether the detector names a query."""
+        """named: (B, Q, 1) whether the detector names a query: gives a class more than a score of UNSEEN."""
         change = self.LARGEST * (self.change(tgt) / self.LARGEST).tanh()
         names, thing = class_logits[..., :-1], class_logits[..., -1:]
         return torch.cat((names, torch.where(named, thing, thing + change)), dim=-1)

@@ -204,6 +204,7 @@ def test_weights_come_back(tmp_path: Path, network: Network) -> None:
         ({"class_list": "ovis"}, "needs backbone 'csp' and class_list 'coco_and_object'"),
         ({"backbone": "resnet18"}, "needs backbone 'csp'"),
         ({"height": 72}, "height: 72 must be a multiple of 32 .* such as 64"),
+        ({"query_selection": "learned"}, "mask_coordinates: 'box' needs first references with a size"),
         ({"num_motion_queries": 10}, r"num_motion_queries: 10 must be 1 to num_queries - 1 \(9\)"),
     ],
 )
@@ -218,7 +219,9 @@ def test_pictures_of_another_size_are_refused(network: Network) -> None:
 
 
 def test_the_trunk_alone_serves_the_paper_s_queries() -> None:
-    config = detector_config(query_selection="learned", class_list="ovis", mask_source="c2")
+    config = detector_config(
+        query_selection="learned", class_list="ovis", mask_source="c2", mask_coordinates="pixels"
+    )
     network = build_model(config, seed=0)
     with torch.inference_mode():
         output = network(random_images(1, 2, 3, 64, 96), torch.rand(1, 2, 3, 64, 96))
