@@ -1,6 +1,6 @@
 """The two stages as torch.export programs on disk, for a runtime of one's own (ExecuTorch, TensorRT, C++).
 
-    encode.pt2, decode.pt2   graphs of aten operators and `vis::deform_attn`, weights within, static shapes
+    encode.pt2, decode.pt2   graphs of aten operators and ours (`vis::`), weights within, static shapes
     export.json              what they are: spec, config, dtype, names and shapes of inputs and outputs
 
 Norms are folded, as in every engine. Source: torch.export; the description beside is ours.
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import ops.deform_attn  # noqa: F401  (registers vis::deform_attn, which programs call by name)
+import ops.box_masks
+import ops.deform_attn  # noqa: F401  (with box_masks: the operators that programs call by name)
 from model.config import ModelConfig
 from model.errors import EngineError
 from model.inductor import export_stage
@@ -63,12 +64,15 @@ def export_network(network: Network, spec: StageSpec, folder: Path) -> Path:
     frame, window = example_inputs(ready, spec)
     features = _feature_names(ready)
     encode = _write(folder / "encode.pt2", EncodeStage(ready), frame, ["images", "cues"], features)
+    operators = ["vis::deform_attn"]
+    if frame[0].device.type == "cpu" and ready.config.mask_coordinates == "box":
+        operators.append("vis::box_masks")
     answers = ["logits", "boxes", "mask_logits", "query_embeddings", "kept"]
     decode = _write(folder / "decode.pt2", DecodeStage(ready, spec), window, features, answers)
     description = {
         "version": FORMAT_VERSION,
         "torch": torch.__version__,
-        "operators": ["vis::deform_attn"],
+        "operators": operators,
         "device": frame[0].device.type,
         "dtype": _name(frame[0].dtype),
         "spec": asdict(spec),

@@ -18,13 +18,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.modules import Head, module_list, split_dim, without_autocast
 from model.position import Sizes, level_starts
-
-REACH = 1.6
-"""How far from a box's centre, in halves of its sides, places in it are told apart."""
-BORDER = 1.15
-"""Where a mask ends, in halves of its box's sides: in groups masks would run over into neighbours."""
-FAR = 100.0
-"""Logits a half side that are taken off beyond BORDER."""
+from ops.box_masks import NUM_PLACES, box_masks, num_parameters
 
 
 class MLP(nn.Module):
@@ -137,9 +131,8 @@ class DynamicMaskHead(nn.Module):
     parameters of a query are all weights, (out, in) row-major, then all biases. Everything is computed in the
     type of the controller's weights, under autocast too: no half type can count the pixels of a row.
 
-    With `mask_coordinates: box` (ours) these inputs are four: the cell's place relative to the reference box,
-    in halves of its sides and at most REACH, and the squares, so that one layer can draw an ellipse. So an
-    object has the same parameters near and far.
+    With `mask_coordinates: box` (ours) these inputs are four, places in the reference box (`ops.box_masks`):
+    so an object has the same parameters near and far.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -148,8 +141,8 @@ class DynamicMaskHead(nn.Module):
         self.scale = config.mask_coordinate_scale
         self.in_boxes = config.mask_coordinates == "box"
         c = self.channels
-        self.num_places = 4 if self.in_boxes else 2
-        self.splits = [c * (c + self.num_places), c * c, c, c, c, 1]
+        self.num_places = NUM_PLACES if self.in_boxes else 2
+        self.splits = num_parameters(c) if self.in_boxes else [c * (c + 2), c * c, c, c, c, 1]
         self.controller = MLP(
             config.hidden_dim, config.hidden_dim, sum(self.splits), num_layers=3, linear=Head
         )
@@ -167,22 +160,10 @@ class DynamicMaskHead(nn.Module):
         features = features.to(self.controller.layers[0].weight.dtype)
         B, T, c, h, w = features.shape
         Q = queries.shape[1]
-        weight1, weight2, weight3, bias1, bias2, bias3 = self.controller(queries).split(self.splits, dim=-1)
-
+        parameters = self.controller(queries)
         if self.in_boxes:
-            weight1 = split_dim(weight1, -1, (c, c + 4))
-            of_place, of_features = weight1[..., :4].flatten(0, 1), weight1[..., 4:].flatten(1, 2)
-            bias = bias1.reshape(B * Q, c, 1)
-            masks = []
-            for frame in range(T):
-                x = torch.bmm(of_features, features[:, frame].flatten(2)).view(B * Q, c, h, w)
-                across, down = self._places_in_boxes(centres[:, frame].flatten(0, 1), features, stride)
-                x = x + torch.baddbmm(bias, of_place[..., 0::2], across)[:, :, None]  # x and its square
-                x = F.relu(x + torch.bmm(of_place[..., 1::2], down)[..., None], inplace=True).flatten(2)
-                logits = self._rest(x, weight2, bias2, weight3, bias3).view(B * Q, h, w)
-                beyond = _beyond(down)[:, :, None] + _beyond(across)[:, None]
-                masks.append((logits - beyond).view(B, Q, h, w))
-            return torch.stack(masks, dim=2)
+            return box_masks(features, parameters, centres, stride)
+        weight1, weight2, weight3, bias1, bias2, bias3 = parameters.split(self.splits, dim=-1)
 
         # weight·(centre − cell) = weight·centre − weight·cell: the first part is a bias, the second makes the
         # cell's place two more input planes, the same for all queries; so layer 1 is one product per frame.
@@ -206,20 +187,6 @@ class DynamicMaskHead(nn.Module):
         return torch.baddbmm(bias3.reshape(n, 1, 1), weight3.reshape(n, 1, c), F.relu(x, inplace=True))
 
     @staticmethod
-    def _places_in_boxes(boxes: Tensor, features: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        """Places of columns and rows in boxes (n, 4), with their squares: (n, 2, w) and (n, 2, h).
-
-        In halves of the box's sides from its centre, within ±REACH.
-        """
-        found = []
-        for axis, count in ((0, features.shape[-1]), (1, features.shape[-2])):
-            cells = torch.arange(count, device=boxes.device, dtype=boxes.dtype) * stride + stride / 2
-            half = (boxes[:, 2 + axis, None] * 0.5).clamp(min=1.0)
-            place = ((cells - boxes[:, axis, None]) / half).clamp(-REACH, REACH)
-            found.append(torch.stack((place, place.square()), dim=1))
-        return found[0], found[1]
-
-    @staticmethod
     def _place_planes(features: Tensor, stride: int) -> Tensor:
         """x, y (pixels, cell i at stride·i + stride/2) and one: (3, h·w)."""
         h, w = features.shape[-2:]
@@ -227,11 +194,6 @@ class DynamicMaskHead(nn.Module):
         x = torch.arange(w, device=features.device, dtype=features.dtype) * stride + stride // 2
         places = torch.stack((x.expand(h, w), y[:, None].expand(h, w), torch.ones_like(x).expand(h, w)))
         return places.flatten(1)
-
-
-def _beyond(places: Tensor) -> Tensor:
-    """What is taken off logits of cells beyond a box, by places (n, 2, cells): 0 up to BORDER."""
-    return FAR * F.relu(places[:, 0].abs() - BORDER)
 
 
 def upsample_aligned(masks: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import ops.deform_attn  # noqa: F401  (registers vis::deform_attn, which packages call by name)
+import ops.box_masks
+import ops.deform_attn  # noqa: F401  (with box_masks: the operators that packages call by name)
 from model.errors import EngineError
 from model.network import Network
 from model.package_runner import PackageRunner, runner_library

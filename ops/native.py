@@ -1,17 +1,11 @@
 """The CPU kernel of `vis::deform_attn` at work: compiled once by the machine's C++ compiler, checked, called.
 
-The kernel is `ops/kernels/deform_attn.cpp`; the library is kept on disk and found there by later processes.
-No kernel is needed for a result: where there is no compiler, or it fails, that is said once and the portable
-form of `ops.bag` runs. Threads are torch's own: the code has no OpenMP runtime but the one that torch has
-loaded (two of them would fight for the cores).
+The kernel is `ops/kernels/deform_attn.cpp`; where it cannot be had the portable form of `ops.bag` runs.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """
 
 import ctypes
-import logging
-import os
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,17 +15,11 @@ from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.check import compare_with_portable
-from ops.library import build_library, cache_folder
+from ops.library import build_kernel, kernel_or_none
 
 __all__ = ["NativeKernels", "deform_attn_backward_cpu", "deform_attn_cpu", "native_kernels"]
 
-logger = logging.getLogger(__name__)
-
-SWITCH = "MSSTS_NATIVE"
-"""Environment variable; 0 leaves the CPU kernel out."""
-
 SOURCE = Path(__file__).parent / "kernels" / "deform_attn.cpp"
-_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
 _MAX_SAMPLES, _MAX_LEVELS = 64, 16
 """What the code has room for (`kMaxSamples`, `kMaxLevels`)."""
 
@@ -121,20 +109,9 @@ def _same_dtype(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value, sampling, reference
 
 
-def _instruction_flags() -> tuple[str, ...]:
-    """What torch itself uses of this CPU (ATEN_CPU_CAPABILITY limits both): 256-bit vectors at most."""
-    return ("-mavx2", "-mfma") if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else ()
-
-
-def build(folder: Path) -> Path:
-    """The library in `folder`, compiled if it is not there yet (3 s). Raises as `build_library`."""
-    # Linked without -fopenmp: its symbols are those of the runtime that torch has loaded.
-    return build_library(SOURCE, folder, flags=(*_FLAGS, *_instruction_flags()))
-
-
 def load(folder: Path) -> NativeKernels:
-    """Build, load and compare with the portable form. Raises what `build` raises, and ArithmeticError."""
-    kernels = NativeKernels(build(folder))
+    """Build, load and compare with the portable form. Raises as `build_kernel`, and ArithmeticError."""
+    kernels = NativeKernels(build_kernel(SOURCE, folder))
     for dtype in (torch.float32, torch.float64):
         compare_with_portable(kernels.forward, kernels.backward, dtype=dtype, num_heads=2, head_dim=24)
     return kernels
@@ -142,14 +119,8 @@ def load(folder: Path) -> NativeKernels:
 
 @lru_cache(maxsize=1)
 def native_kernels() -> NativeKernels | None:
-    """The CPU kernels; None, said once, where they cannot be had or `MSSTS_NATIVE=0` leaves them out."""
-    if os.environ.get(SWITCH) == "0":
-        return None
-    try:
-        return load(cache_folder())
-    except (RuntimeError, OSError, subprocess.SubprocessError, ArithmeticError) as exc:
-        logger.warning("no compiled CPU operator, deform_attn runs in its portable form: %s", exc)
-        return None
+    """The CPU kernels; None, said once, where they cannot be had."""
+    return kernel_or_none(load, operator="deform_attn")
 
 
 def deform_attn_cpu(*arguments: Any) -> Tensor:

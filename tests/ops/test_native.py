@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
-from ops.native import NativeKernels, build, load, native_kernels, usable
+from ops.library import build_kernel
+from ops.native import NativeKernels, load, native_kernels, usable
 from ops.reference import level_sizes
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +189,7 @@ def test_a_library_that_computes_something_else_is_refused(
     monkeypatch.setattr("ops.native.SOURCE", wrong)
     with pytest.raises(ArithmeticError, match="differs from the portable form"):
         load(tmp_path / "cache")
-    assert build(tmp_path / "cache").is_file()
+    assert build_kernel(wrong, tmp_path / "cache").is_file()
     native_kernels.cache_clear()
     try:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
