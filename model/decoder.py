@@ -142,6 +142,23 @@ SURE = -1.0
 """Class logit of a detector's box from which on its cells are taken."""
 
 
+SAME_THING_IOU = 0.5
+"""Overlap of boxes, mean over the frames, from which on two of them show the same thing."""
+
+
+def named_queries(logits: Tensor) -> Tensor:
+    """(…, K) class logits of queries of a network with a detector → (…) whether it names them: gives a class
+    more than a score of UNSEEN. The same in every decoder layer."""
+    named: Tensor = logits[..., :-1].amax(dim=-1) > UNSEEN
+    return named
+
+
+def surely_named(logits: Tensor) -> Tensor:
+    """(…, K) → (…) whether the detector is sure of a name."""
+    sure: Tensor = logits[..., :-1].amax(dim=-1) >= SURE
+    return sure
+
+
 class ObjectScore(nn.Module):
     """Class logits (B, Q, K) where a detector names things: only `object`, the last, is learnt, and only of
     queries that the detector does not name.
@@ -257,7 +274,7 @@ class Decoder(nn.Module):
             reference = torch.cat((reference, extra.reference), dim=2)
             mask = extra.mask
         tgt, box = content, content[:, None]
-        named = None if class_logits is None else class_logits[..., :-1].amax(dim=-1, keepdim=True) > UNSEEN
+        named = None if class_logits is None else named_queries(class_logits)[..., None]
 
         outputs = []
         last = len(self.layers) - 1

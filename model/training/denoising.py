@@ -47,6 +47,8 @@ class Denoising:
 
     extra: ExtraQueries
     matches: Matches
+    num_named: int = 0
+    """The first of the queries, those that claim a name of a detector."""
 
 
 def denoising_queries(
@@ -59,13 +61,16 @@ def denoising_queries(
 ) -> Denoising:
     """D queries for every window, two thirds of them noised boxes of its instances, the rest negatives.
 
-    content: None where the decoder starts from a detector's boxes: the queries then claim a class as those
-    do, negatives as surely as the others. generator: on the CPU, so that every device draws the same noise.
+    content: None where the decoder starts from a detector's boxes: the first half of the queries then claims
+    a class as those do, negatives as surely as the others, and the rest are things that no detector names.
+    generator: on the CPU, so that every device draws the same noise.
     """
     assert decoder.selection is not None
     D, T = num_queries, targets[0].num_frames
-    largest = NOISE if content is not None else FIXED_NOISE
     device = targets[0].boxes.device
+    num_named = 0 if content is not None else D // 2
+    largest = torch.full((D, 1), NOISE, device=device)
+    largest[:num_named] = FIXED_NOISE
     num_labels = content.embed.num_embeddings if content is not None else decoder.num_outputs
     place = torch.arange(D, device=device)
     negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
@@ -92,7 +97,7 @@ def denoising_queries(
         moved = torch.cat(
             (
                 boxes[..., :2] + change[:, None, :2] * boxes[..., 2:],
-                boxes[..., 2:] * (1 + noise[:, None, 2:] * largest),
+                boxes[..., 2:] * (1 + noise[:, None, 2:] * largest[:, None]),
             ),
             dim=-1,
         ).clamp(1e-3, 1 - 1e-3)
@@ -116,8 +121,9 @@ def denoising_queries(
         mean, deviation = CLAIMED_LOGIT
         noise = torch.randn(*claimed.shape, 1, generator=generator).to(device) * deviation + mean
         class_logits = noise.new_full((*claimed.shape, num_labels), UNSEEN)
+        claimed[:, num_named:] = num_labels - 1
         class_logits = class_logits.scatter(2, claimed[..., None], noise)
-        embedded = decoder.start.content(class_logits, num_boxes=D)
+        embedded = decoder.start.content(class_logits, num_boxes=num_named)
     extra = ExtraQueries(
         content=embedded,
         position=decoder.selection.embed(middle),
@@ -125,7 +131,7 @@ def denoising_queries(
         mask=mask,
         class_logits=class_logits,
     )
-    return Denoising(extra, matches)
+    return Denoising(extra, matches, num_named)
 
 
 def _known_boxes(target: Target) -> Tensor:

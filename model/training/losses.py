@@ -20,8 +20,8 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.decoder import LayerOutput
-from model.training.matcher import FOCAL_ALPHA, Matches, match_layers
+from model.decoder import SAME_THING_IOU, LayerOutput, named_queries
+from model.training.matcher import FOCAL_ALPHA, Matches, covered_instances, match_layers, shared_boxes
 from model.training.targets import MASK_STRIDE, Lattice, Target, ignored_shares
 from ops.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
@@ -150,17 +150,20 @@ def detection_losses(
     """The unweighted terms "class", "l1" and "giou" of one layer, each summed and divided by num_instances.
 
     class: focal over all (B, Q, K), one where a query is matched to an instance of that label, without the
-    unmatched queries that lie on ignored cells by at least half; l1: |box − box*| summed over the 4
+    unmatched queries that lie on ignored cells by at least half (and, with a thing_output, those on what the
+    detector surely names: the name goes first); l1: |box − box*| summed over the 4
     coordinates, mean over the frames where the instance is present; giou: 1 − GIoU, mean over those frames.
-    thing_output: the output that is wanted for every instance besides its own, if there is one.
+    thing_output: the output that is wanted of queries that a detector does not name, if there is one.
     """
     with torch.autocast(output.logits.device.type, enabled=False):
         logits = output.logits.float()
         wanted = torch.zeros_like(logits)
         for window, (queries, instances) in enumerate(matches):
-            wanted[window, queries, targets[window].labels[instances]] = 1.0
+            labels = targets[window].labels[instances]
             if thing_output is not None:
-                wanted[window, queries, thing_output] = 1.0
+                named = named_queries(logits[window, queries])
+                labels = torch.where(named, labels, thing_output)
+            wanted[window, queries, labels] = 1.0
         boxes = torch.cat(
             [output.boxes[window][:, queries].transpose(0, 1) for window, (queries, _) in enumerate(matches)]
         ).float()  # (n, T, 4)
@@ -170,8 +173,9 @@ def detection_losses(
         apart = 1 - giou(boxes, chosen.boxes.float())
         num_present = present.sum(dim=1).clamp(min=1)
         of_class = focal_loss(logits, wanted)
-        if any(target.ignore is not None for target in targets):
-            of_class = of_class * _counted_queries(output, targets, matches)[..., None]
+        if thing_output is not None or any(target.ignore is not None for target in targets):
+            over_names = thing_output is not None
+            of_class = of_class * _counted_queries(output, targets, matches, over_names=over_names)[..., None]
         return {
             "class": of_class.sum() / num_instances,
             "l1": ((distance * present).sum(dim=1) / num_present).sum() / num_instances,
@@ -255,14 +259,23 @@ def counted_cells(targets: Sequence[Target], matches: Matches) -> Tensor | None:
     return torch.cat(rows)
 
 
-def _counted_queries(output: LayerOutput, targets: Sequence[Target], matches: Matches) -> Tensor:
-    """(B, Q): 0 for unmatched queries whose boxes lie on ignored cells by at least half, else 1."""
+def _counted_queries(
+    output: LayerOutput, targets: Sequence[Target], matches: Matches, *, over_names: bool
+) -> Tensor:
+    """(B, Q): 0 for unmatched queries whose boxes lie on ignored cells by at least half, else 1.
+
+    over_names: 0 too for unmatched queries that show the same as a sure name.
+    """
     counted = torch.ones_like(output.logits[..., 0], dtype=torch.float32)
     for window, (target, (queries, _)) in enumerate(zip(targets, matches, strict=True)):
         if target.ignore is not None:
             shares = ignored_shares(output.boxes[window].detach().float(), target.ignore)
             counted[window] = (shares < 0.5).float()
-            counted[window, queries] = 1.0
+        if over_names and target.num_instances:
+            on_it = shared_boxes(output, window, target) >= SAME_THING_IOU
+            doubled = (on_it & covered_instances(output, window, target)).any(dim=1)
+            counted[window] *= (~doubled).float()
+        counted[window, queries] = 1.0
     return counted
 
 
@@ -324,7 +337,7 @@ def window_losses_and_masks(
     that train together need. thing_output as in `detection_losses`.
     Raises ValueError as `match_layers`; collective as `count_instances`.
     """
-    matches = match_layers(layers, targets)
+    matches = match_layers(layers, targets, thing_output=thing_output)
     num_instances = count_instances(targets, layers[0].logits.device)
     last = len(layers) - 1
     total = layers[last].logits.new_zeros((), dtype=torch.float32)

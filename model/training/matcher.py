@@ -11,16 +11,16 @@ Dimensions: B windows, T frames, Q queries, K outputs, N instances of one window
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from model.decoder import LayerOutput
+from model.decoder import SAME_THING_IOU, LayerOutput, named_queries, surely_named
 from model.training.targets import Target
-from ops.boxes import box_cxcywh_to_xyxy, generalized_box_iou
+from ops.boxes import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
 
 Matches = list[tuple[Tensor, Tensor]]
 """Per window: (query indices, instance indices), both int64, sorted by instance."""
@@ -36,6 +36,12 @@ class MatchWeights:
 
 
 DEFAULT_WEIGHTS = MatchWeights()
+
+LEAST_SHARED_IOU = 0.3
+"""Overlap from which on a box that stays as the detector found it can hold an instance's mask."""
+
+BARRED = 1e4
+"""Cost of a pair that is not allowed."""
 
 FOCAL_ALPHA = 0.25
 """Share of the positive side in every focal term, of the cost and of the losses."""
@@ -54,9 +60,18 @@ class NotFiniteError(ValueError):
 
 @torch.no_grad()
 def match_layers(
-    outputs: Sequence[LayerOutput], targets: Sequence[Target], *, weights: MatchWeights = DEFAULT_WEIGHTS
+    outputs: Sequence[LayerOutput],
+    targets: Sequence[Target],
+    *,
+    weights: MatchWeights = DEFAULT_WEIGHTS,
+    thing_output: int | None = None,
 ) -> list[Matches]:
     """`match` for several decoder layers with one copy to the host and one back.
+
+    thing_output: the output of networks with a detector for what it does not name. Then queries are assigned
+    twice: those that the detector names to the instances that lie in their boxes, for their masks, and the
+    others to the instances that it is not sure of (`covered_instances`), as things. An instance may so have
+    two queries, one or none (ours).
 
     A window with more instances than queries leaves the most expensive instances without a query. The
     indices lie on the device of the outputs.
@@ -66,9 +81,10 @@ def match_layers(
     for output in outputs:
         _check(output, targets)
     costs = [
-        sum_terms(match_terms(output, index, target), weights)  # (Q, N)
+        cost  # (Q, N)
         for output in outputs
         for index, target in enumerate(targets)
+        for cost in _costs(output, index, target, weights, thing_output)
     ]
     # The assignment is the host's work: the only wait for the device in a training step's forward pass.
     host = torch.cat([cost.flatten() for cost in costs]).cpu() if costs else torch.zeros(0)
@@ -77,16 +93,60 @@ def match_layers(
 
     pairs, counts = [], []
     for cost, flat in zip(costs, torch.split(host, [cost.numel() for cost in costs]), strict=True):
-        queries, instances = linear_sum_assignment(flat.view(cost.shape).numpy())
-        rows = torch.stack((torch.from_numpy(queries), torch.from_numpy(instances)))  # (2, min(Q, N))
+        table = flat.view(cost.shape).numpy()
+        queries, instances = linear_sum_assignment(table)
+        allowed = table[queries, instances] < BARRED / 2
+        rows = torch.stack((torch.from_numpy(queries[allowed]), torch.from_numpy(instances[allowed])))
         pairs.append(rows[:, rows[1].argsort()])
         counts.append(rows.shape[1])
     if not pairs:
         return [[] for _ in outputs]
     chosen = torch.split(torch.cat(pairs, dim=1).to(outputs[0].logits.device), counts, dim=1)
     windows = [(pair[0], pair[1]) for pair in chosen]
+    if thing_output is not None:
+        windows = [_together(*both) for both in zip(windows[::2], windows[1::2], strict=True)]
     B = len(targets)
     return [windows[layer * B : (layer + 1) * B] for layer in range(len(outputs))]
+
+
+def covered_instances(output: LayerOutput, window: int, target: Target) -> Tensor:
+    """(N,) whether a box that the detector is sure to name shows the instance, in a network with one."""
+    sure = surely_named(output.logits[window])  # (Q,)
+    covered: Tensor = ((shared_boxes(output, window, target) >= SAME_THING_IOU) & sure[:, None]).any(dim=0)
+    return covered
+
+
+def shared_boxes(output: LayerOutput, window: int, target: Target) -> Tensor:
+    """IoU of queries' and instances' boxes (Q, N), mean over the frames where the instance is present."""
+    with torch.autocast(output.logits.device.type, enabled=False):
+        boxes = output.boxes[window].detach().float()  # (T, Q, 4)
+        wanted = target.boxes.float().transpose(0, 1)  # (T, N, 4)
+        present = target.present.float().t()[:, None]  # (T, 1, N)
+        overlap = box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(wanted))
+        return (overlap * present).sum(dim=0) / present.sum(dim=0).clamp(min=1)
+
+
+def _costs(
+    output: LayerOutput, window: int, target: Target, weights: MatchWeights, thing_output: int | None
+) -> tuple[Tensor, ...]:
+    """The cost of every pair (Q, N), BARRED where it is not allowed: once, or of names and of things."""
+    cost = sum_terms(match_terms(output, window, target), weights)
+    if thing_output is None:
+        return (cost,)
+    named = named_queries(output.logits[window])[:, None]
+    things = replace(target, labels=torch.full_like(target.labels, thing_output))
+    of_things = sum_terms(match_terms(output, window, things), weights)
+    elsewhere = shared_boxes(output, window, target) < LEAST_SHARED_IOU
+    covered = covered_instances(output, window, target)
+    # One cost for all that is barred: else what it would have cost would decide among the others.
+    return cost.masked_fill(~named | elsewhere, BARRED), of_things.masked_fill(named | covered, BARRED)
+
+
+def _together(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The pairs of two assignments, sorted by instance."""
+    queries, instances = torch.cat((first[0], second[0])), torch.cat((first[1], second[1]))
+    order = instances.argsort(stable=True)
+    return queries[order], instances[order]
 
 
 def match_terms(output: LayerOutput, window: int, target: Target) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.decoder import LayerOutput
 from model.network import Decoded, Network
 from model.training.batch import Batch
-from model.training.denoising import NEGATIVE_SHARE, DenoisingContent, denoising_queries
+from model.training.denoising import NEGATIVE_SHARE, Denoising, DenoisingContent, denoising_queries
 from model.training.dense import DenseHeads, dense_losses, dense_targets, foreground_loss
 from model.training.discriminator import (
     Discriminator,
@@ -114,7 +114,7 @@ def step_loss(
     if denoising is not None:
         noised = [_queries(layer, slice(Q, None)) for layer in decoded.layers]
         num_positive = max(1.0, stage.num_denoising * (1 - 1 / NEGATIVE_SHARE) * B)
-        extra, extra_terms = _denoising(noised, denoising.matches, batch, weights, masks, num_positive)
+        extra, extra_terms = _denoising(noised, denoising, batch, weights, masks, num_positive, thing)
         total = total + extra
         terms |= extra_terms
     if stage.dense_weight:
@@ -155,20 +155,24 @@ def _dense(
 
 def _denoising(
     layers: list[LayerOutput],
-    matches: Matches,
+    denoising: Denoising,
     batch: Batch,
     weights: LossWeights,
     masks: MaskFunction,
     num_positive: float,
+    thing_output: int | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses of the denoising queries: boxes and classes a mean over the positive ones (num_positive, the
-    same in every process), masks of one query per instance, as they cost the most."""
+    same in every process), masks of one query per instance and kind, as they cost the most."""
+    matches = denoising.matches
     num_instances = count_instances(batch.targets, layers[0].logits.device)
     total = layers[0].logits.new_zeros((), dtype=torch.float32)
     for layer in layers:
-        terms = detection_losses(layer, batch.targets, matches, num_instances=num_positive)
+        terms = detection_losses(
+            layer, batch.targets, matches, num_instances=num_positive, thing_output=thing_output
+        )
         total = total + weighted_sum(terms, weights)
-    first = [_first_of_each(queries, instances) for queries, instances in matches]
+    first = [_first_of_each(queries, instances, denoising.num_named) for queries, instances in matches]
     logits = matched_masks(layers[-1], first, masks)
     shapes = mask_losses(
         logits,
@@ -182,12 +186,14 @@ def _denoising(
     return total, named
 
 
-def _first_of_each(queries: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """Of pairs sorted by instance the first of each instance."""
+def _first_of_each(queries: Tensor, instances: Tensor, num_named: int) -> tuple[Tensor, Tensor]:
+    """Of pairs sorted by instance, then query, the first of each instance among the first num_named queries,
+    and among the others."""
     if not len(instances):
         return queries, instances
+    kind = instances * 2 + (queries >= num_named)
     new = torch.ones_like(instances, dtype=torch.bool)
-    new[1:] = instances[1:] != instances[:-1]
+    new[1:] = kind[1:] != kind[:-1]
     return queries[new], instances[new]
 
 

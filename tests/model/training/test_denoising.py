@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.small_models import small_config
 
-from model.decoder import Decoder
+from model.decoder import UNSEEN, Decoder
 from model.network import build_model
-from model.training.denoising import NOISE, Denoising, DenoisingContent, denoising_queries
+from model.training.denoising import FIXED_NOISE, NOISE, Denoising, DenoisingContent, denoising_queries
 from model.training.targets import Target
 from ops.boxes import box_cxcywh_to_xyxy, box_iou
 
@@ -133,3 +133,31 @@ def test_most_queries_claim_the_class_of_their_instance(decoder: Decoder) -> Non
     result = denoising_queries(content, decoder, [target], num_queries=300, generator=generator)
     own = (result.extra.content[0] == content.embed.weight[5]).all(dim=-1)
     assert 0.7 < float(own.float().mean()) < 0.9
+
+
+def test_beside_a_detector_half_claim_a_name_and_half_are_things_of_more_noise() -> None:
+    config = small_config(
+        backbone="csp",
+        query_selection="detector",
+        class_list="coco_and_object",
+        mask_source="picture",
+        num_queries=6,
+        num_motion_queries=2,
+    )
+    decoder = build_model(config, seed=0).decoder
+    target = some_target([[0.5, 0.5, 0.2, 0.2]], [5])
+    generator = torch.Generator().manual_seed(0)
+    result = denoising_queries(None, decoder, [target], num_queries=200, generator=generator)
+    logits = result.extra.class_logits
+    assert logits is not None
+    assert result.num_named == 100
+    named = logits[0, :, :-1].amax(dim=-1) > UNSEEN
+    assert named[:100].float().mean() > 0.9
+    assert not named[100:].any()
+    assert (logits[0, 100:, -1] > UNSEEN).float().mean() > 0.9
+    queries, _ = result.matches[0]
+    shift = (result.extra.reference[0, 0, :, 0] - 0.5).abs() / 0.2
+    of_names, of_things = queries[queries < 100], queries[queries >= 100]
+    assert len(of_names) == pytest.approx(len(of_things), abs=1)
+    assert 0.1 < shift[of_names].max() <= FIXED_NOISE + 1e-5
+    assert FIXED_NOISE < shift[of_things].max() <= NOISE + 1e-5

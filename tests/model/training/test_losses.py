@@ -16,7 +16,7 @@ from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.decoder import LayerOutput
+from model.decoder import SURE, UNSEEN, LayerOutput
 from model.network import Decoded, Network
 from model.training.losses import (
     LossWeights,
@@ -494,3 +494,34 @@ def test_instances_are_averaged_over_processes(tmp_path: Path) -> None:
         for process in processes:
             process.kill()
     assert printed == ["2.5", "2.5"]
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_the_class_loss_of_things_is_of_those_alone_that_no_name_covers(matched: bool) -> None:
+    box = torch.tensor([0.5, 0.5, 0.2, 0.4])
+    logits = torch.full((1, 4, 3), UNSEEN)
+    logits[0, 0, 0] = SURE + 1  # named, on the instance
+    logits[0, 1:, 2] = 0.0  # things: on it too, beside it, and far away
+    shift = torch.tensor([0.0, 0.02, 0.15, 0.3])
+    boxes = box.repeat(1, T, 4, 1)
+    boxes[..., 0] += shift
+    logits.requires_grad_()
+    target = Target(
+        labels=torch.tensor([0]),
+        boxes=box.repeat(1, T, 1),
+        masks=torch.zeros(1, T, 4, 6),
+        present=torch.ones(1, T, dtype=torch.bool),
+    )
+    pairs = (
+        [(torch.tensor([0, 2]), torch.tensor([0, 0]))]
+        if matched
+        else [(torch.tensor([0]), torch.tensor([0]))]
+    )
+    terms = detection_losses(plain_output(logits, boxes), [target], pairs, num_instances=1.0, thing_output=2)
+    (grad,) = torch.autograd.grad(terms["class"], logits)
+    # What stands on a surely named instance is asked nothing; elsewhere 0 is wanted of who is not matched.
+    assert grad[0, 1].abs().max() == 0
+    assert (grad[0, 2, 2] < 0) == matched
+    assert grad[0, 3, 2] > 0
+    assert grad[0, 0, 0] < 0
+    assert grad[0, 0, 2] > 0

@@ -11,8 +11,16 @@ from support.box_cases import window_output, window_target
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
-from model.decoder import LayerOutput
-from model.training.matcher import MatchWeights, match, match_layers, match_terms, sum_terms
+from model.decoder import SURE, UNSEEN, LayerOutput
+from model.training.matcher import (
+    MatchWeights,
+    covered_instances,
+    match,
+    match_layers,
+    match_terms,
+    shared_boxes,
+    sum_terms,
+)
 from model.training.targets import Target
 
 
@@ -225,3 +233,69 @@ def test_matching_takes_no_gradient_and_is_float32_under_autocast() -> None:
     for (queries, _), (same, _) in zip(plain, again, strict=True):
         assert torch.equal(queries, same)
         assert not queries.requires_grad
+
+
+THING = 2
+"""The last of three outputs: what no detector names."""
+
+
+def beside_a_detector() -> tuple[LayerOutput, Target]:
+    """Four queries, one window of two frames, three instances side by side.
+
+    The detector is sure of query 0, on instance 0; not of 1, on instance 1; sure of 2, where nothing is.
+    Query 3 it does not name; it stands on instance 0, and nearer to 1 than to 2.
+    """
+    spots = torch.tensor([[0.2, 0.5, 0.2, 0.4], [0.5, 0.5, 0.2, 0.4], [0.8, 0.5, 0.2, 0.4]])
+    logits = torch.full((1, 4, 3), UNSEEN)
+    logits[0, 0, 0] = logits[0, 2, 1] = SURE + 1
+    logits[0, 1, 0] = SURE - 1
+    logits[0, 3, THING] = 1.0
+    nowhere = torch.tensor([0.5, 0.1, 0.9, 0.1])
+    boxes = torch.stack((spots[0], spots[1], nowhere, spots[0] + torch.tensor([0.02, 0.0, 0.0, 0.0])))
+    boxes = boxes.expand(1, 2, 4, 4)
+    wanted = Target(
+        labels=torch.tensor([1, 0, 0]),
+        boxes=spots[:, None].expand(3, 2, 4),
+        masks=torch.zeros(3, 2, 4, 6),
+        present=torch.ones(3, 2, dtype=torch.bool),
+    )
+    return LayerOutput(torch.zeros(1, 4, 8), logits, boxes, boxes[..., :2]), wanted
+
+
+def test_what_a_sure_box_covers_by_half_is_covered_whatever_its_name() -> None:
+    output, wanted = beside_a_detector()
+    assert covered_instances(output, 0, wanted).tolist() == [True, False, False]
+    moved = output.boxes + torch.tensor([0.08, 0.08, 0.0, 0.0])
+    apart = LayerOutput(output.queries, output.logits, moved, output.centres)
+    # 0.2 wide and 0.4 high, moved by 0.08 on both axes: 0.12·0.32 of 0.16 − 0.12·0.32 are shared.
+    assert shared_boxes(apart, 0, wanted)[0, 0].item() == pytest.approx(0.0384 / 0.1216, abs=1e-6)
+    assert not covered_instances(apart, 0, wanted).any()
+
+
+def test_names_are_matched_where_they_lie_and_things_where_no_sure_name_is() -> None:
+    output, wanted = beside_a_detector()
+    ((queries, instances),) = match_layers([output], [wanted], thing_output=THING)[0]
+    pairs = list(zip(queries.tolist(), instances.tolist(), strict=True))
+    # Query 0 has its mask to learn though the name is another; 2 lies on nothing; 3 must leave instance 0
+    # to the detector and takes 1, the nearer of those that it is not sure of.
+    assert pairs == [(0, 0), (1, 1), (3, 1)]
+
+
+def test_without_things_a_query_may_take_any_instance() -> None:
+    output, wanted = beside_a_detector()
+    ((queries, instances),) = match_layers([output], [wanted])[0]
+    assert sorted(instances.tolist()) == [0, 1, 2]
+    assert len(set(queries.tolist())) == 3
+
+
+def test_things_of_windows_without_an_instance_and_of_several_layers() -> None:
+    output, wanted = beside_a_detector()
+    nothing = wanted.select(torch.zeros(0, dtype=torch.int64))
+    twice = LayerOutput(
+        *(x.expand(2, *x.shape[1:]) for x in (output.queries, output.logits, output.boxes, output.centres))
+    )
+    layers = match_layers([twice, twice], [nothing, wanted], thing_output=THING)
+    for empty, full in layers:
+        assert [len(part) for part in empty] == [0, 0]
+        assert full[0].tolist() == [0, 1, 3]
+        assert full[1].tolist() == [0, 1, 1]
