@@ -8,7 +8,7 @@ Dimensions: B windows, T frames, P positions, Q queries, C width, d inner width,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from model.config import ModelConfig
 from model.heads import MLP
 from model.modules import Head, LayerNorm, module_list
 from model.position import Sizes, temporal_sine
-from model.proposals import window_proposals
+from model.proposals import BEHIND, window_proposals
 from model.selection import QuerySelection
+from ops.boxes import box_cxcywh_to_xyxy, box_iou
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ SURE = -1.0
 """Class logit of a detector's box from which on its cells are taken."""
 
 
+LIKELY = -0.4
+"""Class logit (a score of 40 %) of a name from which on what shows the same is nothing besides."""
 SAME_THING_IOU = 0.5
 """Overlap of boxes, mean over the frames, from which on two of them show the same thing."""
 
@@ -157,6 +160,16 @@ def surely_named(logits: Tensor) -> Tensor:
     """(…, K) → (…) whether the detector is sure of a name."""
     sure: Tensor = logits[..., :-1].amax(dim=-1) >= SURE
     return sure
+
+
+def names_first(output: LayerOutput) -> LayerOutput:
+    """The output without things that have a name: what shows the same as a likely name is no `object`."""
+    boxes = box_cxcywh_to_xyxy(output.boxes)
+    same = box_iou(boxes, boxes).mean(dim=1) >= SAME_THING_IOU  # (B, Q, Q)
+    likely = output.logits[..., :-1].amax(dim=-1) >= LIKELY
+    named_besides = (same & likely[:, None]).any(dim=-1) & ~named_queries(output.logits)
+    thing = output.logits[..., -1:] - BEHIND * named_besides[..., None]
+    return replace(output, logits=torch.cat((output.logits[..., :-1], thing), dim=-1))
 
 
 class ObjectScore(nn.Module):

@@ -20,7 +20,7 @@ from model.backbone import ResNet
 from model.config import CUE_PLANES, ModelConfig
 from model.csp import NECK_WIDTH, CspTrunk, Detector
 from model.cue_pyramid import CuePyramid
-from model.decoder import Decoder, ExtraQueries, LayerOutput
+from model.decoder import Decoder, ExtraQueries, LayerOutput, names_first
 from model.encoder import Encoder
 from model.heads import DynamicMaskHead, MaskBranch, PictureMaskBranch, upsample_aligned
 from model.initialise import PRIOR_BIAS, initialise
@@ -257,6 +257,8 @@ class Network(nn.Module):
             raise ValueError(f"num_kept={num_kept} must be at least 1")
         decoded = self.decode_layers(features, num_windows=num_windows, all_layers=False)
         last = decoded.layers[-1]
+        if self.detector is not None:
+            last = names_first(last)
         kept = None
         if num_kept is not None:
             kept = self._best(last.logits, num_kept, outputs)

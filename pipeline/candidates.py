@@ -2,8 +2,8 @@
 
 Candidates go by best class score, as in IFC's and SeqFormer's online matching; duplicates by greedy NMS on
 soft spatio-temporal masks. What differs: the soft IoU is the Tanimoto form (`soft_iou`), which is 1 for two
-equal masks however blurred they are, and only real frames and the content region count. Masks are compared at
-half their resolution, a quarter of the work; they are published at the full one.
+equal masks however blurred they are, boxes count as much, and only real frames and the content region count.
+Masks are compared at half their resolution, a quarter of the work; they are published at the full one.
 
 N candidates, F real frames of the window, P mask cells of the content region (rows × columns), Q cells of the
 halved masks, K listed classes, C embedding width.
@@ -44,7 +44,7 @@ class Candidates:
     newest: NDArray[np.intp]
     """(N,) the newest frame (0..F−1) that shows the candidate."""
     overlap: NDArray[np.float32]
-    """(N, N) soft IoU over all frames."""
+    """(N, N) mean of the soft IoU of masks and of the IoU of boxes, over all frames."""
     boxes: NDArray[np.float32]
     """(N, 4) xyxy of the model's box in the newest frame that shows the candidate; source pixels."""
     centres: NDArray[np.float32]
@@ -99,7 +99,8 @@ def select_candidates(
 
     flat = probs.reshape(len(probs), probs.shape[1] * probs.shape[2])
     total = energy.sum(axis=1)
-    overlap = soft_iou(inner_products(flat, flat), total, total)
+    boxes = prediction.boxes_xyxy[chosen, real]
+    overlap = (soft_iou(inner_products(flat, flat), total, total) + box_overlap(boxes)) * np.float32(0.5)
     usable = visible.any(axis=1) & np.isfinite(total)
     embeddings = None
     if prediction.embeddings is not None:
@@ -107,7 +108,6 @@ def select_candidates(
         usable &= np.isfinite(embeddings).all(axis=1)
     keep = suppress(overlap, usable, config.nms_iou)
 
-    boxes = prediction.boxes_xyxy[chosen, real]
     newest = boxes.shape[1] - 1 - np.argmax(visible[:, ::-1], axis=1)
     boxes = boxes[np.arange(len(boxes)), newest]
     centres = (boxes[:, :2] + boxes[:, 2:]) * np.float32(0.5)
@@ -149,6 +149,18 @@ def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold:
         if alive[index]:
             alive[index + 1 :] &= overlap[index, index + 1 :] < threshold
     return np.flatnonzero(alive)
+
+
+def box_overlap(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the IoU of boxes (N, F, 4), mean over the frames, (N, N). Boxes without area overlap nothing."""
+    low = np.maximum(boxes_xyxy[:, None, :, :2], boxes_xyxy[None, :, :, :2])
+    high = np.minimum(boxes_xyxy[:, None, :, 2:], boxes_xyxy[None, :, :, 2:])
+    sides = np.maximum(high - low, 0)
+    shared = sides[..., 0] * sides[..., 1]  # (N, N, F)
+    areas = np.einsum("nnf->nf", shared)
+    union = areas[:, None] + areas[None, :] - shared
+    overlap: NDArray[np.float32] = (shared / np.maximum(union, _TINY)).mean(axis=2, dtype=np.float32)
+    return overlap
 
 
 def inner_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

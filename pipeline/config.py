@@ -173,9 +173,10 @@ class AssociationConfig(Section):
     confirm_windows: int = Field(2, ge=1)
     """Windows that must have seen a tentative track before it is confirmed."""
     birth_max_iou: float = Field(0.10, ge=0, le=1)
-    """A candidate that overlaps a live track's mask by this IoU or more starts no track."""
+    """A candidate that overlaps a live track's by so much, as in `nms_iou`, starts no track."""
     nms_iou: float = Field(0.50, gt=0, le=1)
-    """Of two candidates of a window with this soft spatio-temporal mask IoU the weaker one goes."""
+    """Of two candidates of a window that overlap so much, by the mean of the soft spatio-temporal IoU of
+    their masks and the IoU of their boxes, the weaker one goes."""
     gate_iou: float = Field(0.10, ge=0, le=1)
     """Least soft IoU on the shared frames for a match."""
     gate_embedding: float = Field(0.60, ge=-1, le=1)

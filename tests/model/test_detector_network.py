@@ -12,7 +12,7 @@ from support.small_models import random_images, small_config
 
 from model.checkpoint import load_weights, save_weights
 from model.config import ModelConfig
-from model.decoder import UNSEEN, ObjectScore
+from model.decoder import LIKELY, UNSEEN, LayerOutput, ObjectScore, names_first
 from model.network import FrameFeatures, Network, build_model
 from model.proposals import window_proposals
 from model.ring import FeatureRing
@@ -118,6 +118,22 @@ def test_only_the_object_score_of_unnamed_queries_is_learnt() -> None:
     change = (logits - start)[0, 2:, 80]
     assert change.abs().min() > 0
     assert change.abs().max() <= ObjectScore.LARGEST
+
+
+def test_what_has_a_likely_name_is_no_object_besides() -> None:
+    logits = torch.full((1, 5, 81), UNSEEN)
+    logits[0, 0, 2] = LIKELY
+    logits[0, 1, 2] = LIKELY - 0.1
+    logits[0, 2:, 80] = 2.0
+    spots = torch.tensor([0.2, 0.6, 0.22, 0.62, 0.35])  # things on the likely name, on the other, beside
+    boxes = torch.tensor([0.0, 0.5, 0.2, 0.4]).repeat(1, 2, 5, 1)
+    boxes[..., 0] = spots
+    output = LayerOutput(torch.zeros(1, 5, 8), logits, boxes, boxes)
+    after = names_first(output)
+    assert torch.equal(after.logits[..., :80], logits[..., :80])
+    assert torch.equal(after.boxes, boxes)
+    assert after.logits[0, 2, 80] < -10
+    assert torch.equal(after.logits[0, [0, 1, 3, 4], 80], logits[0, [0, 1, 3, 4], 80])
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from support.truth import CLASSES, Corruption, Mover, Oracle, run, script
 
 from pipeline.associate import Associator
 from pipeline.candidates import (
+    box_overlap,
     halve,
     inner_products,
     select_candidates,
@@ -194,6 +195,37 @@ def test_candidates_are_the_best_scores_without_duplicates_and_without_what_is_n
     assert candidates.logits.shape[1:] == (5, 23 * 40)
     start = window_of(oracle, 1)
     assert select_candidates(start, oracle.predict(start), config, sorted(CLASSES)).logits.shape[1] == 2
+
+
+def test_boxes_overlap_by_the_mean_of_their_ious() -> None:
+    still = floats([0, 0, 10, 10], [0, 0, 10, 10])
+    moving = floats([0, 5, 10, 15], [20, 20, 30, 30])  # 50 of 150 shared, then nothing
+    nothing = floats([5, 5, 5, 9], [0, 0, 0, 0])
+    overlap = box_overlap(np.stack((still, moving, nothing)))
+    expected = [[1, 1 / 6, 0], [1 / 6, 1, 0], [0, 0, 0]]
+    np.testing.assert_allclose(overlap, expected, atol=1e-6)
+    assert box_overlap(np.zeros((0, 3, 4), np.float32)).shape == (0, 0)
+
+
+@pytest.mark.parametrize(("beside", "kept"), [(0.0, 1), (2.0, 2)])
+def test_two_who_share_a_mask_stay_two_where_their_boxes_are_apart(beside: float, kept: int) -> None:
+    """People who touch: one network gives both the mask of the pair."""
+    oracle = Oracle(script([Mover(lambda number: (0.5, 0.5))], 6))
+    window = window_of(oracle, 5)
+    one = oracle.predict(window)
+    boxes = np.concatenate((one.boxes_xyxy, one.boxes_xyxy))
+    width = boxes[0, 0, 2] - boxes[0, 0, 0]
+    boxes[1, :, 0::2] += beside * width
+    assert one.embeddings is not None
+    both = replace(
+        one,
+        scores=np.concatenate((one.scores, one.scores * np.float32(0.9))),
+        boxes_xyxy=boxes,
+        mask_logits=np.concatenate((one.mask_logits, one.mask_logits)),
+        embeddings=np.concatenate((one.embeddings, one.embeddings)),
+    )
+    config = AssociationConfig(nms_iou=0.6)
+    assert len(select_candidates(window, both, config, sorted(CLASSES))) == kept
 
 
 def test_masks_are_compared_by_the_mean_of_their_probabilities() -> None:
