@@ -104,7 +104,14 @@ class Associator:
 
         self._end_forgotten(window.real[-1].seconds)
         reach = self._reach(window.real[-1])
-        affinity = measure(candidates, self._table, places[:num_shared], config=self._config, reach=reach)
+        affinity = measure(
+            candidates,
+            self._table,
+            places[:num_shared],
+            config=self._config,
+            reach=reach,
+            now_seconds=window.real[-1].seconds,
+        )
         matched = self._match(candidates, affinity)
         missed = [track for track in self._table.tracks if track.live and track not in matched]
 
@@ -242,13 +249,16 @@ class Associator:
         # With emission `first` a frame is published once: later votes on its logits would be in vain.
         begin = len(window.real) - window.num_new if self._emission == "first" else 0
         self._table.vote(tracks, chosen, candidates, places, sum_logits_from=begin)
-        for track, index in matched.items():
+        newest_seconds = [window.real[candidates.newest[index]].seconds for index in chosen]
+        known = [track.last_seconds for track in tracks]
+        later = np.array([new - old for new, old in zip(newest_seconds, known, strict=True)], np.float32)
+        for track, index, seconds in zip(tracks, chosen, newest_seconds, strict=True):
             track.num_windows += 1
-            newest = window.real[candidates.newest[index]]
-            track.last_seconds = max(track.last_seconds, newest.seconds)
+            track.last_seconds = max(track.last_seconds, seconds)
             if track.state != "confirmed" and self._convinces(track, index, candidates):
                 logger.debug("track %d: %s -> confirmed", track.id, track.state)
                 track.state = "confirmed"
+        self._table.move(tracks, candidates.boxes[chosen], later)
         newest_places = candidates.newest[chosen] - len(window.real)
         self._movement.see(tracks, candidates.boxes[chosen], newest_places, scale=scale)
         self._table.learn(

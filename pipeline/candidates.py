@@ -153,14 +153,21 @@ def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold:
 
 def box_overlap(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the IoU of boxes (N, F, 4), mean over the frames, (N, N). Boxes without area overlap nothing."""
-    low = np.maximum(boxes_xyxy[:, None, :, :2], boxes_xyxy[None, :, :, :2])
-    high = np.minimum(boxes_xyxy[:, None, :, 2:], boxes_xyxy[None, :, :, 2:])
-    sides = np.maximum(high - low, 0)
-    shared = sides[..., 0] * sides[..., 1]  # (N, N, F)
-    areas = np.einsum("nnf->nf", shared)
-    union = areas[:, None] + areas[None, :] - shared
-    overlap: NDArray[np.float32] = (shared / np.maximum(union, _TINY)).mean(axis=2, dtype=np.float32)
+    of_frames = boxes_xyxy.swapaxes(0, 1)  # (F, N, 4)
+    overlap: NDArray[np.float32] = box_ious(of_frames, of_frames).mean(axis=0, dtype=np.float32)
     return overlap
+
+
+def box_ious(first_xyxy: NDArray[np.float32], second_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the IoU of boxes (…, N, 4) and (…, M, 4), (…, N, M)."""
+    first, second = first_xyxy[..., :, None, :], second_xyxy[..., None, :, :]
+    sides = np.maximum(
+        np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0
+    )
+    shared = sides[..., 0] * sides[..., 1]
+    areas = [np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1) for boxes in (first, second)]
+    iou: NDArray[np.float32] = shared / np.maximum(areas[0] + areas[1] - shared, _TINY)
+    return iou
 
 
 def inner_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

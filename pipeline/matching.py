@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.candidates import Candidates, inner_products, soft_iou
+from pipeline.candidates import Candidates, box_ious, inner_products, soft_iou
 from pipeline.config import AssociationConfig
 from pipeline.tracks import TrackTable
 
 _TINY = np.float32(1e-6)
+_AHEAD_IOU = 0.3
+"""Least overlap of a candidate's box with where a track's would be by now."""
 _OTHER_KIND_IOU = 0.3
 """Least overlap for a match where the classes disagree."""
 
@@ -45,15 +47,18 @@ def measure(
     *,
     config: AssociationConfig,
     reach: NDArray[np.float32],
+    now_seconds: float,
 ) -> Affinity:
     """Compare all candidates with all table rows.
 
     `places` (k,) are the ring places of the shared frames, the window's first k; `reach` (R,) is how far, in
-    source pixels, each row's centre may have moved.
+    source pixels, each row's centre may have moved; `now_seconds` is the newest frame's stream time.
     """
     rows = table.num_rows
     overlap, shared = _shared_overlap(candidates, table, places, rows)
     last = _last_overlap(candidates, table, rows, first_new=len(places))
+    ahead = box_ious(candidates.boxes, table.predicted_boxes(now_seconds))
+    last = np.maximum(last, np.where(ahead >= _AHEAD_IOU, ahead, 0))
     overlap = np.where(shared, overlap, last)
     classes = _class_agreement(candidates.scores, table.class_mean[:rows])
     similarity: NDArray[np.float32] = (
@@ -70,7 +75,8 @@ def measure(
     cosine = inner_products(candidates.embeddings, table.embedding_mean[:rows])
     similarity += np.float32(config.weight_embedding) * np.maximum(cosine, 0)
     similarity /= np.float32(max(total + config.weight_embedding, 1e-6))
-    step = candidates.centres[:, None] - table.centres[None, :rows]
+    centres = table.boxes[:rows].reshape(-1, 2, 2).mean(axis=1)
+    step = candidates.centres[:, None] - centres[None]
     reachable = np.einsum("nrd,nrd->nr", step, step) <= reach**2
     alike = (cosine >= config.gate_embedding) & reachable
     return Affinity(

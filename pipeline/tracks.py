@@ -61,8 +61,10 @@ class TrackTable:
         """(S, T) whether any of those votes had a cell inside the mask."""
         self.class_mean = np.zeros((max_tracks, num_classes), np.float32)
         """(S, K) running mean of the class scores."""
-        self.centres = np.zeros((max_tracks, 2), np.float32)
-        """(S, 2) x, y in the newest frame that shows the track; source pixels."""
+        self.boxes = np.zeros((max_tracks, 4), np.float32)
+        """(S, 4) xyxy in the newest frame that shows the track; source pixels."""
+        self.velocity = np.zeros((max_tracks, 2), np.float32)
+        """(S, 2) x, y of the box's centre, source pixels a second: half of it the newest step's."""
         self.drop_masks()
 
     def drop_masks(self) -> None:
@@ -144,7 +146,29 @@ class TrackTable:
         self.last_probs[slots] = candidates.probs[chosen, candidates.newest[chosen]]
         self.weight[rows, places] += 1
         self.visible[rows, places] |= candidates.visible[chosen]
-        self.centres[slots] = candidates.centres[chosen]
+
+    def move(self, tracks: list[Track], boxes: NDArray[np.float32], seconds: NDArray[np.float32]) -> None:
+        """Take where tracks are: boxes (M, 4) in frames that came so many seconds (M,) after those known.
+
+        Called after `num_windows` rose; a track that no window saw before stands still.
+        """
+        slots = np.array([track.slot for track in tracks], dtype=np.intp)
+        new = np.array([track.num_windows == 1 for track in tracks])
+        step = (boxes - self.boxes[slots]).reshape(-1, 2, 2).mean(axis=1)
+        later = seconds > 0
+        speed = step / np.where(later, seconds, 1)[:, None]
+        known = self.velocity[slots]
+        moved = np.where(later[:, None], (known + speed) * np.float32(0.5), known)
+        self.velocity[slots] = np.where(new[:, None], 0, moved)
+        self.boxes[slots] = boxes
+
+    def predicted_boxes(self, now_seconds: float) -> NDArray[np.float32]:
+        """Where tracks are by now if they went on as they did: (R, 4) of all rows."""
+        boxes = self.boxes[: self.num_rows].copy()
+        for track in self.tracks:
+            ahead = max(now_seconds - track.last_seconds, 0.0)
+            boxes[track.slot] += np.tile(self.velocity[track.slot] * np.float32(ahead), 2)
+        return boxes
 
     def learn(
         self,

@@ -220,6 +220,19 @@ def test_partial_duplicates_are_not_born_beside_the_track() -> None:
     assert len(all_ids(results)) == 1
 
 
+@pytest.mark.parametrize(("jump", "same"), [(0.0, True), (0.2, False)])
+def test_without_embeddings_who_is_missed_comes_back_where_its_way_leads(jump: float, same: bool) -> None:
+    """Half a second unseen and 1.7 times its width on: no overlap with the last mask is left."""
+
+    def way(number: int) -> tuple[float, float]:
+        return 0.1 + 0.03 * number, 0.5 + (jump if number >= 10 else 0.0)
+
+    scene = script([Mover(way, radii=(0.045, 0.16))], 24)
+    oracle = Oracle(scene, embeddings=False, hide=lambda name, newest: 9 <= newest < 14)
+    results = run(oracle, make(num_frames=3), num_frames=3)
+    assert (len(all_ids(results)) == 1) == same
+
+
 @pytest.mark.parametrize(
     "corruption",
     [

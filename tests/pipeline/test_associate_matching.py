@@ -78,6 +78,32 @@ def test_a_slot_that_is_used_again_and_a_ring_place_begin_without_votes() -> Non
     assert table.weight[second.slot].tolist() == [1, 1, 0]
 
 
+def test_a_track_is_expected_where_its_way_leads() -> None:
+    table = TrackTable(max_tracks=3, num_frames=3, num_classes=1, embedding_memory=1)
+    table.allocate(num_cells=4, num_halved=1, embedding_width=None)
+    walks, stands = table.add(), table.add()
+    for number, x in enumerate((0.0, 4.0, 6.0)):
+        for track in (walks, stands):
+            track.num_windows += 1
+            track.last_seconds = 0.1 * number
+        boxes = floats([x, 0, x + 10, 20], [50, 0, 60, 20])
+        table.move([walks, stands], boxes, floats(*[0.1 if number else np.inf] * 2))
+    # 40 pixels a second count half, then with 20 half again: 20, 20.
+    assert table.velocity[:2].tolist() == pytest.approx(floats([20, 0], [0, 0]))
+    ahead = table.predicted_boxes(0.7)
+    assert ahead.tolist() == pytest.approx(floats([16, 0, 26, 20], [50, 0, 60, 20]), abs=1e-4)
+    # Seen again in the same frame: no time, no step.
+    walks.num_windows += 1
+    table.move([walks], floats([8, 0, 18, 20]), floats(0.0))
+    assert table.velocity[0].tolist() == [20, 0]
+    # Another track in the same slot begins at rest.
+    table.remove(walks)
+    again = table.add()
+    again.num_windows = 1
+    table.move([again], floats([80, 0, 90, 20]), floats(np.inf))
+    assert table.velocity[again.slot].tolist() == [0, 0]
+
+
 def test_sigmoid_is_exact_at_the_ends_and_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
