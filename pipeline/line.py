@@ -64,6 +64,7 @@ class SourceLine:
             num_frames=facts.num_frames,
             stride=config.window.stride,
             birth_scores=birth_scores(config, facts),
+            unnamed=facts.unnamed,
             crop=crop,
         )
         self.held: list[Frame] = []
