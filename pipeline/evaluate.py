@@ -25,10 +25,10 @@ from model.evaluation.dataset import GroundTruth, Video, read_results
 from model.evaluation.frame_metrics import frame_metrics
 from model.evaluation.ytvis_ap import evaluate
 from pipeline.annotated import AnnotatedVideos
-from pipeline.associate import Associator
-from pipeline.candidates import content_cells, select_candidates
+from pipeline.association.associator import Associator
+from pipeline.association.candidates import content_cells, select_candidates
+from pipeline.association.emission import Emission, MaskLayout, encode_masks
 from pipeline.config import StreamConfig
-from pipeline.emission import Emission, MaskLayout, encode_masks
 from pipeline.errors import ConfigError
 from pipeline.predict import ModelFacts, Predictor, birth_scores
 from pipeline.types import Frame, FrameResult, Instance, Window, WindowPrediction

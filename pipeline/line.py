@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from ops.masks import CropMasks, crop_masks
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError

@@ -33,7 +33,7 @@ tune_process()
 from benchmarks.bench_pipeline import make_720p_clip
 from benchmarks.processes import OtherWork
 
-import pipeline.associate
+import pipeline.association.associator
 import pipeline.container
 import pipeline.predict
 import pipeline.publish
@@ -73,10 +73,10 @@ PARTS = (
     Part("inference", 1, "network: decode", Runtime, "decode"),
     Part("inference", 2, "bring the window together", FrameFeatures, "stack"),
     Part("inference", 1, "output to the host", pipeline.predict, "ComingCandidates"),
-    Part("inference", 0, "associate", pipeline.associate.Associator, "update"),
-    Part("inference", 1, "candidates and suppression", pipeline.associate, "select_candidates"),
-    Part("inference", 1, "affinities", pipeline.associate, "measure"),
-    Part("inference", 1, "masks in source pixels", pipeline.associate.Emitter, "emit"),
+    Part("inference", 0, "associate", pipeline.association.associator.Associator, "update"),
+    Part("inference", 1, "candidates and suppression", pipeline.association.associator, "select_candidates"),
+    Part("inference", 1, "affinities", pipeline.association.associator, "measure"),
+    Part("inference", 1, "masks in source pixels", pipeline.association.associator.Emitter, "emit"),
     Part("caller", 0, "publish", pipeline.publish.Publisher, "publish"),
     Part("caller", 1, "make the message", pipeline.publish, "mask_message"),
     Part("caller", 1, "encode the message", pipeline.publish, "encode"),

@@ -16,7 +16,7 @@ from support.wire import ANY_PORT
 
 from model.checkpoint import save_weights
 from model.network import build_model
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig, StreamConfig
 from pipeline.config_file import dump_config, load_config
 from pipeline.demo import demo_frame

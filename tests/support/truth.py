@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.preprocess import Fit, fit_size
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
 from pipeline.window import Windower
 

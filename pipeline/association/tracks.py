@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.candidates import Candidates, unit_length
+from pipeline.association.candidates import Candidates, unit_length
 from pipeline.types import TrackState
 
 

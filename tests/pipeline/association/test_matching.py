@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from support.truth import CLASSES, Corruption, Mover, Oracle, run, script
 
-from pipeline.associate import Associator
-from pipeline.candidates import (
+from pipeline.association.associator import Associator
+from pipeline.association.candidates import (
     box_overlap,
     halve,
     inner_products,
@@ -23,10 +23,10 @@ from pipeline.candidates import (
     suppress,
     unit_length,
 )
+from pipeline.association.emission import cell_boxes
+from pipeline.association.matching import assign
+from pipeline.association.tracks import TrackTable
 from pipeline.config import AssociationConfig
-from pipeline.emission import cell_boxes
-from pipeline.matching import assign
-from pipeline.tracks import TrackTable
 from pipeline.types import Window
 from pipeline.window import Windower
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support.truth import CLASSES, Corruption, Mover, Oracle, Path, Scene, run, script
 
 from model.cues import CueState, scale_motion
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
 from pipeline.types import FrameResult, Window, WindowPrediction
 from pipeline.window import Windower

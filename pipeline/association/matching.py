@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.candidates import Candidates, box_ious, inner_products, soft_iou
+from pipeline.association.candidates import Candidates, box_ious, inner_products, soft_iou
+from pipeline.association.tracks import TrackTable
 from pipeline.config import AssociationConfig
-from pipeline.tracks import TrackTable
 
 _TINY = np.float32(1e-6)
 _AHEAD_IOU = 0.3

@@ -11,7 +11,7 @@ import pytest
 from support.truth import CLASSES, Corruption, Mover, Oracle, Scene, run, script
 
 from ops.masks import crop_masks
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
 from pipeline.types import FrameResult, Window, WindowPrediction
 from pipeline.window import Windower

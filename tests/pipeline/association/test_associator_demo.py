@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.truth import CLASSES, Corruption, Oracle, Scene, count_switches, ids_of, run
 
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
 from pipeline.demo import FPS, NUM_FRAMES, demo_frame
 

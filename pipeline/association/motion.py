@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tracks import Track
+from pipeline.association.tracks import Track
 
 _REST = np.eye(2, 3)
 

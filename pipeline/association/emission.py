@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ops.masks import CropMasks, crop_masks
 from ops.preprocess import Fit
 from ops.rle import CropRLE
-from pipeline.tracks import Track, TrackTable
+from pipeline.association.tracks import Track, TrackTable
 from pipeline.types import Frame, FrameResult, Instance, TrackState, Window
 
 Emission = Literal["first", "final", "both"]

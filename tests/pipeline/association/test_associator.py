@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.truth import CLASSES, Corruption, Mover, Oracle, Path, Scene, count_switches, ids_of, run, script
 
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
 from pipeline.types import FrameResult
 from pipeline.window import Windower

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.masks import CropMasks, crop_masks
-from pipeline.candidates import Candidates, content_cells, select_candidates
+from pipeline.association.candidates import Candidates, content_cells, select_candidates
+from pipeline.association.emission import Emission, Emitter, MaskLayout
+from pipeline.association.matching import Affinity, assign, measure
+from pipeline.association.motion import Movement
+from pipeline.association.tracks import Track, TrackTable
 from pipeline.config import AssociationConfig
-from pipeline.emission import Emission, Emitter, MaskLayout
-from pipeline.matching import Affinity, assign, measure
-from pipeline.motion import Movement
-from pipeline.tracks import Track, TrackTable
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pipeline.associate")
 
 
 class Associator:
