@@ -136,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: StreamConfig, *, report_path: str | None) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from pipeline.progress import Progress
-    from pipeline.stream import Stream
+    from pipeline.live.stream import Stream
+    from pipeline.sinks.progress import Progress
 
     target = _open_report(report_path, config)
     stream = Stream(config)
@@ -169,7 +169,7 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
 
 def _open_report(path: str | None, config: StreamConfig) -> Path | None:
     """Find out before the run, not after it, that the report cannot be written."""
-    from pipeline.sinks import check_not_input
+    from pipeline.sinks.table import check_not_input
 
     if path is None:
         return None

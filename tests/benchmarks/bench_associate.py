@@ -30,8 +30,8 @@ from support.truth import Path as Route
 from pipeline.association.associator import Associator
 from pipeline.association.emission import Emission
 from pipeline.config import AssociationConfig
+from pipeline.inference.window import Windower
 from pipeline.types import Window, WindowPrediction
-from pipeline.window import Windower
 
 T, NUM_FRAMES, WARM_UP = 5, 40, 10
 

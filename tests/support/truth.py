@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ops.preprocess import Fit, fit_size
 from pipeline.association.associator import Associator
+from pipeline.inference.window import Windower
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
-from pipeline.window import Windower
 
 NUM_OUTPUTS = 6
 CLASSES = {1: (1, "person"), 2: (2, "dog"), 3: (3, "car"), 4: (4, "bird")}

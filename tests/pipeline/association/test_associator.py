@@ -14,8 +14,8 @@ from support.truth import CLASSES, Corruption, Mover, Oracle, Path, Scene, count
 
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
+from pipeline.inference.window import Windower
 from pipeline.types import FrameResult
-from pipeline.window import Windower
 
 T = 5
 HEAVY = Corruption(

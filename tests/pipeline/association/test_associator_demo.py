@@ -12,7 +12,7 @@ from support.truth import CLASSES, Corruption, Oracle, Scene, count_switches, id
 
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
-from pipeline.demo import FPS, NUM_FRAMES, demo_frame
+from pipeline.sources.demo import FPS, NUM_FRAMES, demo_frame
 
 RATE = 10.0
 HEAVY = Corruption(

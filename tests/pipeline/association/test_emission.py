@@ -13,8 +13,8 @@ from support.truth import CLASSES, Corruption, Mover, Oracle, Scene, run, script
 from ops.masks import crop_masks
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
+from pipeline.inference.window import Windower
 from pipeline.types import FrameResult, Window, WindowPrediction
-from pipeline.window import Windower
 
 T = 5
 EMISSIONS = ("first", "final", "both")

@@ -27,8 +27,8 @@ from pipeline.association.emission import cell_boxes
 from pipeline.association.matching import assign
 from pipeline.association.tracks import TrackTable
 from pipeline.config import AssociationConfig
+from pipeline.inference.window import Windower
 from pipeline.types import Window
-from pipeline.window import Windower
 
 
 def floats(*values: Any) -> NDArray[np.float32]:

@@ -15,8 +15,8 @@ from support.truth import CLASSES, Corruption, Mover, Oracle, Path, Scene, run, 
 from model.cues import CueState, scale_motion
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
+from pipeline.inference.window import Windower
 from pipeline.types import FrameResult, Window, WindowPrediction
-from pipeline.window import Windower
 
 T = 5
 H, W = 180, 320
