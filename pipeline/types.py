@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ops.yuv import ColourMatrix
 
 SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MAX_SIDE = 32767
+"""Largest width and height of a frame: boxes are int16 on the wire."""
 
 TrackState = Literal["tentative", "confirmed", "lost", "ended"]
 TRACK_STATES: tuple[TrackState, ...] = get_args(TrackState)

@@ -19,8 +19,7 @@ from model.cues import ShotDetector
 from pipeline.errors import SourceUnreadable
 from pipeline.sources.cadence import Cadence
 from pipeline.stats import Ledger
-from pipeline.types import Frame, Gap, YuvPicture
-from pipeline.wire.messages import MAX_SIDE
+from pipeline.types import MAX_SIDE, Frame, Gap, YuvPicture
 
 logger = logging.getLogger("pipeline.sampling")
 

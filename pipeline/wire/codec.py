@@ -17,14 +17,13 @@ from typing import Any
 import msgpack
 
 from pipeline.errors import MessageError, WireVersionError
-from pipeline.types import SOURCE_ID, EndReason, FrameResult, MaskMessage, SourceState
+from pipeline.types import MAX_SIDE, SOURCE_ID, EndReason, FrameResult, MaskMessage, SourceState
 from pipeline.wire.checked_map import MAX_INT64, Fields, unpack_map
 from pipeline.wire.columns import pack_instances, unpack_instances
 from pipeline.wire.messages import (
     END_REASONS,
     KINDS,
     MASK_ENCODING,
-    MAX_SIDE,
     SOURCE_STATES,
     WIRE_VERSION,
     EndMessage,

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from ops.rle import CropRLE
 from pipeline.errors import MessageError
-from pipeline.types import TRACK_STATES, Instance, MaskMessage
+from pipeline.types import MAX_SIDE, TRACK_STATES, Instance, MaskMessage
 from pipeline.wire.checked_map import Fields, unpack_map
-from pipeline.wire.messages import MAX_SIDE
 
 MAX_INSTANCES = 4096
 NO_TRACK = -1

@@ -12,9 +12,8 @@ from typing import Any
 
 from ops.rle import CropRLE
 from pipeline.errors import MessageError
-from pipeline.types import SOURCE_ID, TRACK_STATES, Instance, MaskMessage
+from pipeline.types import MAX_SIDE, SOURCE_ID, TRACK_STATES, Instance, MaskMessage
 from pipeline.wire.checked_map import MAX_INT64, Fields
-from pipeline.wire.messages import MAX_SIDE
 
 KEYS = (
     "source",

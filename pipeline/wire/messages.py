@@ -12,8 +12,6 @@ WIRE_VERSION = (1, 1)
 TOPIC_ROOT = f"vis{WIRE_VERSION[0]}/"
 KINDS = ("masks", "event", "heartbeat", "end")
 MASK_ENCODING = "crop-rle"
-MAX_SIDE = 32767
-"""Largest width and height of a frame: boxes are int16."""
 
 SOURCE_STATES: tuple[SourceState, ...] = get_args(SourceState)
 END_REASONS: tuple[EndReason, ...] = get_args(EndReason)
