@@ -30,7 +30,7 @@ from pipeline.association.emission import Emission, MaskLayout, encode_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation.annotated import AnnotatedVideos
-from pipeline.inference.network_predictor import ModelFacts, Predictor, birth_scores
+from pipeline.inference.predictor import ModelFacts, Predictor, birth_scores
 from pipeline.inference.window import Windower
 from pipeline.types import Frame, FrameResult, Instance, Window, WindowPrediction
 

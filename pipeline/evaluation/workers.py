@@ -25,7 +25,8 @@ from pipeline.evaluation.evaluate import (
     gather,
     video_rows,
 )
-from pipeline.inference.network_predictor import ModelFacts, Predictor, load_predictor
+from pipeline.inference.network_predictor import load_predictor
+from pipeline.inference.predictor import ModelFacts, Predictor
 
 
 @dataclass(frozen=True)

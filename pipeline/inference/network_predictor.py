@@ -1,4 +1,4 @@
-"""Windows → instance candidates: the protocol, and the MS-STS network as its first implementation.
+"""Windows → instance candidates by the MS-STS network.
 
 Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept
 in a ring per source (`model.ring`) for the windows that overlap: bit-equal to doing it again, because every
@@ -12,10 +12,9 @@ of one core each get more done than one of two, which meet at hundreds of barrie
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import load_weights, weights_path
-from model.class_lists import unknown_class
 from model.config import FORMER_WEIGHTS, ModelConfig, contradictions
 from model.cues import CueState, Motion, scale_motion
 from model.device import Precision
@@ -35,100 +33,13 @@ from model.runtime import EngineName, Runtime
 from model.stages import StageSpec, spec_outputs
 from ops.device_masks import crop_masks_on
 from ops.device_preprocess import FromPlanes, preprocess_on
-from ops.masks import CropMasks
 from ops.preprocess import Fit, fit_content, fit_size, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
+from pipeline.inference.predictor import MAX_AHEAD, Finish, ModelFacts
 from pipeline.types import Frame, Window, WindowPrediction, YuvPicture
 
 logger = logging.getLogger("pipeline.predict")
-
-MAX_AHEAD = 16
-"""Frames that a stream prepares before their turn, at most."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a stream says about its model on the wire, in reports and in pictures."""
-
-    name: str
-    class_list: str
-    """Id of the class list."""
-    classes: dict[int, tuple[int, str]]
-    """Output index → (category id, class name); outputs that are not listed never win."""
-    trained: bool
-    num_frames: int
-    """T, frames in a window."""
-
-
-class Predictor(Protocol):
-    """Frames in, masks with scores, labels and optional embeddings out; T = 1 is allowed."""
-
-    facts: ModelFacts
-
-    def predict(self, window: Window) -> WindowPrediction:
-        """Return the candidates of the window's T frames, on the host."""
-
-    def forget(self, source: str) -> None:
-        """Drop what is kept of a source: it ended, or what follows does not continue it."""
-
-
-@runtime_checkable
-class PreparingPredictor(Predictor, Protocol):
-    """A predictor that can begin with a frame before a window holds it."""
-
-    prepares: bool
-    """Whether `prepare` does anything here."""
-
-    def prepare(self, frame: Frame) -> None:
-        """Do what depends on this frame alone; called from one thread, beside `predict` of earlier windows.
-
-        Every frame of a source that will stand in a window comes, in order, after `forget` where it does not
-        continue the ones before it; its window is predicted when this has returned.
-        """
-
-
-@runtime_checkable
-class BatchingPredictor(Predictor, Protocol):
-    """A predictor that answers for windows of several sources at once."""
-
-    def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
-        """Return what `predict` returns for each window, up to rounding; each is of another source."""
-
-
-Finish = Callable[[], list[WindowPrediction]]
-"""Waits for the predictions of windows that were begun; called once."""
-
-
-@runtime_checkable
-class OverlappingPredictor(Predictor, Protocol):
-    """A predictor on a device that works beside its caller, asked for windows before they are needed."""
-
-    overlaps: bool
-    """Whether that pays here."""
-
-    def begin(self, windows: Sequence[Window]) -> Finish:
-        """Ask for what `predict` returns for each window, each of another source, and wait for nothing of it.
-
-        They are finished in the order in which they were begun, two are open at most, and a source is
-        forgotten when none of its windows is open.
-        """
-
-
-@runtime_checkable
-class CroppingPredictor(Predictor, Protocol):
-    """A predictor on a device that makes masks of logits, too."""
-
-    crop_masks: CropMasks
-    """`ops.masks.crop_masks`, or its equal on the device."""
-
-
-@runtime_checkable
-class YuvPredictor(Predictor, Protocol):
-    """A predictor that takes frames as the decoder gives them out."""
-
-    takes_yuv: bool
-    """Whether frames may come with planes alone (`Frame.yuv`): RGB is made only where something else asks."""
 
 
 @dataclass
@@ -395,20 +306,6 @@ def load_predictor(config: StreamConfig) -> NetworkPredictor:
         )
     except EngineError as error:
         raise ConfigError(f"model: {error}") from None
-
-
-def birth_scores(config: StreamConfig, facts: ModelFacts) -> dict[int, float]:
-    """`model.score_thresholds` by class output, for `Associator`.
-
-    Raises ConfigError for a name that the stream does not publish.
-    """
-    outputs = {name: output for output, (_, name) in facts.classes.items()}
-    thresholds: Mapping[str, float] = config.model.score_thresholds
-    for name in thresholds:
-        if name not in outputs:
-            reason = unknown_class(name, outputs, which="that the stream publishes (model.classes)")
-            raise ConfigError(f"model.score_thresholds: {reason}")
-    return {outputs[name]: score for name, score in thresholds.items()}
 
 
 def _max_ahead(config: StreamConfig) -> int:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from pipeline.config import StreamConfig
-from pipeline.inference.network_predictor import (
+from pipeline.inference.predictor import (
     MAX_AHEAD,
     BatchingPredictor,
     Finish,

@@ -9,7 +9,7 @@ from ops.masks import CropMasks, crop_masks
 from pipeline.association.associator import Associator
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
-from pipeline.inference.network_predictor import ModelFacts, birth_scores
+from pipeline.inference.predictor import ModelFacts, birth_scores
 from pipeline.inference.window import Windower
 from pipeline.live.report import latency_report
 from pipeline.redact import redact_url

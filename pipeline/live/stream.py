@@ -21,7 +21,8 @@ from typing import Any, Self
 from ops.masks import crop_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
-from pipeline.inference.network_predictor import CroppingPredictor, Predictor, YuvPredictor, load_predictor
+from pipeline.inference.network_predictor import load_predictor
+from pipeline.inference.predictor import CroppingPredictor, Predictor, YuvPredictor
 from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb

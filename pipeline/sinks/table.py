@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pipeline.config import StreamConfig
 from pipeline.errors import OutputError
-from pipeline.inference.network_predictor import ModelFacts
+from pipeline.inference.predictor import ModelFacts
 from pipeline.redact import redact_url
 from pipeline.sinks.overlay import Painter
 from pipeline.sources.ffmpeg import parse_address

@@ -31,7 +31,8 @@ from pipeline.config import StreamConfig
 from pipeline.config_file import load_config
 from pipeline.evaluation.annotated import AnnotatedVideos, open_annotated
 from pipeline.evaluation.evaluate import cut_windows, figures_of, gather, track_rows
-from pipeline.inference.network_predictor import ModelFacts, Predictor, load_predictor
+from pipeline.inference.network_predictor import load_predictor
+from pipeline.inference.predictor import ModelFacts, Predictor
 from pipeline.inference.window import Windower
 from pipeline.types import Window, WindowPrediction
 

@@ -11,7 +11,7 @@ from support.ytvis import rle
 
 from model.evaluation.dataset import read_ground_truth
 from pipeline.evaluation.annotated import AnnotatedVideos
-from pipeline.inference.network_predictor import ModelFacts
+from pipeline.inference.predictor import ModelFacts
 from pipeline.types import Window, WindowPrediction
 
 

@@ -19,7 +19,7 @@ from support.streams import street_clip
 
 from ops.rle import CropRLE, encode_crop
 from pipeline.config import StreamConfig
-from pipeline.inference.network_predictor import Predictor
+from pipeline.inference.predictor import Predictor
 from pipeline.live.stream import Stream
 from pipeline.sources.cadence import Cadence
 

@@ -20,7 +20,8 @@ from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig, StreamConfig
 from pipeline.config_file import dump_config, load_config
 from pipeline.errors import ConfigError
-from pipeline.inference.network_predictor import NetworkPredictor, birth_scores, load_predictor
+from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
+from pipeline.inference.predictor import birth_scores
 from pipeline.live.stream import Stream
 from pipeline.sinks.table import PublishSink
 from pipeline.sources.demo import demo_frame

@@ -13,7 +13,8 @@ from support.streams import tiny_config
 from support.video import read, write_resized_video, write_video
 
 from pipeline.config import StreamConfig
-from pipeline.inference.network_predictor import Finish, NetworkPredictor, load_predictor
+from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
+from pipeline.inference.predictor import Finish
 from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.source_run import SourceLine
