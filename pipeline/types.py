@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ops.rle import CropRLE
 
 if TYPE_CHECKING:
-    from ops.preprocess import Fit
+    from ops.fit import Fit
     from ops.yuv import ColourMatrix
 
 SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.fit import Fit
 from ops.masks import CropMasks, crop_masks
-from ops.preprocess import Fit
 from ops.rle import CropRLE
 from pipeline.association.tracks import Track, TrackTable
 from pipeline.types import Frame, FrameResult, Instance, TrackState, Window

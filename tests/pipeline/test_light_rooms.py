@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
+        ("pipeline.association.associator", {"torch", "av", "cv2"}),
         ("pipeline.inference.predictor", {"torch", "av", "cv2", "scipy"}),
         ("pipeline.sinks.table", {"torch", "scipy"}),
         ("pipeline.sources.video_source", {"torch", "scipy"}),
