@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,13 +128,9 @@ class Sampler:
             self._ledger.count_dropped("cadence")
             return items
         fault = ""
-        held: dict[str, Any]
         try:
             picture = convert()
-            if isinstance(picture, YuvPicture):
-                shape, held = picture.planes[0].shape, {"yuv": picture}
-            else:
-                shape, held = picture.shape[:2], {"image": picture}
+            shape = _looked_at(picture).shape[:2]
             if fault := size_fault(*shape):
                 raise PictureError(fault)
         except PictureError as error:
@@ -169,9 +164,9 @@ class Sampler:
                 seconds=seconds,
                 captured_ns=captured_ns,
                 captured_monotonic_ns=captured_monotonic_ns,
+                picture=picture,
                 rotation=rotation,
                 sampled=sampled,
-                **held,
             )
         )
         return items

@@ -116,7 +116,7 @@ def _frame(source: str, index: int, image: NDArray[np.uint8]) -> Frame:
         seconds=index / FPS,
         captured_ns=time.time_ns(),
         captured_monotonic_ns=time.monotonic_ns(),
-        image=image,
+        picture=image,
     )
 
 

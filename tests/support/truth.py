@@ -66,7 +66,7 @@ class Scene:
             seconds=index / self.frames_per_second,
             captured_ns=index,
             captured_monotonic_ns=index,
-            image=np.zeros((self.height, self.width, 3), np.uint8),
+            picture=np.zeros((self.height, self.width, 3), np.uint8),
         )
 
 

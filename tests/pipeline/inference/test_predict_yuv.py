@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.inference.network_predictor import NetworkPredictor
 from pipeline.live.stream import Stream
 from pipeline.sources.picture import to_planes
 from pipeline.sources.sampling import PictureError
-from pipeline.types import End, Frame, FrameResult, Gap, SourceState, Window, YuvPicture
+from pipeline.types import End, FrameResult, Gap, SourceState, Window, YuvPicture
 
 NO_CUES: dict[str, Any] = {"network": {"cues": []}}
 MAX_LEVELS = 4.0
@@ -170,19 +171,18 @@ def test_a_frame_is_converted_once_whoever_asks_first(
         pictures = list(pool.map(lambda _: frame.rgb(), range(32)))
     assert len(counted.threads) == 1
     assert all(picture is pictures[0] for picture in pictures)
-    with pytest.raises(AttributeError, match="'Frame' object has no attribute 'picture'"):
-        frame.picture  # noqa: B018
-    with pytest.raises(ValueError, match="needs an image, or yuv"):
-        Frame(
-            source="cam",
-            epoch=0,
-            index=0,
-            pts=0,
-            time_base=frame.time_base,
-            seconds=0.0,
-            captured_ns=0,
-            captured_monotonic_ns=0,
-        )
+    assert frame.image is pictures[0]
+
+
+def test_a_frame_has_one_picture_rgb_or_planes(tmp_path: Path) -> None:
+    (frame, *_) = read(write_video(tmp_path / "clip.mp4", num_frames=2), planes=True).frames
+    assert frame.yuv is frame.picture
+    rgb = replace(frame, picture=frame.rgb())
+    assert rgb.yuv is None
+    assert rgb.rgb() is rgb.image is rgb.picture
+    assert (rgb.height, rgb.width) == (frame.height, frame.width)
+    with pytest.raises(ValueError, match=r"Frame.picture must be \(H, W, 3\) uint8, or planes, got \(4, 6\)"):
+        replace(frame, picture=np.zeros((4, 6), np.uint8))
 
 
 @pytest.mark.parametrize("sections", [{}, {"cadence": {"fps": 5.0, "hold": True}}, {"window": {"stride": 3}}])

@@ -19,7 +19,7 @@ def make_frame(index: int) -> Frame:
         seconds=index / 10,
         captured_ns=index,
         captured_monotonic_ns=index,
-        image=np.zeros((4, 6, 3), np.uint8),
+        picture=np.zeros((4, 6, 3), np.uint8),
     )
 
 
