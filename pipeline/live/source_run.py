@@ -27,8 +27,10 @@ capture to sinks."""
 class SourceLine:
     """A source with the windower and associator of its own; nothing is opened yet.
 
-    Each attribute is written by one thread only: source by its decode thread, windower, associator and `held`
-    by the inference thread, `end` and `state` by the caller's.
+    One thread writes each attribute: the decode thread `source` and `error`; the inference thread the
+    windower, the associator, `held`, `epoch` and `num_windows`; the caller's `end` and `state`; of `latency`
+    one thread each stage. Two are shared: `ledger`, which has a lock, and `skipped`. The inference thread
+    puts frames into `skipped`, it and the caller's take them out, each by one operation of the set.
     """
 
     def __init__(
