@@ -91,8 +91,7 @@ def parse_sources(texts: Sequence[str]) -> dict[str, str]:
     inputs: dict[str, str] = {}
     for position, text in enumerate(texts):
         name, equals, rest = text.partition("=")
-        # "video=NAME" is how FFmpeg spells a camera on Windows.
-        named = bool(equals) and not set(name) & set("/:?\\") and name != "video" and not _is_file(text)
+        named = bool(equals) and not set(name) & set("/:?\\") and not _is_file(text)
         name, source = (name, rest) if named else (f"source{position}", text)
         if name in inputs:
             raise ConfigError(f"--source {name}=…: the name {name!r} is given twice; names must differ")

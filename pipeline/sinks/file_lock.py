@@ -1,20 +1,17 @@
 """One writer per file: a lock on the file that a recording grows in, held by the run that writes it.
 
-The lock is the system's (flock), so a killed run leaves none behind. Where there is no flock (Windows, some
-network file systems) nothing is locked.
+The lock is the system's (flock), so a killed run leaves none behind. On a file system without
+locks (some network ones) nothing is locked.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import sys
 from io import FileIO
 from pathlib import Path
 
 from pipeline.errors import OutputError
-
-if sys.platform != "win32":
-    import fcntl
 
 
 class Claim:
@@ -47,8 +44,6 @@ class Claim:
                 self._path.unlink()
 
     def _lock(self, what: str) -> None:
-        if sys.platform == "win32":
-            return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

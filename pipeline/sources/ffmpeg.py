@@ -8,7 +8,7 @@ looks like an orderly end of file; over UDP FFmpeg reads a server's goodbye befo
 that a late reader never sees the last few frames of a recording (over TCP it does); `str()` of an FFmpeg
 error holds the URL with the password.
 
-Camera devices are opened through FFmpeg's v4l2, avfoundation or dshow. That path was not run on hardware, nor
+Camera devices are opened through FFmpeg's v4l2 or avfoundation. That path was not run on hardware, nor
 was decoding on a GPU (`source.decoder`); that it falls back, or says why it cannot, was.
 """
 
@@ -46,7 +46,7 @@ AddressKind = Literal["demo", "file", "images", "rtsp", "http", "device"]
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _KIND_OF_SCHEME: dict[str, AddressKind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
-_DEVICE_FORMAT = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+_DEVICE_FORMAT = {"linux": "v4l2", "darwin": "avfoundation"}
 # FFmpeg looks at the stream for so long (µs) before it opens; its default of 5 s costs a second on RTSP.
 _ANALYZE_MICROSECONDS = 100_000
 # UDP packets of a key frame come in one burst; the kernel's default buffer is smaller than many of them.
@@ -79,7 +79,7 @@ class Address:
 
 
 def parse_address(url: str, *, source: str = "") -> Address:
-    """Understand `url`: `street`, `demo`, a path, file://, a URL, /dev/videoN, video=NAME or a number.
+    """Understand `url`: `street`, `demo`, a path, file://, a URL, /dev/videoN or a number.
 
     URLs are rtsp(s):// and http(s)://. A file or folder that is called street or demo, or a number, is
     reached as ./demo. Whether anything is there shows when it is opened. Raises SourceNotFound for a scheme
@@ -102,7 +102,7 @@ def parse_address(url: str, *, source: str = "") -> Address:
                 source=source,
             )
         url = unquote(urlsplit(url).path)
-    elif re.fullmatch(r"/dev/video\d+", url) or url.startswith("video=") or re.fullmatch(r"\d{1,3}", url):
+    elif re.fullmatch(r"/dev/video\d+", url) or re.fullmatch(r"\d{1,3}", url):
         return _device(url, source=source)
     try:
         path = Path(url).expanduser()
@@ -123,12 +123,6 @@ def _device(url: str, *, source: str) -> Address:
         )
     target = url
     if url.isdigit():
-        if name == "dshow":
-            raise SourceNotFound(
-                f"source {source!r}: {url}: on Windows a camera is given by its name, video=NAME "
-                "(`ffmpeg -list_devices true -f dshow -i dummy` lists them)",
-                source=source,
-            )
         target = f"/dev/video{url}" if name == "v4l2" else f"{url}:none"
     return Address("device", target, url, name)
 

@@ -50,7 +50,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise PictureError(f"{path.name}: {error.strerror}") from error
     try:
-        # Not cv2.imread: it cannot open every path on Windows.
+        # Not cv2.imread: it does not say why a file cannot be opened.
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:
         raise PictureError(f"{path.name}: {error.err}") from error
