@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import socket as sockets
 import threading
 import time
 from collections import deque
@@ -28,6 +27,7 @@ from pipeline.wire.codec import encode, mask_message
 from pipeline.wire.curve import Gate
 from pipeline.wire.endpoint import bind_remedy, check_address, check_ipc_free, keep_alive
 from pipeline.wire.messages import SourceFacts, StreamFacts
+from pipeline.wire.socket_thread import SocketThread
 from pipeline.wire.source_record import SourceRecord
 from pipeline.wire.subscriptions import Joins
 
@@ -90,23 +90,13 @@ class Publisher:
         self._stop = stop if stop is not None else threading.Event()
         self._stop_deadline: float | None = None
         self._publishing = threading.Lock()
-        self._condition = threading.Condition()
+        self._thread = SocketThread("publisher", self._own_socket)
+        self._condition = self._thread.condition
         self._queue: deque[Step] = deque()
         self._joins = Joins(facts.sources)
         self._closing = False
         self._deadline = 0.0
-        self._bound = False
-        self._failure: BaseException | None = None
-        self._wake_in, self._wake_out = sockets.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
-        self._ready.wait()
-        if not self._bound:
-            self.close()
-            self._raise_failure()
 
     def __enter__(self) -> Publisher:
         return self
@@ -167,7 +157,7 @@ class Publisher:
         """Wait until so many subscriptions cover `masks`; False when `stop` was set or this was closed."""
         while self.num_subscribers < count:
             with self._condition:
-                self._raise_failure()
+                self._thread.raise_failure()
                 if self._closing or self._stop.is_set() or (stop is not None and stop.is_set()):
                     return False
                 self._condition.wait(POLL_SECONDS)
@@ -183,16 +173,14 @@ class Publisher:
                 self._deadline = time.monotonic() + linger_seconds
             self._closing = True
             self._condition.notify_all()
-        self._wake()
+        self._thread.wake()
         self._thread.join()
-        self._wake_in.close()
-        self._wake_out.close()
 
     def _wait_for_room(self) -> bool:
         limit = 1 if self._config.block else QUEUE_LENGTH
         with self._condition:
             while True:
-                self._raise_failure()
+                self._thread.raise_failure()
                 if self._closing:
                     return False
                 if len(self._queue) < limit:
@@ -208,39 +196,16 @@ class Publisher:
         if source not in self._records:
             raise ValueError(f"unknown source {source!r}, this stream has {', '.join(self._records)}")
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     def _put(self, step: Step) -> bool:
         with self._condition:
-            self._raise_failure()
+            self._thread.raise_failure()
             if self._closing:
                 return False
             self._queue.append(step)
-        self._wake()
+        self._thread.wake()
         return True
 
-    def _wake(self) -> None:
-        try:
-            self._wake_in.send(b"\0")
-        except BlockingIOError:
-            return  # enough bytes wait there already
-        except OSError:
-            if not self._closing:
-                raise
-
     # All below runs in the thread.
-
-    def _run(self) -> None:
-        try:
-            self._own_socket()
-        except BaseException as error:  # raised again by the caller's next call
-            with self._condition:
-                self._failure = error
-                self._condition.notify_all()
-        finally:
-            self._ready.set()
 
     def _own_socket(self) -> None:
         with zmq.Context() as context, context.socket(zmq.XPUB) as socket, ExitStack() as stack:
@@ -255,8 +220,7 @@ class Publisher:
                 stack.callback(gate.close)
             socket.linger = 0
             self._bind(socket)
-            self._bound = True
-            self._ready.set()
+            self._thread.opened()
             self._serve(socket, gate)
             socket.linger = int(max(0.0, self._deadline - time.monotonic()) * 1000)
 
@@ -278,13 +242,13 @@ class Publisher:
         if gate is not None:
             poller.register(gate.socket, zmq.POLLIN)
         poller.register(socket, zmq.POLLIN)
-        poller.register(self._wake_out, zmq.POLLIN)
+        poller.register(self._thread.wakes, zmq.POLLIN)
         next_heartbeat = time.monotonic()
         stuck = False
         while True:
             wait_ms = int(max(0.0, next_heartbeat - time.monotonic()) * 1000) + 1
             poller.poll(RETRY_MS if stuck else wait_ms)
-            self._drain_wakes()
+            self._thread.drain()
             if gate is not None:
                 gate.answer()
             if time.monotonic() >= next_heartbeat:
@@ -303,13 +267,6 @@ class Publisher:
                             len(self._queue),
                         )
                     return
-
-    def _drain_wakes(self) -> None:
-        try:
-            while self._wake_out.recv(4096):
-                pass
-        except BlockingIOError:
-            return
 
     def _send_events(self, socket: zmq.Socket[bytes]) -> bool:
         """Accept subscriptions, then send the events that are due; False when a subscriber has no room."""

@@ -11,8 +11,6 @@ Needs zmq, msgpack and numpy only: neither torch nor av nor cv2.
 from __future__ import annotations
 
 import logging
-import socket as sockets
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from pipeline.wire.codec import decode
 from pipeline.wire.curve import Handshakes, secure_client
 from pipeline.wire.endpoint import check_remote, keep_alive
 from pipeline.wire.messages import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage, WireMessage, topic
+from pipeline.wire.socket_thread import SocketThread
 
 log = logging.getLogger("pipeline.subscribe")
 
@@ -90,7 +89,8 @@ class Subscriber:
         self._server_key = server_key
         self._client_key_file = client_key_file
         self._refused = ""
-        self._condition = threading.Condition()
+        self._thread = SocketThread("subscriber", self._own_socket)
+        self._condition = self._thread.condition
         self._waiting: deque[MaskMessage] = deque()
         self._keep_all = True
         self._lost_reported: dict[str, int] = {}
@@ -99,17 +99,8 @@ class Subscriber:
         self._heard = time.monotonic()
         self._heard_ours = False
         self._foreign: tuple[float, WireVersionError] | None = None
-        self._connected = False
-        self._failure: Exception | None = None
         self._closed = False
-        self._wake_in, self._wake_out = sockets.socketpair()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
         self._thread.start()
-        self._ready.wait()
-        if not self._connected:
-            self.close()
-            self._raise_failure()
 
     def __enter__(self) -> Subscriber:
         return self
@@ -147,18 +138,10 @@ class Subscriber:
     def close(self) -> None:
         """Stop reading; iteration ends."""
         with self._condition:
-            if self._closed:
-                return
             self._closed = True
             self._condition.notify_all()
-        self._wake_in.send(b"\0")
+        self._thread.wake()
         self._thread.join()
-        self._wake_in.close()
-        self._wake_out.close()
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
 
     def _take(self, timeout_seconds: float | None) -> MaskMessage | None:
         """Return the first waiting message, None at the end; the lock is held."""
@@ -167,7 +150,7 @@ class Subscriber:
             if self._waiting and not self._closed:
                 self._condition.notify_all()
                 return self._waiting.popleft()
-            self._raise_failure()
+            self._thread.raise_failure()
             if self._finished:
                 return None
             now = time.monotonic()
@@ -199,23 +182,12 @@ class Subscriber:
 
     # All below runs in the thread.
 
-    def _run(self) -> None:
-        try:
-            self._own_socket()
-        except Exception as error:  # raised again by the reader's next call
-            with self._condition:
-                self._failure = error
-                self._condition.notify_all()
-        finally:
-            self._ready.set()
-
     def _own_socket(self) -> None:
         with zmq.Context() as context, context.socket(zmq.SUB) as socket:
             socket.linger = 0
             with closing(Handshakes(socket, encrypted=self._server_key is not None)) as handshakes:
                 self._connect(socket)
-                self._connected = True
-                self._ready.set()
+                self._thread.opened()
                 self._read(socket, handshakes)
 
     def _connect(self, socket: zmq.Socket[bytes]) -> None:
@@ -243,7 +215,7 @@ class Subscriber:
     def _read(self, socket: zmq.Socket[bytes], handshakes: Handshakes) -> None:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
-        poller.register(self._wake_out, zmq.POLLIN)
+        poller.register(self._thread.wakes, zmq.POLLIN)
         poller.register(handshakes.monitor, zmq.POLLIN)
         silent_until, warned = time.monotonic() + SILENCE_WARNING_SECONDS, False
         while True:
