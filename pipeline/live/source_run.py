@@ -14,7 +14,7 @@ from pipeline.inference.window import Windower
 from pipeline.live.report import latency_report
 from pipeline.redact import redact_url
 from pipeline.sources.cadence import Cadence
-from pipeline.sources.video_source import Source, open_source
+from pipeline.sources.source import Source, open_source
 from pipeline.stats import Histogram, Ledger
 from pipeline.types import End, Frame, SourceState
 

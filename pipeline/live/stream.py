@@ -27,8 +27,9 @@ from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb
 from pipeline.live.source_run import SourceLine
-from pipeline.sinks.table import Sink, SinkContext, build_sinks
-from pipeline.sources.video_source import Source
+from pipeline.sinks.protocol import Sink, SinkContext
+from pipeline.sinks.table import build_sinks
+from pipeline.sources.source import Source
 from pipeline.types import End, EndReason, Frame, FrameResult, Gap
 
 logger = logging.getLogger("pipeline.stream")

@@ -1,12 +1,11 @@
-"""Reading video through PyAV (FFmpeg): addresses, opening, decoding, and FFmpeg's errors as ours.
+"""Reading video through PyAV (FFmpeg): opening and decoding.
 
-An address as the user wrote it becomes an `Address`; `open_video` turns that into a `VideoInput`, which
-gives out decoded pictures, one list a packet. Facts this stands on, all tried: `container.close()` from
-another thread does not free a blocked reader, only timeouts do; of those only PyAV's own tuple bounds a
-server that drips a byte at a time, and FFmpeg ignores an option that it does not know; a killed RTSP server
-looks like an orderly end of file; over UDP FFmpeg reads a server's goodbye before data that still waits, so
-that a late reader never sees the last few frames of a recording (over TCP it does); `str()` of an FFmpeg
-error holds the URL with the password.
+`open_video` turns an `Address` into a `VideoInput`, which gives out decoded pictures, one list a packet.
+Facts this stands on, all tried: `container.close()` from another thread does not free a blocked reader,
+only timeouts do; of those only PyAV's own tuple bounds a server that drips a byte at a time, and FFmpeg
+ignores an option that it does not know; a killed RTSP server looks like an orderly end of file; over UDP
+FFmpeg reads a server's goodbye before data that still waits, so that a late reader never sees the last few
+frames of a recording (over TCP it does); `str()` of an FFmpeg error holds the URL with the password.
 
 Camera devices are opened through FFmpeg's v4l2 or avfoundation. That path was not run on hardware, nor
 was decoding on a GPU (`source.decoder`); that it falls back, or says why it cannot, was.
@@ -15,16 +14,9 @@ was decoding on a GPU (`source.decoder`); that it falls back, or says why it can
 from __future__ import annotations
 
 import logging
-import re
-import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
-from typing import Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 import av
 import av.container
@@ -32,99 +24,19 @@ from av.codec.context import ThreadType
 from av.codec.hwaccel import HWAccel
 
 from pipeline.config import SourceConfig
-from pipeline.errors import SourceDenied, SourceError, SourceNotFound, SourceUnreachable, SourceUnreadable
-from pipeline.redact import redact_about, redact_url
+from pipeline.errors import SourceError, SourceUnreadable
+from pipeline.sources.addresses import Address
+from pipeline.sources.ffmpeg_errors import mapped_faults
 from pipeline.sources.sampling import size_fault
 from pipeline.stats import Ledger
 
 logger = logging.getLogger("pipeline.container")
 
-STREET_CLIP = Path(__file__).parents[1] / "clips" / "street.mp4"
-"""The rendered clip that ships: what the source `street` plays (docs/data.md)."""
-
-AddressKind = Literal["demo", "file", "images", "rtsp", "http", "device"]
-
-_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
-_KIND_OF_SCHEME: dict[str, AddressKind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
-_DEVICE_FORMAT = {"linux": "v4l2", "darwin": "avfoundation"}
 # FFmpeg looks at the stream for so long (µs) before it opens; its default of 5 s costs a second on RTSP.
 _ANALYZE_MICROSECONDS = 100_000
 # UDP packets of a key frame come in one burst; the kernel's default buffer is smaller than many of them.
 _UDP_BUFFER_BYTES = 1 << 20
 _MAX_FPS = 1000
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a source is, understood."""
-
-    kind: AddressKind
-    target: str = field(repr=False)
-    """What is opened: path, URL or device name, with the password."""
-    shown: str
-    """What people may read: without the password."""
-    format: str | None = None
-    """FFmpeg's input format, for devices."""
-    packaged: bool = False
-    """Whether it is a file that ships with this package."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether a network lies between."""
-        return self.kind in ("rtsp", "http")
-
-    def redact(self, text: str) -> str:
-        """Return a text about this address without its password, however that is spelt."""
-        return redact_about(text, self.target)
-
-
-def parse_address(url: str, *, source: str = "") -> Address:
-    """Understand `url`: `street`, `demo`, a path, file://, a URL, /dev/videoN or a number.
-
-    URLs are rtsp(s):// and http(s)://. A file or folder that is called street or demo, or a number, is
-    reached as ./demo. Whether anything is there shows when it is opened. Raises SourceNotFound for a scheme
-    or a platform's device that is not supported.
-    """
-    shown = redact_url(url)
-    if url == "demo":
-        return Address("demo", url, shown)
-    if url == "street":
-        return Address("file", str(STREET_CLIP), shown, packaged=True)
-    scheme = _SCHEME.match(url)
-    if scheme is not None:
-        name = scheme["scheme"].lower()
-        if name in _KIND_OF_SCHEME:
-            return Address(_KIND_OF_SCHEME[name], url, shown)
-        if name != "file":
-            raise SourceNotFound(
-                f"source {source!r}: {shown}: {name}:// is not supported; use a file, a folder of images, "
-                "rtsp://, rtsps://, http://, https://, a camera device, street or demo",
-                source=source,
-            )
-        url = unquote(urlsplit(url).path)
-    elif re.fullmatch(r"/dev/video\d+", url) or re.fullmatch(r"\d{1,3}", url):
-        return _device(url, source=source)
-    try:
-        path = Path(url).expanduser()
-        return Address("images" if path.is_dir() else "file", str(path), shown)
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
-        raise SourceNotFound(
-            f"source {source!r}: {shown[:200]} cannot be a path ({error.__class__.__name__}); "
-            "check its spelling",
-            source=source,
-        ) from None
-
-
-def _device(url: str, *, source: str) -> Address:
-    name = _DEVICE_FORMAT.get(sys.platform)
-    if name is None:
-        raise SourceNotFound(
-            f"source {source!r}: {url}: camera devices are not supported on {sys.platform}", source=source
-        )
-    target = url
-    if url.isdigit():
-        target = f"/dev/video{url}" if name == "v4l2" else f"{url}:none"
-    return Address("device", target, url, name)
 
 
 class VideoInput:
@@ -324,70 +236,3 @@ def _is_live(container: av.container.InputContainer, address: Address) -> bool:
 def _nominal_fps(stream: av.VideoStream) -> float | None:
     rate: Fraction | None = stream.average_rate or stream.guessed_rate
     return float(rate) if rate and 0 < rate <= _MAX_FPS else None
-
-
-@contextmanager
-def mapped_faults(address: Address, *, source: str) -> Iterator[None]:
-    """Turn FFmpeg's errors inside the block into SourceError, the URL's password gone from both."""
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        # The cause is shown in tracebacks, and its text holds what was opened and FFmpeg's last log line.
-        error.args = (error.errno, address.redact(error.strerror or ""))
-        raise _fault(error, address, source) from error
-
-
-def _fault(error: av.error.FFmpegError, address: Address, source: str) -> SourceError:
-    row = next(row for row in _FAULTS if isinstance(error, row.errors))
-    make, text = {"rtsp": row.rtsp, "http": row.http}.get(address.kind, row.local)
-    if address.packaged:
-        make, text = _NOT_INSTALLED
-    # What FFmpeg says when PyAV's timeout makes it stop.
-    reason = "timed out" if isinstance(error, av.error.ExitError) else error.strerror
-    return make(f"source {source!r}: {address.shown}: {text} ({reason})", source=source)
-
-
-class _Row(NamedTuple):
-    """What some FFmpeg errors mean on each kind of address."""
-
-    errors: tuple[type[BaseException], ...]
-    rtsp: tuple[type[SourceError], str]
-    http: tuple[type[SourceError], str]
-    local: tuple[type[SourceError], str]
-
-
-_NO_VIDEO = (SourceUnreadable, "cannot be read as video; is it a video file, and complete?")
-_SILENT = (SourceUnreachable, "does not answer; check address, port, network and that the server runs")
-_DENIED = (
-    SourceDenied,
-    "the server wants another user name or password; give them as scheme://user:password@host/path",
-)
-_NO_PATH = (SourceNotFound, "the server has nothing at this path; check the part behind the host")
-_SERVER_FAULT = (SourceUnreachable, "the server answers with an error of its own; its log may say why")
-_REFUSES = (SourceUnreadable, "the server refuses the request")
-_BREAKS_OFF = (
-    SourceUnreachable,
-    "does not answer, or breaks off; check address, port, network and server (an "
-    "mp4 whose index stands at its end needs a server that answers range requests)",
-)
-_NO_RTSP = (SourceUnreachable, "answers, but not with video over RTSP; check port and protocol")
-_NO_FILE = (SourceNotFound, "no such file, folder or device; check the path")
-_FORBIDDEN = (SourceUnreadable, "may not be read by this user; check its permissions")
-
-_NOT_INSTALLED = (
-    SourceUnreadable,
-    "the clip that ships with mssts-stream is missing or damaged; install the package again",
-)
-
-# The first row that fits counts; the last fits every error.
-_FAULTS = (
-    _Row((av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError), _DENIED, _DENIED, _NO_VIDEO),
-    _Row((av.error.HTTPNotFoundError,), _NO_PATH, _NO_PATH, _NO_VIDEO),
-    _Row((av.error.HTTPServerError,), _SERVER_FAULT, _SERVER_FAULT, _NO_VIDEO),
-    _Row((av.error.HTTPClientError,), _REFUSES, _REFUSES, _NO_VIDEO),
-    _Row((av.error.FileNotFoundError,), _NO_PATH, _NO_PATH, _NO_FILE),
-    _Row((av.error.PermissionError,), _SILENT, _SILENT, _FORBIDDEN),
-    _Row((av.error.InvalidDataError,), _NO_RTSP, _NO_VIDEO, _NO_VIDEO),
-    _Row((av.error.OSError,), _SILENT, _BREAKS_OFF, _NO_VIDEO),
-    _Row((av.error.FFmpegError,), _SILENT, _SILENT, _NO_VIDEO),
-)

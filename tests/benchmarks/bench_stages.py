@@ -44,7 +44,7 @@ from model.ring import FeatureRing
 from model.runtime import Runtime
 from pipeline import Stream
 from pipeline.config_file import load_config
-from pipeline.sinks.table import PublishSink
+from pipeline.sinks.publish import PublishSink
 
 WARM_UP = 10
 """Calls of each function that do not count."""

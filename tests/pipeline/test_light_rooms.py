@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
         ("pipeline.association.associator", {"torch", "av", "cv2"}),
         ("pipeline.inference.predictor", {"torch", "av", "cv2", "scipy"}),
         ("pipeline.sinks.table", {"torch", "scipy"}),
-        ("pipeline.sources.video_source", {"torch", "scipy"}),
+        ("pipeline.sources.source", {"torch", "scipy"}),
     ],
 )
 def test_a_room_loads_what_it_needs_alone(module: str, absent: set[str]) -> None:

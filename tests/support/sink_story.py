@@ -14,7 +14,7 @@ import numpy as np
 from support.results import make_instance, make_result
 
 if TYPE_CHECKING:
-    from pipeline.sinks.table import Sink
+    from pipeline.sinks.protocol import Sink
 
 from pipeline.config import RecordConfig
 from pipeline.sinks.display import Display

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
 from pipeline.sources.cadence import Cadence
-from pipeline.sources.video_source import Source, open_source
+from pipeline.sources.source import Source, open_source
 from pipeline.stats import Ledger
 from pipeline.types import End, Frame, Gap
 

@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
 from pipeline.inference.predictor import birth_scores
 from pipeline.live.stream import Stream
-from pipeline.sinks.table import PublishSink
+from pipeline.sinks.publish import PublishSink
 from pipeline.sources.demo import demo_frame
 from pipeline.types import FrameResult, Window, WindowPrediction
 from pipeline.wire.subscriber import Subscriber

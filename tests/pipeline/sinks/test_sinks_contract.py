@@ -15,8 +15,8 @@ from support.xvfb import XServer, running_xvfb
 
 from pipeline.sinks.display import Display
 from pipeline.sinks.progress import Progress
+from pipeline.sinks.protocol import Sink
 from pipeline.sinks.recorder import Recorder
-from pipeline.sinks.table import Sink
 
 ROOT = Path(__file__).parents[3]
 
