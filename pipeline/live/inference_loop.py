@@ -25,7 +25,7 @@ from pipeline.inference.predictor import (
     PreparingPredictor,
 )
 from pipeline.live.queues import LaneQueue
-from pipeline.live.source_run import SourceLine
+from pipeline.live.source_run import SourceRun
 from pipeline.types import End, Frame, FrameResult, Gap, Window, WindowPrediction
 
 _MAX_HELD = 64
@@ -67,14 +67,14 @@ class Inference:
         self,
         config: StreamConfig,
         predictor: Predictor,
-        lines: Mapping[str, SourceLine],
+        runs: Mapping[str, SourceRun],
         *,
         frames: LaneQueue[Frame | Gap | End],
         results: LaneQueue[FrameResult | Gap | End],
     ) -> None:
         self._config = config
         self._predictor = predictor
-        self._lines = lines
+        self._runs = runs
         self._frames = frames
         self._results = results
         self._prepare: Callable[[Frame], None] | None = None
@@ -93,12 +93,12 @@ class Inference:
 
         Raises what a stage raises.
         """
-        open_lines = set(self._lines)
+        open_runs = set(self._runs)
         ahead: deque[_Taken] = deque()
         ready: dict[str, Window] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as preparing:
             try:
-                while open_lines:
+                while open_runs:
                     waits = bool(ready) or self._begun is not None
                     taken = ahead.popleft() if ahead else self._take(preparing, 0.0 if waits else None)
                     if self._frames.closed:
@@ -121,7 +121,7 @@ class Inference:
                         if len(ready) == self._max_batch:
                             self._take_windows(ready)
                     if isinstance(taken.item, End):
-                        open_lines.discard(taken.name)
+                        open_runs.discard(taken.name)
             finally:
                 preparing.shutdown(wait=False, cancel_futures=True)
 
@@ -138,7 +138,7 @@ class Inference:
     def _prepare_timed(self, prepare: Callable[[Frame], None], frame: Frame) -> None:
         begun = time.monotonic_ns()
         prepare(frame)
-        self._lines[frame.source].latency["prepare"].add((time.monotonic_ns() - begun) / 1e6)
+        self._runs[frame.source].latency["prepare"].add((time.monotonic_ns() - begun) / 1e6)
 
     def _look_ahead(self, preparing: ThreadPoolExecutor, now: _Taken, ahead: deque[_Taken]) -> None:
         """Take what waits already, a window's worth of frames for the model, so that they are prepared while
@@ -161,40 +161,40 @@ class Inference:
 
     def _handle(self, name: str, item: Frame | Gap | End) -> Window | None:
         """Deal with an item, up to the window that a frame completes."""
-        line = self._lines[name]
+        run = self._runs[name]
         if isinstance(item, Frame):
-            line.epoch = item.epoch
+            run.epoch = item.epoch
             if item.sampled:
-                return line.windower.push(item)
-            self._take_held(line, item)
+                return run.windower.push(item)
+            self._take_held(run, item)
             return None
-        window = line.windower.flush()
+        window = run.windower.flush()
         if window is not None:
             self._take_windows({name: window})
         self._finish_begun()
-        self._emit(line, self._release_held(line, []))
-        self._emit(line, line.associator.gap() if isinstance(item, Gap) else line.associator.flush())
+        self._emit(run, self._release_held(run, []))
+        self._emit(run, run.associator.gap() if isinstance(item, Gap) else run.associator.flush())
         self._predictor.forget(name)
         self._results.put(name, item)
         return None
 
-    def _take_held(self, line: SourceLine, frame: Frame) -> None:
-        line.held.append(frame)
-        if len(line.held) > _MAX_HELD:
-            del line.held[0]
-            line.ledger.count_dropped("stale")
-        if line.windower.num_pending == 0:
+    def _take_held(self, run: SourceRun, frame: Frame) -> None:
+        run.held.append(frame)
+        if len(run.held) > _MAX_HELD:
+            del run.held[0]
+            run.ledger.count_dropped("stale")
+        if run.windower.num_pending == 0:
             self._finish_begun()
-            self._emit(line, self._release_held(line, []))
+            self._emit(run, self._release_held(run, []))
 
     def _take_windows(self, windows: dict[str, Window]) -> None:
         """Begin with the windows, one of a source, in one batch; then finish those that were begun before,
         and these too where the predictor does not work beside us. Empties `windows`."""
         at_ns = time.monotonic_ns()
         finish = self._begin(list(windows.values()))
-        held = {name: self._lines[name].held for name in windows}
+        held = {name: self._runs[name].held for name in windows}
         for name in windows:
-            self._lines[name].held = []
+            self._runs[name].held = []
         self._finish_begun()
         self._begun = _Begun(dict(windows), held, at_ns, finish)
         windows.clear()
@@ -219,46 +219,46 @@ class Inference:
         predictions = begun.finish()
         predicted_ns = time.monotonic_ns()
         for (name, window), prediction in zip(begun.windows.items(), predictions, strict=True):
-            line = self._lines[name]
-            line.latency["predict"].add((predicted_ns - begun.at_ns) / 1e6)
-            line.latency["queue"].add((begun.at_ns - window.new[-1].captured_monotonic_ns) / 1e6)
-            self._associate(line, window, prediction, begun.held[name])
+            run = self._runs[name]
+            run.latency["predict"].add((predicted_ns - begun.at_ns) / 1e6)
+            run.latency["queue"].add((begun.at_ns - window.new[-1].captured_monotonic_ns) / 1e6)
+            self._associate(run, window, prediction, begun.held[name])
 
     def _associate(
-        self, line: SourceLine, window: Window, prediction: WindowPrediction, held: list[Frame]
+        self, run: SourceRun, window: Window, prediction: WindowPrediction, held: list[Frame]
     ) -> None:
         since = time.monotonic_ns()
-        results = line.associator.update(window, prediction)
-        line.latency["associate"].add((time.monotonic_ns() - since) / 1e6)
-        line.num_windows += 1
-        self._emit(line, _in_time(line, held, results))
+        results = run.associator.update(window, prediction)
+        run.latency["associate"].add((time.monotonic_ns() - since) / 1e6)
+        run.num_windows += 1
+        self._emit(run, _in_time(run, held, results))
 
-    def _release_held(self, line: SourceLine, results: list[FrameResult]) -> list[FrameResult]:
-        """Return `results` with the line's held frames in their places in time."""
-        held, line.held = line.held, []
-        return _in_time(line, held, results)
+    def _release_held(self, run: SourceRun, results: list[FrameResult]) -> list[FrameResult]:
+        """Return `results` with the run's held frames in their places in time."""
+        held, run.held = run.held, []
+        return _in_time(run, held, results)
 
-    def _emit(self, line: SourceLine, results: list[FrameResult]) -> None:
+    def _emit(self, run: SourceRun, results: list[FrameResult]) -> None:
         for result in results:
             dropped = self._results.put(
-                line.name,
+                run.name,
                 result,
                 capacity=self._config.queue.results,
-                when_full="drop_oldest" if line.source.live else "wait",
+                when_full="drop_oldest" if run.source.live else "wait",
             )
             if not isinstance(dropped, FrameResult) or dropped is result:
                 continue
             if dropped.revision == 0:
-                line.ledger.count_dropped("publisher")
+                run.ledger.count_dropped("publisher")
                 if not dropped.final:
-                    line.skipped.add(dropped.frame.index)
+                    run.skipped.add(dropped.frame.index)
             else:
-                line.skipped.discard(dropped.frame.index)
-                line.ledger.count_revision_dropped()
+                run.skipped.discard(dropped.frame.index)
+                run.ledger.count_revision_dropped()
 
 
-def _in_time(line: SourceLine, held: list[Frame], results: list[FrameResult]) -> list[FrameResult]:
+def _in_time(run: SourceRun, held: list[Frame], results: list[FrameResult]) -> list[FrameResult]:
     """The results and those of held frames, with the instances known now, in the order of their frames."""
     if not held:
         return results
-    return sorted([*results, *map(line.associator.hold, held)], key=lambda result: result.frame.index)
+    return sorted([*results, *map(run.associator.hold, held)], key=lambda result: result.frame.index)

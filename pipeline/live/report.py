@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pipeline.stats import Histogram
 
 
-def latency_report(lines: Sequence[Mapping[str, Histogram]]) -> dict[str, dict[str, float | None]]:
-    """Return {stage: {p50, p95, p99}} in milliseconds over all `lines`, one map of stage → Histogram a
+def latency_report(runs: Sequence[Mapping[str, Histogram]]) -> dict[str, dict[str, float | None]]:
+    """Return {stage: {p50, p95, p99}} in milliseconds over all `runs`, one map of stage → Histogram a
     source."""
     report = {}
-    for stage in lines[0]:
+    for stage in runs[0]:
         merged = Histogram()
-        for line in lines:
-            merged.merge(line[stage])
+        for run in runs:
+            merged.merge(run[stage])
         report[stage] = merged.summary()
     return report
 

@@ -24,7 +24,7 @@ in a thread of its own; the rest of the network, until its results are taken up;
 capture to sinks."""
 
 
-class SourceLine:
+class SourceRun:
     """A source with the windower and associator of its own; nothing is opened yet.
 
     One thread writes each attribute: the decode thread `source` and `error`; the inference thread the

@@ -26,7 +26,7 @@ from pipeline.inference.predictor import CroppingPredictor, Predictor, YuvPredic
 from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb
-from pipeline.live.source_run import SourceLine
+from pipeline.live.source_run import SourceRun
 from pipeline.sinks.protocol import Sink, SinkContext
 from pipeline.sinks.table import build_sinks
 from pipeline.sources.source import Source
@@ -65,23 +65,21 @@ class Stream:
         crop = predictor.crop_masks if isinstance(predictor, CroppingPredictor) else crop_masks
         planes = isinstance(predictor, YuvPredictor) and predictor.takes_yuv
         names = list(config.source.inputs)
-        self._lines = {
-            name: SourceLine(name, url, config, predictor.facts, self._stop, crop=crop, planes=planes)
+        self._runs = {
+            name: SourceRun(name, url, config, predictor.facts, self._stop, crop=crop, planes=planes)
             for name, url in config.source.inputs.items()
         }
         context = SinkContext(
             config=config,
             model=self._predictor.facts,
             sources=self.sources,
-            ledgers={name: line.ledger for name, line in self._lines.items()},
+            ledgers={name: run.ledger for name, run in self._runs.items()},
             stop=self._stop,
         )
         self._sinks: list[Sink] = [*build_sinks(context), *sinks]
         self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
         self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
-        self._inference = Inference(
-            config, predictor, self._lines, frames=self._frames, results=self._results
-        )
+        self._inference = Inference(config, predictor, self._runs, frames=self._frames, results=self._results)
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -128,7 +126,7 @@ class Stream:
     @property
     def sources(self) -> dict[str, Source]:
         """Source id → source."""
-        return {name: line.source for name, line in self._lines.items()}
+        return {name: run.source for name, run in self._runs.items()}
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
@@ -137,7 +135,7 @@ class Stream:
 
     def report(self) -> dict[str, Any]:
         """Return the report (docs/report.md): totals, and the same per source under `sources`."""
-        sources = {name: line.report(self._wall_seconds) for name, line in self._lines.items()}
+        sources = {name: run.report(self._wall_seconds) for name, run in self._runs.items()}
         totals: dict[str, Any] = {
             key: sum(each[key] for each in sources.values()) for key in ("read", "published", "windows")
         }
@@ -151,7 +149,7 @@ class Stream:
             "wall_seconds": round(self._wall_seconds, 3),
             "fps": round(totals["published"] / self._wall_seconds, 3) if self._wall_seconds else 0.0,
             "time_to_first_mask_seconds": self._first_mask_seconds,
-            "latency_ms": latency_report([line.latency for line in self._lines.values()]),
+            "latency_ms": latency_report([run.latency for run in self._runs.values()]),
             "peak_rss_mb": peak_rss_mb(),
             "sources": sources,
         }
@@ -165,8 +163,8 @@ class Stream:
         if self._stop.is_set():
             logger.info("stopped before the first frame")
         self._threads = [
-            threading.Thread(target=self._decode, args=(line,), name=f"decode-{name}", daemon=True)
-            for name, line in self._lines.items()
+            threading.Thread(target=self._decode, args=(run,), name=f"decode-{name}", daemon=True)
+            for name, run in self._runs.items()
         ]
         self._threads.append(threading.Thread(target=self._infer, name="inference", daemon=True))
         for thread in self._threads:
@@ -174,7 +172,7 @@ class Stream:
 
     def _consume(self) -> Iterator[FrameResult]:
         """Write results to the sinks, in order, until every source has ended or a thread has failed."""
-        while any(line.end is None for line in self._lines.values()):
+        while any(run.end is None for run in self._runs.values()):
             got = self._results.get(_POLL_SECONDS)
             self._announce_states()
             if self._failure is not None:
@@ -184,47 +182,47 @@ class Stream:
                     sink.poll()
                 continue
             name, item = got
-            line = self._lines[name]
+            run = self._runs[name]
             if isinstance(item, FrameResult):
-                if item.revision and item.frame.index in line.skipped:
-                    line.skipped.discard(item.frame.index)
-                    line.ledger.count_revision_dropped()
+                if item.revision and item.frame.index in run.skipped:
+                    run.skipped.discard(item.frame.index)
+                    run.ledger.count_revision_dropped()
                     continue
                 begun = time.monotonic_ns()
                 for sink in self._sinks:
                     sink.write(item)
-                self._count(line, item, begun)
+                self._count(run, item, begun)
                 yield item
             elif isinstance(item, Gap):
                 for sink in self._sinks:
                     sink.gap(item)
             else:
-                self._end(line, item)
+                self._end(run, item)
 
-    def _end(self, line: SourceLine, end: End) -> None:
-        line.end = end
-        line.state = "ended"
-        logger.info("%s: ended (%s)%s", line.name, end.reason, f": {end.detail}" if end.detail else "")
+    def _end(self, run: SourceRun, end: End) -> None:
+        run.end = end
+        run.state = "ended"
+        logger.info("%s: ended (%s)%s", run.name, end.reason, f": {end.detail}" if end.detail else "")
         for sink in self._sinks:
             sink.end(end)
 
-    def _count(self, line: SourceLine, result: FrameResult, begun_ns: int) -> None:
+    def _count(self, run: SourceRun, result: FrameResult, begun_ns: int) -> None:
         now = time.monotonic_ns()
-        line.latency["sinks"].add((now - begun_ns) / 1e6)
+        run.latency["sinks"].add((now - begun_ns) / 1e6)
         if result.revision == 0:
-            line.ledger.count_published()
-            line.latency["total"].add((now - result.frame.captured_monotonic_ns) / 1e6)
+            run.ledger.count_published()
+            run.latency["total"].add((now - result.frame.captured_monotonic_ns) / 1e6)
         if self._first_mask_seconds is None and any(each.mask for each in result.instances):
             self._first_mask_seconds = round(time.monotonic() - self._created, 3)
 
     def _announce_states(self) -> None:
-        for name, line in self._lines.items():
-            state = line.source.state
-            if state not in ("ended", line.state) and line.end is None:  # the end is told in order, by End
-                line.state = state
-                logger.info("%s: %s", name, line.state)
+        for name, run in self._runs.items():
+            state = run.source.state
+            if state not in ("ended", run.state) and run.end is None:  # the end is told in order, by End
+                run.state = state
+                logger.info("%s: %s", name, run.state)
                 for sink in self._sinks:
-                    sink.state(name, line.state)
+                    sink.state(name, run.state)
 
     def _shut_down(self) -> None:
         """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
@@ -238,14 +236,14 @@ class Stream:
         sinks, self._sinks = self._sinks, []
         if self._started is not None and not self._wall_seconds:
             self._wall_seconds = time.monotonic() - self._started
-            for name, line in self._lines.items():
-                line.ledger.count_dropped("stop", line.ledger.open_frames())
-                if line.end is None:
+            for name, run in self._runs.items():
+                run.ledger.count_dropped("stop", run.ledger.open_frames())
+                if run.end is None:
                     reason: EndReason = "stopped" if self._failure is None else "error"
                     detail = "" if self._failure is None else type(self._failure).__name__
-                    line.end = End(name, line.epoch, reason, detail)
+                    run.end = End(name, run.epoch, reason, detail)
                     for sink in sinks:
-                        self._guard(sink.end, line.end)
+                        self._guard(sink.end, run.end)
         for sink in sinks:
             self._guard(sink.close)
 
@@ -262,7 +260,7 @@ class Stream:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-        errors = [line.error for line in self._lines.values() if line.error is not None]
+        errors = [run.error for run in self._runs.values() if run.error is not None]
         for error in errors[1:]:
             logger.error("%s", error)
         if errors:
@@ -277,17 +275,17 @@ class Stream:
 
     # A decode thread per source.
 
-    def _decode(self, line: SourceLine) -> None:
+    def _decode(self, run: SourceRun) -> None:
         queue, epoch = self._config.queue, 0
         try:
-            for item in line.source:
+            for item in run.source:
                 epoch = item.epoch
                 if not isinstance(item, Frame):
-                    self._frames.put(line.name, item)
+                    self._frames.put(run.name, item)
                     continue
-                live = line.source.live
+                live = run.source.live
                 dropped = self._frames.put(
-                    line.name,
+                    run.name,
                     item,
                     capacity=queue.live_frames if live else queue.frames,
                     when_full="wait" if not live else "drop_oldest" if item.sampled else "refuse",
@@ -295,26 +293,26 @@ class Stream:
                 if self._frames.closed:
                     return
                 if dropped is not None:
-                    self._drop_stale(line)
+                    self._drop_stale(run)
         except SourceError as error:
-            line.error = error
+            run.error = error
             # The caller raises it when the other sources have ended; until then only the log tells.
-            logger.log(logging.ERROR if len(self._lines) > 1 else logging.DEBUG, "%s", error)
-            reason: EndReason = "lost" if line.ledger.read > 0 else "error"
-            self._frames.put(line.name, End(line.name, epoch, reason, str(error)))
+            logger.log(logging.ERROR if len(self._runs) > 1 else logging.DEBUG, "%s", error)
+            reason: EndReason = "lost" if run.ledger.read > 0 else "error"
+            self._frames.put(run.name, End(run.name, epoch, reason, str(error)))
         except BaseException as error:
             self._fail(error)
         finally:
-            line.source.close()
+            run.source.close()
 
-    def _drop_stale(self, line: SourceLine) -> None:
-        if line.ledger.dropped["stale"] == 0:
+    def _drop_stale(self, run: SourceRun) -> None:
+        if run.ledger.dropped["stale"] == 0:
             logger.warning(
                 "%s: the model does not keep up, frames are dropped and counted (stale); "
                 "lower cadence.fps or raise window.stride",
-                line.name,
+                run.name,
             )
-        line.ledger.count_dropped("stale")
+        run.ledger.count_dropped("stale")
 
     # The inference thread.
 

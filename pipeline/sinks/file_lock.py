@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.errors import OutputError
 
 
-class Claim:
+class FileLock:
     """The right to write to `path`, which is made where it is not there, from now to `release`.
 
     What the file holds stays. OutputError where another run, or this one, has claimed it; OSError where it

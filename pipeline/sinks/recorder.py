@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import RecordConfig
 from pipeline.errors import OutputError
-from pipeline.sinks.file_lock import Claim
+from pipeline.sinks.file_lock import FileLock
 from pipeline.sinks.overlay import Painter
 from pipeline.types import End, Frame, FrameResult, Gap, SourceState
 
@@ -212,7 +212,7 @@ class _Mp4:
     """One file: opened at the first frame, because only then the size is known."""
 
     def __init__(self, name: str, config: RecordConfig) -> None:
-        self.path, self._claim = _check_path(name)
+        self.path, self._file_lock = _check_path(name)
         self.timeline = Timeline()
         self.failed = False
         self._partial = _partial(self.path)
@@ -245,7 +245,7 @@ class _Mp4:
         try:
             self._finish()
         finally:
-            self._claim.release()
+            self._file_lock.release()
 
     def _finish(self) -> None:
         if self._open is None:
@@ -354,7 +354,7 @@ def _check_encoder(config: RecordConfig) -> None:
         ) from error
 
 
-def _check_path(name: str) -> tuple[Path, Claim]:
+def _check_path(name: str) -> tuple[Path, FileLock]:
     """Return the path, and its partial file claimed; OutputError names path and remedy."""
     try:
         path = Path(name).expanduser()
@@ -376,7 +376,7 @@ def _check_path(name: str) -> tuple[Path, Claim]:
                 f"record path {path} is write-protected: change its mode or choose another name"
             )
         path.parent.mkdir(exist_ok=True)  # one folder at most: more would hide a wrong path
-        return path, Claim(_partial(path), what=f"record path {path}")
+        return path, FileLock(_partial(path), what=f"record path {path}")
     except OSError as error:
         raise OutputError(
             f"record path {path} cannot be written ({_reason(error)}): choose a folder that you may write to"

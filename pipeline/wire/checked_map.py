@@ -27,7 +27,7 @@ def unpack_map(data: bytes, name: str) -> dict[str, Any]:
     return values
 
 
-class Fields:
+class CheckedMap:
     """A map whose values are asked for one by one; MessageError naming `where` and the key on any fault."""
 
     def __init__(self, values: dict[str, Any], where: str) -> None:

@@ -18,7 +18,7 @@ import msgpack
 
 from pipeline.errors import MessageError, WireVersionError
 from pipeline.types import MAX_SIDE, SOURCE_ID, EndReason, FrameResult, MaskMessage, SourceState
-from pipeline.wire.checked_map import MAX_INT64, Fields, unpack_map
+from pipeline.wire.checked_map import MAX_INT64, CheckedMap, unpack_map
 from pipeline.wire.columns import pack_instances, unpack_instances
 from pipeline.wire.messages import (
     END_REASONS,
@@ -131,7 +131,7 @@ def decode(
     kind, source = parse_topic(parts[0])
     if len(parts) < (4 if kind == "masks" else 2):
         raise MessageError(f"a {kind} message of {source!r} has only {len(parts)} parts")
-    header = Fields(unpack_map(parts[1], "header"), f"{kind} header of {source!r}")
+    header = CheckedMap(unpack_map(parts[1], "header"), f"{kind} header of {source!r}")
     version = header.integers("v", 2, 0, 65535)
     if version[0] != WIRE_VERSION[0]:
         raise WireVersionError(_version_text(str(version[0])))
@@ -194,7 +194,7 @@ def _why(message: EventMessage | HeartbeatMessage) -> dict[str, str]:
     return {} if message.reason is None else {"reason": message.reason, "detail": message.detail}
 
 
-def _read_why(header: Fields, state: SourceState) -> tuple[EndReason | None, str]:
+def _read_why(header: CheckedMap, state: SourceState) -> tuple[EndReason | None, str]:
     if state != "ended":
         return None, ""
     return header.choice("reason", END_REASONS), header.text("detail", 4096)
@@ -225,7 +225,7 @@ def _mask_header(message: MaskMessage) -> dict[str, Any]:
 
 
 def _decode_masks(
-    header: Fields,
+    header: CheckedMap,
     instances: bytes,
     masks: bytes,
     class_names: Mapping[str, Mapping[int, str]],
@@ -271,7 +271,7 @@ def _decode_masks(
     )
 
 
-def _decode_event(header: Fields, common: dict[str, Any]) -> EventMessage:
+def _decode_event(header: CheckedMap, common: dict[str, Any]) -> EventMessage:
     pairs = header.listing("class_names", MAX_CLASSES)
     names: dict[int, str] = {}
     for pair in pairs:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ops.rle import CropRLE
 from pipeline.errors import MessageError
 from pipeline.types import MAX_SIDE, TRACK_STATES, Instance, MaskMessage
-from pipeline.wire.checked_map import Fields, unpack_map
+from pipeline.wire.checked_map import CheckedMap, unpack_map
 
 MAX_INSTANCES = 4096
 NO_TRACK = -1
@@ -99,7 +99,7 @@ def unpack_instances(
     `names` is class id → name; an id that it lacks gets an empty name. `where` names the message in errors.
     Raises MessageError for anything that is not as the format says.
     """
-    fields = Fields(unpack_map(data, "instances"), f"instances of the {where}")
+    fields = CheckedMap(unpack_map(data, "instances"), f"instances of the {where}")
     number = fields.integer("n", 0, MAX_INSTANCES)
     columns: dict[str, NDArray[Any]] = {}
     for name, dtype in COLUMNS.items():

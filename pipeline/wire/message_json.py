@@ -13,7 +13,7 @@ from typing import Any
 from ops.rle import CropRLE
 from pipeline.errors import MessageError
 from pipeline.types import MAX_SIDE, SOURCE_ID, TRACK_STATES, Instance, MaskMessage
-from pipeline.wire.checked_map import MAX_INT64, Fields
+from pipeline.wire.checked_map import MAX_INT64, CheckedMap
 
 KEYS = (
     "source",
@@ -81,7 +81,7 @@ def from_json(values: Any) -> MaskMessage:
     """Return the message of one recorded line, as `json.loads` gives it; MessageError where it is none."""
     if not isinstance(values, dict):
         raise MessageError(f"a recorded message must be an object, got {type(values).__name__}")
-    line = Fields(values, "recorded message")
+    line = CheckedMap(values, "recorded message")
     source = line.text("source")
     if not SOURCE_ID.fullmatch(source):
         raise MessageError(f"recorded message: source {source!r} is no source id")
@@ -120,7 +120,7 @@ def from_json(values: Any) -> MaskMessage:
 def _read_instance(values: Any, size: tuple[int, int]) -> Instance:
     if not isinstance(values, dict):
         raise MessageError(f"a recorded instance must be an object, got {type(values).__name__}")
-    row = Fields(values, "recorded instance")
+    row = CheckedMap(values, "recorded instance")
     score = row.optional_number("score", 0.0, 1.0)
     if score is None:
         raise MessageError("recorded instance: score is null")

@@ -29,7 +29,7 @@ from pipeline.wire.endpoint import bind_remedy, check_address, check_ipc_free, k
 from pipeline.wire.messages import SourceFacts, StreamFacts
 from pipeline.wire.socket_thread import SocketThread
 from pipeline.wire.source_record import SourceRecord
-from pipeline.wire.subscriptions import Joins
+from pipeline.wire.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from pipeline.config import PublishConfig
@@ -93,7 +93,7 @@ class Publisher:
         self._thread = SocketThread("publisher", self._own_socket)
         self._condition = self._thread.condition
         self._queue: deque[Step] = deque()
-        self._joins = Joins(facts.sources)
+        self._subscriptions = Subscriptions(facts.sources)
         self._closing = False
         self._deadline = 0.0
         self._thread.start()
@@ -109,7 +109,7 @@ class Publisher:
     @property
     def num_subscribers(self) -> int:
         """Subscriptions that cover `masks` messages (a `Subscriber` makes one)."""
-        return self._joins.num_readers
+        return self._subscriptions.num_readers
 
     def publish(self, result: FrameResult, dropped: Mapping[str, int]) -> bool:
         """Hand one result to ZeroMQ; with `block` wait until every subscriber has room.
@@ -255,10 +255,10 @@ class Publisher:
                 next_heartbeat = max(next_heartbeat + self._config.heartbeat_seconds, time.monotonic())
                 for name in self._records:
                     self._send_heartbeat(socket, name)
-                self._joins.due.update(dict.fromkeys(self._records))
+                self._subscriptions.due.update(dict.fromkeys(self._records))
             stuck = not (self._send_events(socket) and self._send_queue(socket))
             with self._condition:
-                done = not self._queue and not self._joins.due
+                done = not self._queue and not self._subscriptions.due
                 if self._closing and (done or time.monotonic() >= self._deadline):
                     if self._queue:
                         log.warning(
@@ -270,13 +270,13 @@ class Publisher:
 
     def _send_events(self, socket: zmq.Socket[bytes]) -> bool:
         """Accept subscriptions, then send the events that are due; False when a subscriber has no room."""
-        if self._joins.accept(socket, self.address):
+        if self._subscriptions.accept(socket, self.address):
             with self._condition:
                 self._condition.notify_all()
-        for name in list(self._joins.due):
+        for name in list(self._subscriptions.due):
             if not self._send(socket, self._records[name].event()):
                 return False
-            del self._joins.due[name]
+            del self._subscriptions.due[name]
         return True
 
     def _send_queue(self, socket: zmq.Socket[bytes]) -> bool:
@@ -309,7 +309,7 @@ class Publisher:
 
     def _send_facts(self, name: str, facts: SourceFacts, socket: zmq.Socket[bytes]) -> bool:
         self._records[name].facts = facts
-        self._joins.due[name] = None
+        self._subscriptions.due[name] = None
         return True
 
     def _send_end(

@@ -16,7 +16,7 @@ log = logging.getLogger("pipeline.joins")
 _VERSION_TOPIC = re.compile(rb"vis([0-9]{1,4})/.")
 
 
-class Joins:
+class Subscriptions:
     """The subscriptions of one socket; `accept` is for the socket's thread, `num_readers` for any."""
 
     def __init__(self, sources: Iterable[str]) -> None:

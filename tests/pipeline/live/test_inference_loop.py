@@ -17,7 +17,7 @@ from pipeline.inference.network_predictor import NetworkPredictor, load_predicto
 from pipeline.inference.predictor import Finish
 from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
-from pipeline.live.source_run import SourceLine
+from pipeline.live.source_run import SourceRun
 from pipeline.live.stream import Stream
 from pipeline.types import End, Frame, FrameResult, Gap, SourceState, Window, WindowPrediction
 
@@ -178,7 +178,7 @@ def test_what_nothing_follows_is_finished_at_once(tmp_path: Path) -> None:
     frames_read = read(clip).frames
     config = tiny_config({"camera": str(clip)}, cadence={"fps": "source"})
     predictor = overlapped(config)
-    line = SourceLine("camera", str(clip), config, predictor.facts, threading.Event())
+    line = SourceRun("camera", str(clip), config, predictor.facts, threading.Event())
     frames: LaneQueue[Frame | Gap | End] = LaneQueue(["camera"])
     results: LaneQueue[FrameResult | Gap | End] = LaneQueue(["camera"])
     inference = Inference(config, predictor, {"camera": line}, frames=frames, results=results)
