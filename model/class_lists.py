@@ -101,6 +101,10 @@ RECOMMENDED: dict[str, tuple[str, ...]] = {
 """The names that a stream watches for unless told otherwise; of lists that are not here, all."""
 
 
+UNNAMED: dict[str, str] = {"coco_and_object": "object"}
+"""Of a list with names: the name of what is none of them and moves."""
+
+
 def categories(class_list: str) -> tuple[Category, ...]:
     """The categories of a list, by rising id.
 

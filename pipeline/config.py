@@ -162,7 +162,7 @@ class ModelSection(Section):
 class AssociationConfig(Section):
     """Instances of overlapping windows → tracks. Starting point: the design's numbers; each can be tuned."""
 
-    min_score: float = Field(0.10, ge=0, le=1)
+    min_score: float = Field(0.20, ge=0, le=1)
     """Candidates below this best class score are ignored."""
     high_score: float = Field(0.40, ge=0, le=1)
     """Candidates from here on are matched first; below, only to confirmed tracks."""
@@ -172,12 +172,12 @@ class AssociationConfig(Section):
     """score × mask quality from here on confirms a track at once."""
     confirm_windows: int = Field(2, ge=1)
     """Windows that must have seen a tentative track before it is confirmed."""
-    birth_max_iou: float = Field(0.10, ge=0, le=1)
+    birth_max_iou: float = Field(0.50, ge=0, le=1)
     """A candidate that overlaps a live track's by so much, as in `nms_iou`, starts no track."""
     nms_iou: float = Field(0.50, gt=0, le=1)
     """Of two candidates of a window that overlap so much, by the mean of the soft spatio-temporal IoU of
     their masks and the IoU of their boxes, the weaker one goes."""
-    gate_iou: float = Field(0.10, ge=0, le=1)
+    gate_iou: float = Field(0.20, ge=0, le=1)
     """Least soft IoU on the shared frames for a match."""
     gate_embedding: float = Field(0.60, ge=-1, le=1)
     """Without overlap: least cosine similarity of the embeddings (and a reachable centre)."""
@@ -202,7 +202,7 @@ class AssociationConfig(Section):
     """Candidates of a window looked at, best score first."""
     embedding_memory: int = Field(10, ge=1, le=100)
     """Embeddings remembered per track."""
-    lost_seconds: float = Field(2.0, ge=0, le=3_600)
+    lost_seconds: float = Field(1.0, ge=0, le=3_600)
     """Stream time after which a track that was not seen ends."""
     class_memory: int = Field(30, ge=1)
     """Windows that the running mean of a track's class scores goes back."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class Associator:
     right; the true stride makes finals come earlier (a short last window then no longer votes on them).
     birth_scores: class output → the score from which a free candidate of this class starts a track, in place
     of `birth_score`; where that is below `high_score`, it is this class's high score, too.
+    unnamed: class outputs of what has no name: their tracks are shown from when they move on.
     crop: what makes masks of logits: on the host, or its equal on a GPU (`Predictor`s may have one).
     Raises ValueError for arguments out of range, and in `update` for windows that do not continue each other.
     """
@@ -50,6 +51,7 @@ class Associator:
         num_frames: int,
         stride: int = 1,
         birth_scores: Mapping[int, float] | None = None,
+        unnamed: Collection[int] = (),
         crop: CropMasks = crop_masks,
     ) -> None:
         if emission not in ("first", "final", "both"):
@@ -66,6 +68,8 @@ class Associator:
             raise ValueError(f"birth_scores {own} name outputs that classes do not: {self._outputs}")
         births = [own.get(output, config.birth_score) for output in self._outputs]
         highs = [min(own.get(output, 1.0), config.high_score) for output in self._outputs]
+        self._unnamed = np.isin(self._outputs, list(unnamed))
+        """(K,) whether a class is that of what has no name."""
         self._births_from, self._high_from = np.array([births, highs], np.float32)
         """(K,) each: the scores that start a track and that are matched first, by class."""
         self._num_frames = num_frames
@@ -81,6 +85,7 @@ class Associator:
             classes=[classes[output] for output in self._outputs],
             stride=stride,
             show_tentative=config.show_tentative,
+            unnamed=[column for column, output in enumerate(self._outputs) if output in unnamed],
             crop=crop,
         )
         self._movement = Movement(max_tracks=config.max_tracks, num_frames=num_frames)
@@ -261,10 +266,14 @@ class Associator:
         self._table.move(tracks, candidates.boxes[chosen], later)
         newest_places = candidates.newest[chosen] - len(window.real)
         self._movement.see(tracks, candidates.boxes[chosen], newest_places, scale=scale)
+        # Who was withheld for want of a name and gets one is a new acquaintance.
+        named = ~self._unnamed[candidates.labels[chosen]]
+        withheld = np.array([self._emitter.withheld(track) for track in tracks])
         self._table.learn(
             tracks,
             chosen,
             candidates,
+            anew=withheld & named,
             class_memory=self._config.class_memory,
             class_hysteresis=self._config.class_hysteresis,
         )

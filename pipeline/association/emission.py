@@ -7,7 +7,7 @@ its last window has voted, or both; what may change in between is masks and scor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
@@ -58,14 +58,17 @@ class Emitter:
         classes: Sequence[tuple[int, str]],
         stride: int,
         show_tentative: bool,
+        unnamed: Collection[int] = (),
         crop: CropMasks = crop_masks,
     ) -> None:
+        """classes: of the K columns; unnamed: those columns whose tracks are shown once they have moved."""
         self._table = table
         self._crop = crop
         self._emission = emission
         self._classes = classes
         self._stride = stride
         self._show_tentative = show_tentative
+        self._unnamed = frozenset(unnamed)
         self._pending: deque[_Pending] = deque()
         self._announced: dict[int, Instance] = {}
         self._span: tuple[int, int] | None = None
@@ -90,8 +93,15 @@ class Emitter:
 
     def announce(self, track: Track, state: Literal["lost", "ended"]) -> None:
         """Put a row without mask into the first frame to come: subscribers may drop the track."""
-        if track.state != "tentative" or self._show_tentative:
+        if self._visible(track):
             self._announced[track.id] = self._instance(track, state=state)
+
+    def withheld(self, track: Track) -> bool:
+        """Whether a track is none yet for subscribers: it has no name and never moved."""
+        return track.class_index in self._unnamed and not (track.moved or track.shown)
+
+    def _visible(self, track: Track) -> bool:
+        return (track.state != "tentative" or self._show_tentative) and not self.withheld(track)
 
     def emit(self, num_new: int) -> list[FrameResult]:
         """Return what is due once a window has voted, in the order of frames, then revisions."""
@@ -157,19 +167,21 @@ class Emitter:
         tracks = [
             track
             for track in sorted(self._table.tracks, key=lambda track: track.id)
-            if weight[track.slot] > 0 and (track.state != "tentative" or self._show_tentative)
+            if weight[track.slot] > 0 and self._visible(track)
         ]
         if not tracks or self.layout is None:
             return ()
         # The mean logit is above 0 where the sum is: the mask needs no division.
         logits = self._table.logit_sum[[track.slot for track in tracks], place]
         masks = encode_masks(logits, self.layout, crop=self._crop)
-        return tuple(
-            # A track that was lost meanwhile was live in this frame.
-            self._instance(track, state="confirmed" if track.state == "lost" else track.state, mask=mask)
-            for track, mask in zip(tracks, masks, strict=True)
-            if not mask.is_empty
-        )
+        rows = []
+        for track, mask in zip(tracks, masks, strict=True):
+            if not mask.is_empty:
+                track.shown = True
+                # A track that was lost meanwhile was live in this frame.
+                state: TrackState = "confirmed" if track.state == "lost" else track.state
+                rows.append(self._instance(track, state=state, mask=mask))
+        return tuple(rows)
 
     def _instance(self, track: Track, *, state: TrackState, mask: CropRLE | None = None) -> Instance:
         class_id, class_name = self._classes[track.class_index]

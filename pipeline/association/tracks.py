@@ -38,6 +38,8 @@ class Track:
     """Stream time of the newest frame that shows it."""
     moved: bool = False
     """Whether it has ever moved (`motion`)."""
+    shown: bool = False
+    """Whether it was ever published with a mask."""
 
     @property
     def live(self) -> bool:
@@ -178,14 +180,16 @@ class TrackTable:
         *,
         class_memory: int,
         class_hysteresis: float,
+        anew: NDArray[np.bool_],
     ) -> None:
         """Let `tracks` learn class and appearance from `candidates[chosen]`, after `num_windows` rose.
 
         mean ← mean + (score − mean) / min(windows, class_memory); the class changes only when another's mean
-        leads by more than `class_hysteresis`.
+        leads by more than `class_hysteresis`. Those `anew` (M,) forget the scores before.
         """
         slots = np.array([track.slot for track in tracks], dtype=np.intp)
         counts = np.array([min(track.num_windows, class_memory) for track in tracks], dtype=np.float32)
+        counts[anew] = 1
         means = self.class_mean[slots]
         means += (candidates.scores[chosen] - means) / counts[:, None]
         self.class_mean[slots] = means

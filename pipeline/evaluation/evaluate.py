@@ -265,6 +265,7 @@ def track_rows(
                 num_frames=len(window.frames),
                 stride=stride,
                 birth_scores=birth_scores(config, predictor.facts),
+                unnamed=predictor.facts.unnamed,
             )
         _collect(tracks, associator.update(window, _predict(predictor, window)))
     if associator is not None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import load_weights, weights_path
+from model.class_lists import UNNAMED
 from model.config import FORMER_WEIGHTS, ModelConfig, contradictions
 from model.cues import CueState, Motion, scale_motion
 from model.device import Precision
@@ -36,10 +37,15 @@ from ops.device_preprocess import FromPlanes, preprocess_on
 from ops.preprocess import Fit, fit_content, fit_size, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
+from pipeline.inference.moving import motion_map, without_still
 from pipeline.inference.predictor import MAX_AHEAD, Finish, ModelFacts
 from pipeline.types import Frame, Window, WindowPrediction, YuvPicture
 
 logger = logging.getLogger("pipeline.predict")
+
+
+_MASK_STRIDE = 4
+"""Pixels of the input that a mask cell is wide."""
 
 
 @dataclass
@@ -53,6 +59,8 @@ class _Kept:
     """(R, H, W), zero in the padding; where frames are encoded for every window anew."""
     camera: dict[int, Motion | None] = field(default_factory=dict)
     """The camera's motion since the frame before, in source pixels, of frames that no window has held."""
+    moving: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """What moves (`motion_map`) in frames that no window has held."""
     num_frames: int = 0
     """Frames seen since the source began or was forgotten."""
 
@@ -137,6 +145,11 @@ class NetworkPredictor:
             classes={i: (each.id, each.name) for i in outputs if (each := table[i]) is not None},
             trained=network.trained,
             num_frames=config.num_frames,
+            unnamed=frozenset(
+                i
+                for i in outputs
+                if (each := table[i]) is not None and each.name == UNNAMED.get(config.class_list)
+            ),
         )
 
     def prepare(self, frame: Frame) -> None:
@@ -160,8 +173,11 @@ class NetworkPredictor:
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
         coming = ComingCandidates(output, self._config, self._outputs)
-        cameras = [self._camera(window) for window in windows]
-        return lambda: [self._prediction(*each) for each in zip(windows, coming.wait(), cameras, strict=True)]
+        told = [(self._camera(window), self._moving(window)) for window in windows]
+        return lambda: [
+            self._prediction(window, found, camera, moving)
+            for window, found, (camera, moving) in zip(windows, coming.wait(), told, strict=True)
+        ]
 
     def _camera(self, window: Window) -> tuple[Motion | None, ...] | None:
         """The camera's motion at each new frame of a window; None without cues."""
@@ -169,6 +185,12 @@ class NetworkPredictor:
         return (
             None if kept.cues is None else tuple(kept.camera.pop(frame.index, None) for frame in window.new)
         )
+
+    def _moving(self, window: Window) -> NDArray[np.float32] | None:
+        """What moves in the window's newest frame; None without cues or where everything has a name."""
+        kept = self._kept(window.frames[-1].source)
+        *_, newest = (kept.moving.pop(frame.index, None) for frame in window.new)
+        return newest
 
     def _features(self, window: Window) -> list[FrameFeatures]:
         """The features of the window's T places, which are kept for the next window."""
@@ -184,12 +206,19 @@ class NetworkPredictor:
         return [ring[frame.index] for frame in window.frames]
 
     def _prediction(
-        self, window: Window, found: WindowCandidates, camera: tuple[Motion | None, ...] | None
+        self,
+        window: Window,
+        found: WindowCandidates,
+        camera: tuple[Motion | None, ...] | None,
+        moving: NDArray[np.float32] | None,
     ) -> WindowPrediction:
         frame = window.frames[-1]
+        scores = found.scores
+        if moving is not None:
+            scores = without_still(scores, found.mask_logits[:, -1], moving, self.facts.unnamed)
         fit = fit_size(frame.height, frame.width, height=self._config.height, width=self._config.width)
         return WindowPrediction(
-            scores=found.scores,
+            scores=scores,
             boxes_xyxy=fit.boxes_to_source(found.boxes),
             mask_logits=found.mask_logits,
             fit=fit,
@@ -244,7 +273,10 @@ class NetworkPredictor:
             return None
         planes = kept.planes.get(frame.index)
         if planes is None:
-            planes = _pad(kept.cues.update(content, frame.seconds), fit)
+            found = kept.cues.update(content, frame.seconds)
+            if self.facts.unnamed:
+                kept.moving[frame.index] = motion_map(found, self._cues, stride=_MASK_STRIDE)
+            planes = _pad(found, fit)
             motion = kept.cues.camera
             kept.camera[frame.index] = (
                 None if motion is None else scale_motion(motion, (1 / fit.scale_x, 1 / fit.scale_y))

@@ -33,6 +33,8 @@ class ModelFacts:
     trained: bool
     num_frames: int
     """T, frames in a window."""
+    unnamed: frozenset[int] = frozenset()
+    """Outputs that stand for what moves and has no name: their tracks are shown from when they move on."""
 
 
 class Predictor(Protocol):

@@ -66,6 +66,7 @@ class SourceRun:
             num_frames=facts.num_frames,
             stride=config.window.stride,
             birth_scores=birth_scores(config, facts),
+            unnamed=facts.unnamed,
             crop=crop,
         )
         self.held: list[Frame] = []

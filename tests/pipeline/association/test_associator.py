@@ -132,7 +132,7 @@ def test_crossing_objects_do_not_swap(matching: str, embeddings: bool) -> None:
 def test_an_object_hidden_for_longer_than_a_window_comes_back_by_its_appearance() -> None:
     path: Path = lambda number: None if 12 <= number < 24 else (0.2 + 0.01 * number, 0.5)  # noqa: E731
     scene = script([Mover(path), Mover(line((0.5, 0.15), (0, 0)), output=2)], 36)
-    results = run(Oracle(scene), make(), num_frames=T)
+    results = run(Oracle(scene), make(lost_seconds=2.0), num_frames=T)
     mine = ids_of(results, scene)[0]
     assert len(set(mine)) == 1
     track = mine[0]
