@@ -91,8 +91,7 @@ def parse_sources(texts: Sequence[str]) -> dict[str, str]:
     inputs: dict[str, str] = {}
     for position, text in enumerate(texts):
         name, equals, rest = text.partition("=")
-        # "video=NAME" is how FFmpeg spells a camera on Windows.
-        named = bool(equals) and not set(name) & set("/:?\\") and name != "video" and not _is_file(text)
+        named = bool(equals) and not set(name) & set("/:?\\") and not _is_file(text)
         name, source = (name, rest) if named else (f"source{position}", text)
         if name in inputs:
             raise ConfigError(f"--source {name}=…: the name {name!r} is given twice; names must differ")
@@ -136,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: StreamConfig, *, report_path: str | None) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from pipeline.progress import Progress
-    from pipeline.stream import Stream
+    from pipeline.live.stream import Stream
+    from pipeline.sinks.progress import Progress
 
     target = _open_report(report_path, config)
     stream = Stream(config)
@@ -169,7 +168,7 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
 
 def _open_report(path: str | None, config: StreamConfig) -> Path | None:
     """Find out before the run, not after it, that the report cannot be written."""
-    from pipeline.sinks import check_not_input
+    from pipeline.sinks.table import check_not_input
 
     if path is None:
         return None

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
         generalized_box_iou,
     )
     from ops.deform_attn import deform_attn
+    from ops.fit import Fit
     from ops.masks import crop_masks
-    from ops.preprocess import Fit, fit_image
+    from ops.preprocess import fit_image
     from ops.rle import CropRLE, encode_crop
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 
 _MODULE_OF = {
     "CropRLE": "ops.rle",
-    "Fit": "ops.preprocess",
+    "Fit": "ops.fit",
     "box_area": "ops.boxes",
     "box_cxcywh_to_xyxy": "ops.boxes",
     "box_iou": "ops.boxes",

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.preprocess import Fit
+from ops.fit import Fit
 from ops.rle import CropRLE, encode_runs
 
 __all__ = ["CropMasks", "crop_masks"]

@@ -1,17 +1,16 @@
-"""Fit an image into the model's fixed input size, and map the model's boxes back.
+"""Fit an image into the model's fixed input size.
 
-The aspect is kept, the content stands top left, the rest is 0 after normalisation. Training and the live
-path share this. Ours; mean and deviation are the ImageNet ones of torchvision's backbones.
+The content stands where `ops.fit` puts it, the rest is 0 after normalisation. Training and the live path
+share this. Ours; mean and deviation are the ImageNet ones of torchvision's backbones.
 """
-
-from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ops.fit import Fit, fit_size
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -31,74 +30,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _STD = torch.tensor(IMAGENET_STD).view(3, 1, 1)
 _SCALE = 1 / (255 * _STD)
 _SHIFT = torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / _STD
-
-Boxes = TypeVar("Boxes", Tensor, NDArray[Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How a source frame lies in the model's input: pixel p of the source is at p · scale of the input."""
-
-    source_height: int
-    """Rows of the source."""
-    source_width: int
-    """Columns of the source."""
-    height: int
-    """Rows of the model's input."""
-    width: int
-    """Columns of the model's input."""
-    scale_x: float
-    """Input pixels a source pixel, horizontally: content_width / source_width."""
-    scale_y: float
-    """Input pixels a source pixel, vertically: content_height / source_height."""
-    content_height: int
-    """Rows of the input that show the source."""
-    content_width: int
-    """Columns of the input that show the source."""
-
-    def boxes_to_source(self, boxes_cxcywh: Boxes) -> Boxes:
-        """(..., 4) cxcywh in 0..1 of the model's input to xyxy in source pixels, clipped to the source."""
-        half = boxes_cxcywh[..., 2:] * 0.5
-        boxes = boxes_cxcywh * 1.0
-        boxes[..., :2] = boxes_cxcywh[..., :2] - half
-        boxes[..., 2:] = boxes_cxcywh[..., :2] + half
-        boxes[..., 0::2] = (boxes[..., 0::2] * (self.width / self.scale_x)).clip(0, self.source_width)
-        boxes[..., 1::2] = (boxes[..., 1::2] * (self.height / self.scale_y)).clip(0, self.source_height)
-        return boxes
-
-    def boxes_to_input(self, boxes_xyxy: Boxes) -> Boxes:
-        """(..., 4) xyxy in source pixels to cxcywh in 0..1 of the model's input."""
-        scaled = boxes_xyxy * 1.0
-        scaled[..., 0::2] = boxes_xyxy[..., 0::2] * (self.scale_x / self.width)
-        scaled[..., 1::2] = boxes_xyxy[..., 1::2] * (self.scale_y / self.height)
-        boxes = scaled * 1.0
-        boxes[..., :2] = (scaled[..., :2] + scaled[..., 2:]) * 0.5
-        boxes[..., 2:] = scaled[..., 2:] - scaled[..., :2]
-        return boxes
-
-
-def fit_size(source_height: int, source_width: int, *, height: int, width: int) -> Fit:
-    """The largest placement of a source in height × width that keeps its aspect, to the nearest pixel.
-
-    Raises ValueError where a size is below 1.
-    """
-    if min(source_height, source_width, height, width) < 1:
-        raise ValueError(
-            f"sizes must be at least 1×1, got a source of {source_height}×{source_width} for {height}×{width}"
-        )
-    scale = min(height / source_height, width / source_width)
-    content_height = min(height, max(1, round(source_height * scale)))
-    content_width = min(width, max(1, round(source_width * scale)))
-    return Fit(
-        source_height=source_height,
-        source_width=source_width,
-        height=height,
-        width=width,
-        scale_x=content_width / source_width,
-        scale_y=content_height / source_height,
-        content_height=content_height,
-        content_width=content_width,
-    )
 
 
 def fit_image(image: NDArray[np.uint8], *, height: int, width: int) -> tuple[Tensor, Fit]:

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from pipeline.config import StreamConfig as StreamConfig
     from pipeline.config_file import load_config as load_config
     from pipeline.errors import StreamError as StreamError
-    from pipeline.stream import Stream as Stream
-    from pipeline.subscribe import Subscriber as Subscriber
+    from pipeline.live.stream import Stream as Stream
     from pipeline.types import FrameResult as FrameResult
     from pipeline.types import Instance as Instance
     from pipeline.types import MaskMessage as MaskMessage
+    from pipeline.wire.subscriber import Subscriber as Subscriber
 
 _EXPORTS = {
     "FrameResult": "pipeline.types",
     "Instance": "pipeline.types",
     "MaskMessage": "pipeline.types",
-    "Stream": "pipeline.stream",
+    "Stream": "pipeline.live.stream",
     "StreamConfig": "pipeline.config",
     "StreamError": "pipeline.errors",
-    "Subscriber": "pipeline.subscribe",
+    "Subscriber": "pipeline.wire.subscriber",
     "load_config": "pipeline.config_file",
 }
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def subscribe(options: argparse.Namespace) -> int:
     """Print the messages of a mask stream."""
-    from pipeline.subscribe import Subscriber
+    from pipeline.wire.subscriber import Subscriber
 
     with Subscriber(
         options.address,
@@ -121,7 +121,7 @@ def _subscribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def keys(options: argparse.Namespace) -> int:
     """Make key files for an encrypted stream."""
-    from pipeline.curve import write_keys
+    from pipeline.wire.curve import write_keys
 
     server, server_secret, client, client_secret = write_keys(options.folder)
     print(f"publisher:  --set publish.curve_secret_key_file={server_secret}")
@@ -147,9 +147,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from model.evaluation.clips import to_json
     from model.evaluation.report import format_figures
     from pipeline.config_file import load_config
-    from pipeline.evaluate import figures_of, predict_dataset
-    from pipeline.evaluate_workers import DataPlace, predict_in_processes
-    from pipeline.predict import load_predictor
+    from pipeline.evaluation.evaluate import figures_of, predict_dataset
+    from pipeline.evaluation.workers import DataPlace, predict_in_processes
+    from pipeline.inference.network_predictor import load_predictor
 
     section = {"weights": options.weights, "num_threads": options.threads}
     values = {"model": {key: value for key, value in section.items() if value is not None}}
@@ -235,7 +235,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _json_line(message: MaskMessage) -> str:
-    from pipeline.message_json import to_json
+    from pipeline.wire.message_json import to_json
 
     return json.dumps(to_json(message), separators=(",", ":"))
 

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from ops.rle import CropRLE
 
 if TYPE_CHECKING:
-    from ops.preprocess import Fit
+    from ops.fit import Fit
     from ops.yuv import ColourMatrix
 
 SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MAX_SIDE = 32767
+"""Largest width and height of a frame: boxes are int16 on the wire."""
 
 TrackState = Literal["tentative", "confirmed", "lost", "ended"]
 TRACK_STATES: tuple[TrackState, ...] = get_args(TrackState)
@@ -77,13 +79,6 @@ class YuvPicture:
             return self._rgb
 
 
-def _no_image() -> NDArray[np.uint8]:
-    return _NO_IMAGE
-
-
-_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
-
-
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One decoded frame: RGB, or the decoder's planes, of which RGB is made where something asks for it."""
@@ -104,51 +99,49 @@ class Frame:
     """Wall clock (ns since 1970) when the frame was decoded."""
     captured_monotonic_ns: int
     """Monotonic clock (ns) at the same moment."""
-    image: NDArray[np.uint8] = field(repr=False, default_factory=_no_image)
-    """(H, W, 3) RGB; of a frame with `yuv` and no image it is made at the first use."""
+    picture: NDArray[np.uint8] | YuvPicture = field(repr=False)
+    """(H, W, 3) RGB; or the decoder's planes, in streams whose model takes these (docs/architecture.md)."""
     rotation: int = 0
     """Degrees clockwise that were applied to the decoded picture (0, 90, 180, 270)."""
     sampled: bool = True
     """Whether the cadence picked it for the model; False: published with held instances only."""
-    yuv: YuvPicture | None = field(repr=False, default=None)
-    """The picture as the decoder's planes, in streams whose model takes these (docs/architecture.md)."""
 
     def __post_init__(self) -> None:
-        if self.image is _NO_IMAGE:
-            if self.yuv is None:
-                raise ValueError("Frame needs an image, or yuv")
-            object.__delattr__(self, "image")
+        picture = self.picture
+        if isinstance(picture, YuvPicture):
             return
-        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ValueError(
-                f"Frame.image must be (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}"
+                f"Frame.picture must be (H, W, 3) uint8, or planes, got {picture.shape} {picture.dtype}"
             )
 
-    if not TYPE_CHECKING:  # else no misspelt attribute of a frame would be an error to a type checker
-
-        def __getattr__(self, name: str) -> NDArray[np.uint8]:
-            """The image of a frame that came without: asked for only where it is not there."""
-            if name != "image":
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return self.yuv.rgb()
+    @property
+    def yuv(self) -> YuvPicture | None:
+        """The picture as the decoder's planes, where it came so."""
+        return self.picture if isinstance(self.picture, YuvPicture) else None
 
     @property
     def height(self) -> int:
         """Pixels."""
-        return int(self.image.shape[0]) if self.yuv is None else self.yuv.height
+        return int(self.picture.height if isinstance(self.picture, YuvPicture) else self.picture.shape[0])
 
     @property
     def width(self) -> int:
         """Pixels."""
-        return int(self.image.shape[1]) if self.yuv is None else self.yuv.width
+        return int(self.picture.width if isinstance(self.picture, YuvPicture) else self.picture.shape[1])
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """What `rgb` returns."""
+        return self.rgb()
 
     def rgb(self) -> NDArray[np.uint8]:
         """Return the picture, (H, W, 3) uint8 RGB; shared, not to be written to.
 
-        Of a frame with planes alone it is made here, once; PictureError where FFmpeg cannot make it, which
-        from a sink is a fault of the stream like any other: the frame was read, and is not lost in silence.
+        Of a frame with planes it is made here, once; PictureError where FFmpeg cannot make it, which from a
+        sink is a fault of the stream like any other: the frame was read, and is not lost in silence.
         """
-        return self.image
+        return self.picture.rgb() if isinstance(self.picture, YuvPicture) else self.picture
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ import numpy as np
 from support.truth import CLASSES, Mover, Oracle, script
 from support.truth import Path as Route
 
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
+from pipeline.association.emission import Emission
 from pipeline.config import AssociationConfig
-from pipeline.emission import Emission
+from pipeline.inference.window import Windower
 from pipeline.types import Window, WindowPrediction
-from pipeline.window import Windower
 
 T, NUM_FRAMES, WARM_UP = 5, 40, 10
 

@@ -31,7 +31,7 @@ from model.network import FrameFeatures, Network, build_model
 from ops.preprocess import fit_image
 from pipeline import Stream
 from pipeline.config_file import load_config
-from pipeline.demo import demo_frame
+from pipeline.sources.demo import demo_frame
 
 WARM_UP = 5
 PARTS = ("backbone", "input_proj", "encoder", "decoder", "mask_branch", "mask_head")

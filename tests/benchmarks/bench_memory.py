@@ -26,7 +26,7 @@ from support.video import write_video
 
 from pipeline import Stream, Subscriber
 from pipeline.config_file import load_config
-from pipeline.sinks import PublishSink
+from pipeline.sinks.publish import PublishSink
 
 FIRST = 500
 TARGET_PERCENT = 2.0

@@ -29,7 +29,7 @@ from support.predictors import FixedPredictor
 
 from pipeline import Stream
 from pipeline.config_file import load_config
-from pipeline.demo import demo_frame
+from pipeline.sources.demo import demo_frame
 
 TARGET = 0.8
 

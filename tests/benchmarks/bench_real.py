@@ -38,7 +38,7 @@ from benchmarks.real.runs import Found
 from model.checkpoint import weights_path
 from model.errors import CheckpointError
 from pipeline.config_file import load_config
-from pipeline.predict import load_predictor
+from pipeline.inference.network_predictor import load_predictor
 
 PEOPLE_MIN_HEIGHT = 24
 PEOPLE_MIN_RECALL = 0.70

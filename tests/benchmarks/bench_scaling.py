@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 
 from model.checkpoint import load_weights, shipped_weights
 from model.network import Network
-from pipeline.demo import demo_frame
-from pipeline.predict import NetworkPredictor
+from pipeline.inference.network_predictor import NetworkPredictor
+from pipeline.inference.window import Windower
+from pipeline.sources.demo import demo_frame
 from pipeline.types import Frame, Window
-from pipeline.window import Windower
 
 FPS = 30
 NUM_PICTURES = 12
@@ -116,7 +116,7 @@ def _frame(source: str, index: int, image: NDArray[np.uint8]) -> Frame:
         seconds=index / FPS,
         captured_ns=time.time_ns(),
         captured_monotonic_ns=time.monotonic_ns(),
-        image=image,
+        picture=image,
     )
 
 

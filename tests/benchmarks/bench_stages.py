@@ -33,18 +33,18 @@ tune_process()
 from benchmarks.bench_pipeline import make_720p_clip
 from benchmarks.processes import OtherWork
 
-import pipeline.associate
-import pipeline.container
-import pipeline.predict
-import pipeline.publish
-import pipeline.source
+import pipeline.association.associator
+import pipeline.inference.network_predictor
+import pipeline.sources.ffmpeg
+import pipeline.sources.video_source
+import pipeline.wire.publisher
 from model.cues import CueState
 from model.network import FrameFeatures
 from model.ring import FeatureRing
 from model.runtime import Runtime
 from pipeline import Stream
 from pipeline.config_file import load_config
-from pipeline.sinks import PublishSink
+from pipeline.sinks.publish import PublishSink
 
 WARM_UP = 10
 """Calls of each function that do not count."""
@@ -61,25 +61,25 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("decode", 0, "decode a picture", pipeline.container.VideoInput, "_decode"),
-    Part("decode", 0, "YUV to RGB", pipeline.source, "to_rgb"),
-    Part("prepare", 0, "prepare a frame", pipeline.predict.NetworkPredictor, "prepare"),
-    Part("prepare", 1, "resize", pipeline.predict, "fit_content"),
+    Part("decode", 0, "decode a picture", pipeline.sources.ffmpeg.VideoInput, "_decode"),
+    Part("decode", 0, "YUV to RGB", pipeline.sources.video_source, "to_rgb"),
+    Part("prepare", 0, "prepare a frame", pipeline.inference.network_predictor.NetworkPredictor, "prepare"),
+    Part("prepare", 1, "resize", pipeline.inference.network_predictor, "fit_content"),
     Part("prepare", 1, "cues", CueState, "update"),
-    Part("prepare", 1, "normalise", pipeline.predict, "normalise_content"),
+    Part("prepare", 1, "normalise", pipeline.inference.network_predictor, "normalise_content"),
     Part("prepare", 1, "network: encode", Runtime, "encode"),
     Part("prepare", 1, "keep the features", FeatureRing, "store"),
-    Part("inference", 0, "predict", pipeline.predict.NetworkPredictor, "predict"),
+    Part("inference", 0, "predict", pipeline.inference.network_predictor.NetworkPredictor, "predict"),
     Part("inference", 1, "network: decode", Runtime, "decode"),
     Part("inference", 2, "bring the window together", FrameFeatures, "stack"),
-    Part("inference", 1, "output to the host", pipeline.predict, "ComingCandidates"),
-    Part("inference", 0, "associate", pipeline.associate.Associator, "update"),
-    Part("inference", 1, "candidates and suppression", pipeline.associate, "select_candidates"),
-    Part("inference", 1, "affinities", pipeline.associate, "measure"),
-    Part("inference", 1, "masks in source pixels", pipeline.associate.Emitter, "emit"),
-    Part("caller", 0, "publish", pipeline.publish.Publisher, "publish"),
-    Part("caller", 1, "make the message", pipeline.publish, "mask_message"),
-    Part("caller", 1, "encode the message", pipeline.publish, "encode"),
+    Part("inference", 1, "output to the host", pipeline.inference.network_predictor, "ComingCandidates"),
+    Part("inference", 0, "associate", pipeline.association.associator.Associator, "update"),
+    Part("inference", 1, "candidates and suppression", pipeline.association.associator, "select_candidates"),
+    Part("inference", 1, "affinities", pipeline.association.associator, "measure"),
+    Part("inference", 1, "masks in source pixels", pipeline.association.associator.Emitter, "emit"),
+    Part("caller", 0, "publish", pipeline.wire.publisher.Publisher, "publish"),
+    Part("caller", 1, "make the message", pipeline.wire.publisher, "mask_message"),
+    Part("caller", 1, "encode the message", pipeline.wire.publisher, "encode"),
 )
 
 Samples = dict[str, list[tuple[float, float]]]

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pipeline.subscribe import Subscriber
 from pipeline.types import MaskMessage
+from pipeline.wire.subscriber import Subscriber
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "cam"

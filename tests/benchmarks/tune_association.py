@@ -27,13 +27,14 @@ tune_process()
 
 import numpy as np
 
-from pipeline.annotated import AnnotatedVideos, open_annotated
 from pipeline.config import StreamConfig
 from pipeline.config_file import load_config
-from pipeline.evaluate import cut_windows, figures_of, gather, track_rows
-from pipeline.predict import ModelFacts, Predictor, load_predictor
+from pipeline.evaluation.annotated import AnnotatedVideos, open_annotated
+from pipeline.evaluation.evaluate import cut_windows, figures_of, gather, track_rows
+from pipeline.inference.network_predictor import load_predictor
+from pipeline.inference.predictor import ModelFacts, Predictor
+from pipeline.inference.window import Windower
 from pipeline.types import Window, WindowPrediction
-from pipeline.window import Windower
 
 TRIED: dict[str, tuple[float, ...]] = {
     "logit_shift": (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.1),

@@ -166,6 +166,7 @@ def test_flags_win_over_set_and_set_over_the_file(run: Callable[..., Done], tmp_
 
 
 def test_source_names_are_told_from_urls_with_equal_signs() -> None:
+    assert parse_sources(["video=b.mp4"]) == {"video": "b.mp4"}
     assert parse_sources(["rtsp://h/x?user=a", "b=c.mp4", "d.mp4"]) == {
         "source0": "rtsp://h/x?user=a",
         "b": "c.mp4",

@@ -33,6 +33,23 @@ def test_exports_stay(package: str, names: list[str]) -> None:
         module.nonsense  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("pipeline.config", ["StreamConfig"]),
+        ("pipeline.config_file", ["dump_config", "load_config"]),
+        ("pipeline.errors", ["StreamError"]),
+        ("pipeline.evaluate", ["evaluate_dataset", "figures_of", "open_annotated", "predict_dataset"]),
+        ("pipeline.process", ["tune_process"]),
+        ("pipeline.types", ["End", "Frame", "FrameResult", "Gap", "Instance", "MaskMessage", "Window"]),
+    ],
+)
+def test_documented_import_paths_stay(module: str, names: list[str]) -> None:
+    found = importlib.import_module(module)
+    for name in names:
+        assert callable(getattr(found, name)), f"{module}.{name}"
+
+
 def test_flags_stay() -> None:
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     assert {

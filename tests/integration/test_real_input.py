@@ -17,7 +17,7 @@ from support.scripted_server import ScriptedServer, http_files
 from support.streams import street_clip, tiny_config
 
 from pipeline import Stream
-from pipeline.sinks import PublishSink
+from pipeline.sinks.publish import PublishSink
 
 ROOT = Path(__file__).parents[2]
 NUM_FRAMES = 250

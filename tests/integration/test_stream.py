@@ -17,7 +17,7 @@ from support.video import numbered_picture, write_video
 
 from pipeline import FrameResult, Stream, StreamConfig
 from pipeline.errors import SourceError, SourceNotFound
-from pipeline.predict import NetworkPredictor, load_predictor
+from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
 from pipeline.types import End, Frame, Gap, SourceState, Window, WindowPrediction
 
 

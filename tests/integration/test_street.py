@@ -14,9 +14,9 @@ from support.streams import tiny_config
 from support.video import make_reading, read
 
 from pipeline import Stream, Subscriber
-from pipeline.container import STREET_CLIP, parse_address
 from pipeline.errors import SourceUnreadable
-from pipeline.sinks import PublishSink
+from pipeline.sinks.publish import PublishSink
+from pipeline.sources.addresses import STREET_CLIP, parse_address
 from pipeline.types import End
 
 HEIGHT, WIDTH, FPS, NUM_FRAMES = 384, 640, 10, 110
@@ -84,7 +84,7 @@ def test_a_clip_that_is_missing_or_damaged_is_named_with_the_remedy(
     clip = tmp_path / "street.mp4"
     if damage != "missing":
         clip.write_bytes(b"" if damage == "empty" else bytes(range(256)) * 64)
-    monkeypatch.setattr("pipeline.container.STREET_CLIP", clip)
+    monkeypatch.setattr("pipeline.sources.addresses.STREET_CLIP", clip)
     reading = make_reading("street")
     reading.run()
     assert isinstance(reading.error, SourceUnreadable)

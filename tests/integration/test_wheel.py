@@ -102,7 +102,7 @@ def test_the_kernels_are_shipped(installed: Path, tmp_path: Path) -> None:
 
 def test_the_street_clip_and_the_notice_of_its_meshes_are_shipped(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from importlib.metadata import files; from pipeline.container import STREET_CLIP;"
+        "from importlib.metadata import files; from pipeline.sources.addresses import STREET_CLIP;"
         "notice = any(file.name == 'NOTICE' for file in files('mssts-stream'));"
         "print(STREET_CLIP.stat().st_size, notice)"
     )

@@ -27,7 +27,7 @@ from ops.launch import Launch, MaskRunsConfig, plan_mask_runs
 from ops.preprocess import Fit, fit_size
 from ops.rle import CropRLE
 from pipeline.config_file import load_config
-from pipeline.stream import Stream
+from pipeline.live.stream import Stream
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 CONFIGS = [

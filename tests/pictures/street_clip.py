@@ -38,7 +38,7 @@ from model.training.data.geometry import pose
 from model.training.data.outfits import Wardrobe
 from model.training.data.scenes import Actor, Look
 from model.training.data.surfaces import Light, Surface, view
-from pipeline.container import STREET_CLIP
+from pipeline.sources.addresses import STREET_CLIP
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -16,8 +16,8 @@ from support.wait import wait_until
 from support.wire import NO_DROPS, free_address, make_publisher, raw_socket, receive, small_result, start_verb
 
 from pipeline.__main__ import VERBS
-from pipeline.message_json import INSTANCE_KEYS, KEYS
-from pipeline.publish import Publisher
+from pipeline.wire.message_json import INSTANCE_KEYS, KEYS
+from pipeline.wire.publisher import Publisher
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from model.config import ModelConfig
 from pipeline.config import StreamConfig
 from pipeline.config_file import dump_config, load_config
 from pipeline.errors import ConfigError
-from pipeline.predict import load_predictor
+from pipeline.inference.network_predictor import load_predictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

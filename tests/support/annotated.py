@@ -10,8 +10,8 @@ from support.truth import CLASSES, Corruption, Oracle, Scene
 from support.ytvis import rle
 
 from model.evaluation.dataset import read_ground_truth
-from pipeline.annotated import AnnotatedVideos
-from pipeline.predict import ModelFacts
+from pipeline.evaluation.annotated import AnnotatedVideos
+from pipeline.inference.predictor import ModelFacts
 from pipeline.types import Window, WindowPrediction
 
 

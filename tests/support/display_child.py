@@ -12,7 +12,7 @@ import time
 import numpy as np
 from support.results import make_instance, make_result
 
-from pipeline.display import Display
+from pipeline.sinks.display import Display
 from pipeline.types import End
 
 

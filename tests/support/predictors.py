@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ops.preprocess import fit_size
-from pipeline.predict import ModelFacts
+from pipeline.inference.predictor import ModelFacts
 from pipeline.types import Window, WindowPrediction
 
 

@@ -61,7 +61,7 @@ def make_result(
         seconds=time,
         captured_ns=round(captured * 1e9),
         captured_monotonic_ns=round(captured * 1e9),
-        image=np.full((64, 96, 3), 128, dtype=np.uint8) if image is None else image,
+        picture=np.full((64, 96, 3), 128, dtype=np.uint8) if image is None else image,
     )
     return FrameResult(
         frame=frame,

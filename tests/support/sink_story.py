@@ -14,14 +14,14 @@ import numpy as np
 from support.results import make_instance, make_result
 
 if TYPE_CHECKING:
-    from pipeline.sinks import Sink
+    from pipeline.sinks.protocol import Sink
 
 from pipeline.config import RecordConfig
-from pipeline.display import Display
-from pipeline.overlay import Painter
-from pipeline.progress import Progress
+from pipeline.sinks.display import Display
+from pipeline.sinks.overlay import Painter
+from pipeline.sinks.progress import Progress
+from pipeline.sinks.recorder import Recorder
 from pipeline.types import End, FrameResult, Gap
-from pipeline.video import Recorder
 
 SOURCES = ["left", "right"]
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.preprocess import Fit, fit_size
-from pipeline.associate import Associator
+from pipeline.association.associator import Associator
+from pipeline.inference.window import Windower
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
-from pipeline.window import Windower
 
 NUM_OUTPUTS = 6
 CLASSES = {1: (1, "person"), 2: (2, "dog"), 3: (3, "car"), 4: (4, "bird")}
@@ -66,7 +66,7 @@ class Scene:
             seconds=index / self.frames_per_second,
             captured_ns=index,
             captured_monotonic_ns=index,
-            image=np.zeros((self.height, self.width, 3), np.uint8),
+            picture=np.zeros((self.height, self.width, 3), np.uint8),
         )
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from pipeline.cadence import Cadence
 from pipeline.config import SourceConfig
-from pipeline.source import Source, open_source
+from pipeline.sources.cadence import Cadence
+from pipeline.sources.source import Source, open_source
 from pipeline.stats import Ledger
 from pipeline.types import End, Frame, Gap
 

@@ -16,8 +16,8 @@ from support.results import ellipse, make_instance, make_result
 
 from ops.rle import encode_crop
 from pipeline.config import PublishConfig
-from pipeline.publish import Publisher, SourceFacts, StreamFacts
 from pipeline.types import FrameResult, Instance
+from pipeline.wire.publisher import Publisher, SourceFacts, StreamFacts
 
 ROOT = Path(__file__).parents[2]
 ANY_PORT = "tcp://127.0.0.1:*"

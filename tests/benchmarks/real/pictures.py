@@ -12,7 +12,7 @@ from benchmarks.real.runs import Found, FoundMask, Image, label_masks
 from numpy.typing import NDArray
 
 from ops.rle import encode_crop
-from pipeline.overlay import draw
+from pipeline.sinks.overlay import draw
 from pipeline.types import Instance
 
 WIDTH = 360

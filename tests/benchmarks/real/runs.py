@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from support.streams import street_clip
 
 from ops.rle import CropRLE, encode_crop
-from pipeline.cadence import Cadence
 from pipeline.config import StreamConfig
-from pipeline.predict import Predictor
-from pipeline.stream import Stream
+from pipeline.inference.predictor import Predictor
+from pipeline.live.stream import Stream
+from pipeline.sources.cadence import Cadence
 
 Image = NDArray[np.uint8]
 

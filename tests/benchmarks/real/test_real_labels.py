@@ -25,8 +25,8 @@ from support.streams import street_clip
 
 from model.class_lists import categories
 from ops.rle import CropRLE
-from pipeline.cadence import Cadence
 from pipeline.config import CadenceConfig
+from pipeline.sources.cadence import Cadence
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from model.training.data.sprite_scenes import DECOY
 from model.training.data.sprites import SpriteClips
 from model.training.data.street import StreetClips
 from ops.rle import CropRLE
-from pipeline.annotated import open_annotated
+from pipeline.evaluation.annotated import open_annotated
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "street"
 SETS: tuple[FrozenSet, ...] = ("street", "sprites")

@@ -1,0 +1,229 @@
+"""Tracks → the frames' results: masks in source pixels, revisions, finals, held frames (docs/association.md).
+
+A frame's masks are the mean logits of all windows that saw it so far. It is published on first sight, when
+its last window has voted, or both; what may change in between is masks and scores, never a confirmed id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.fit import Fit
+from ops.masks import CropMasks, crop_masks
+from ops.rle import CropRLE
+from pipeline.association.tracks import Track, TrackTable
+from pipeline.types import Frame, FrameResult, Instance, TrackState, Window
+
+Emission = Literal["first", "final", "both"]
+
+
+@dataclass(frozen=True)
+class MaskLayout:
+    """How the table's flat masks lie in the source frame."""
+
+    fit: Fit
+    stride: int
+    """Pixels of the model's input per mask cell."""
+    rows: int
+    """Rows of cells that show the source; the cells of the padding are not kept."""
+    columns: int
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A frame whose final result is still to come."""
+
+    number: int
+    """Counts the frames that windows brought; its ring place is number % T."""
+    frame: Frame
+    announced: list[Instance] = field(default_factory=list)
+    """Rows of tracks that became lost or ended in it."""
+
+
+class Emitter:
+    """Makes the results of one source from its track table; holds the frames whose finals are to come."""
+
+    def __init__(
+        self,
+        table: TrackTable,
+        *,
+        emission: Emission,
+        classes: Sequence[tuple[int, str]],
+        stride: int,
+        show_tentative: bool,
+        unnamed: Collection[int] = (),
+        crop: CropMasks = crop_masks,
+    ) -> None:
+        """classes: of the K columns; unnamed: those columns whose tracks are shown once they have moved."""
+        self._table = table
+        self._crop = crop
+        self._emission = emission
+        self._classes = classes
+        self._stride = stride
+        self._show_tentative = show_tentative
+        self._unnamed = frozenset(unnamed)
+        self._pending: deque[_Pending] = deque()
+        self._announced: dict[int, Instance] = {}
+        self._span: tuple[int, int] | None = None
+        self._newest: tuple[Instance, ...] | None = ()
+        self.layout: MaskLayout | None = None
+        """Set before the first window after the start and after `clear`."""
+        self.num_seen = 0
+        """Frames that windows brought so far."""
+
+    def advance(self, window: Window) -> list[FrameResult]:
+        """Take a window's new frames; return the finals of frames that it no longer holds.
+
+        Called before their ring places are cleared.
+        """
+        results = self._finals(self.num_seen + window.num_new - self._table.num_frames)
+        for frame in window.new:
+            self._pending.append(_Pending(self.num_seen, frame))
+            self.num_seen += 1
+        self._span = (window.real[0].index, window.real[-1].index)
+        self._newest = None
+        return results
+
+    def announce(self, track: Track, state: Literal["lost", "ended"]) -> None:
+        """Put a row without mask into the first frame to come: subscribers may drop the track."""
+        if self._visible(track):
+            self._announced[track.id] = self._instance(track, state=state)
+
+    def withheld(self, track: Track) -> bool:
+        """Whether a track is none yet for subscribers: it has no name and never moved."""
+        return track.class_index in self._unnamed and not (track.moved or track.shown)
+
+    def _visible(self, track: Track) -> bool:
+        return (track.state != "tentative" or self._show_tentative) and not self.withheld(track)
+
+    def emit(self, num_new: int) -> list[FrameResult]:
+        """Return what is due once a window has voted, in the order of frames, then revisions."""
+        fresh = list(self._pending)[-num_new:]
+        fresh[0].announced = list(self._announced.values())
+        self._announced = {}
+        if self._emission == "first":
+            self._pending.clear()
+            return [self._result(each, revision=0, final=True) for each in fresh]
+        # The next window begins `stride` frames later: a frame before its first one has its last vote.
+        due = self.num_seen + self._stride - self._table.num_frames
+        if self._emission == "final":
+            return self._finals(due)
+        results = [self._result(each, revision=0, final=False) for each in fresh]
+        return sorted(
+            [*results, *self._finals(due)], key=lambda result: (result.frame.index, result.revision)
+        )
+
+    def flush(self) -> list[FrameResult]:
+        """Return all pending finals."""
+        return self._finals(self.num_seen)
+
+    def clear(self) -> None:
+        """Forget the masks' layout and what `hold` would show; the tracks' last rows stay announced."""
+        self._newest = ()
+        self.layout = None
+
+    def hold(self, frame: Frame) -> FrameResult:
+        """Return the last known instances for a frame that the model was not shown."""
+        if self._newest is None:
+            self._newest = self._rows(self.num_seen - 1)
+        span = self._span or (frame.index, frame.index)
+        return FrameResult(frame=frame, instances=self._newest, window=span, held=True)
+
+    def awaits(self, track: Track) -> bool:
+        """Whether a frame whose final is pending holds votes for the track."""
+        places = [each.number % self._table.num_frames for each in self._pending]
+        return bool(self._table.weight[track.slot, places].any())
+
+    def _finals(self, due: int) -> list[FrameResult]:
+        """Return the finals of the pending frames with a number below `due`."""
+        revision = int(self._emission == "both")
+        results = []
+        while self._pending and self._pending[0].number < due:
+            results.append(self._result(self._pending.popleft(), revision=revision, final=True))
+        return results
+
+    def _result(self, pending: _Pending, *, revision: int, final: bool) -> FrameResult:
+        assert self._span is not None
+        rows = self._rows(pending.number)
+        if pending.number == self.num_seen - 1:
+            self._newest = rows
+        shown = {row.track_id for row in rows}
+        silent = tuple(row for row in pending.announced if row.track_id not in shown)
+        return FrameResult(
+            frame=pending.frame, instances=rows + silent, window=self._span, revision=revision, final=final
+        )
+
+    def _rows(self, number: int) -> tuple[Instance, ...]:
+        """Return the instances with a mask in a frame of the ring, by id."""
+        place = number % self._table.num_frames
+        weight = self._table.weight[:, place]
+        tracks = [
+            track
+            for track in sorted(self._table.tracks, key=lambda track: track.id)
+            if weight[track.slot] > 0 and self._visible(track)
+        ]
+        if not tracks or self.layout is None:
+            return ()
+        # The mean logit is above 0 where the sum is: the mask needs no division.
+        logits = self._table.logit_sum[[track.slot for track in tracks], place]
+        masks = encode_masks(logits, self.layout, crop=self._crop)
+        rows = []
+        for track, mask in zip(tracks, masks, strict=True):
+            if not mask.is_empty:
+                track.shown = True
+                # A track that was lost meanwhile was live in this frame.
+                state: TrackState = "confirmed" if track.state == "lost" else track.state
+                rows.append(self._instance(track, state=state, mask=mask))
+        return tuple(rows)
+
+    def _instance(self, track: Track, *, state: TrackState, mask: CropRLE | None = None) -> Instance:
+        class_id, class_name = self._classes[track.class_index]
+        return Instance(
+            track_id=track.id,
+            class_id=class_id,
+            class_name=class_name,
+            score=float(self._table.class_mean[track.slot, track.class_index]),
+            box_xyxy=(0, 0, 0, 0) if mask is None else mask.box_xyxy,
+            state=state,
+            mask=mask,
+            moved=track.moved,
+        )
+
+
+def encode_masks(
+    logits: NDArray[np.float32], layout: MaskLayout, *, crop: CropMasks = crop_masks
+) -> list[CropRLE]:
+    """Return masks in source pixels of logits (N, P), thresholded at 0.
+
+    The crop follows from the mask, not from the model's box: whatever the mask shows is published.
+    """
+    grid = logits.reshape(-1, layout.rows, layout.columns)
+    content, pixels = _content(layout)
+    return crop(grid, cell_boxes(grid) * pixels, fit=content, stride=layout.stride, grow=0.0)
+
+
+@lru_cache(maxsize=32)
+def _content(layout: MaskLayout) -> tuple[Fit, NDArray[np.float64]]:
+    """Return the fit without its padding, and the source pixels of a cell, (4,) for xyxy."""
+    fit, stride = layout.fit, layout.stride
+    content = replace(fit, height=layout.rows * stride, width=layout.columns * stride)
+    return content, np.array([stride / fit.scale_x, stride / fit.scale_y] * 2)
+
+
+def cell_boxes(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return (N, 4) xyxy in cells around the positive cells of (N, h, w); NaN where there are none."""
+    inside = np.greater(logits, 0)
+    boxes = np.empty((len(logits), 4), np.float64)
+    for axis in (0, 1):
+        used = np.logical_or.reduce(inside, axis=1 + axis)  # (N, w), then (N, h)
+        boxes[:, axis] = used.argmax(axis=1)
+        boxes[:, axis + 2] = used.shape[1] - used[:, ::-1].argmax(axis=1)
+        boxes[~np.logical_or.reduce(used, axis=1)] = np.nan
+    return boxes

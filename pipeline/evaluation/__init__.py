@@ -1,0 +1,1 @@
+"""The live stages over an annotated data set (docs/evaluation.md)."""

@@ -1,0 +1,1 @@
+"""Frames → windows → what a model says of them."""

@@ -1,0 +1,1 @@
+"""Threads and queues: sources, inference and sinks composed into a running stream."""

@@ -1,0 +1,100 @@
+"""One source's stages and counters, from its decoder to its tracks; `stream` moves the items between them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ops.masks import CropMasks, crop_masks
+from pipeline.association.associator import Associator
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceError
+from pipeline.inference.predictor import ModelFacts, birth_scores
+from pipeline.inference.window import Windower
+from pipeline.live.report import latency_report
+from pipeline.redact import redact_url
+from pipeline.sources.cadence import Cadence
+from pipeline.sources.source import Source, open_source
+from pipeline.stats import Histogram, Ledger
+from pipeline.types import End, Frame, SourceState
+
+STAGES = ("queue", "prepare", "predict", "associate", "sinks", "total")
+"""Stages of the report: capture to the beginning of the window, preparing included; what a frame needs once,
+in a thread of its own; the rest of the network, until its results are taken up; tracks and masks; the sinks;
+capture to sinks."""
+
+
+class SourceRun:
+    """A source with the windower and associator of its own; nothing is opened yet.
+
+    One thread writes each attribute: the decode thread `source` and `error`; the inference thread the
+    windower, the associator, `held`, `epoch` and `num_windows`; the caller's `end` and `state`; of `latency`
+    one thread each stage. Two are shared: `ledger`, which has a lock, and `skipped`. The inference thread
+    puts frames into `skipped`, it and the caller's take them out, each by one operation of the set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        config: StreamConfig,
+        facts: ModelFacts,
+        stop: threading.Event,
+        *,
+        crop: CropMasks = crop_masks,
+        planes: bool = False,
+    ) -> None:
+        self.name = name
+        self.url = redact_url(url)
+        self.ledger = Ledger()
+        self.source: Source = open_source(
+            name,
+            url,
+            config.source,
+            cadence=Cadence(config.cadence.fps),
+            ledger=self.ledger,
+            stop=stop,
+            max_frames=config.max_frames,
+            hold=config.cadence.hold,
+            planes=planes,
+        )
+        self.windower = Windower(num_frames=facts.num_frames, stride=config.window.stride)
+        self.associator = Associator(
+            config.association,
+            emission=config.emission,
+            classes=facts.classes,
+            num_frames=facts.num_frames,
+            stride=config.window.stride,
+            birth_scores=birth_scores(config, facts),
+            unnamed=facts.unnamed,
+            crop=crop,
+        )
+        self.held: list[Frame] = []
+        """Frames between model frames that wait for their window."""
+        self.latency = {stage: Histogram() for stage in STAGES}
+        self.num_windows = 0
+        self.epoch = 0
+        self.state: SourceState = "waiting"
+        """As the sinks know it."""
+        self.end: End | None = None
+        self.error: SourceError | None = None
+        self.skipped: set[int] = set()
+        """Frames whose first revision was dropped before the sinks: later revisions go the same way."""
+
+    def report(self, wall_seconds: float) -> dict[str, Any]:
+        """Return the source's part of the report (docs/report.md)."""
+        ledger = self.ledger
+        return {
+            "url": self.url,
+            "read": ledger.read,
+            "published": ledger.published,
+            "dropped": ledger.dropped,
+            "windows": self.num_windows,
+            "fps": round(ledger.published / wall_seconds, 3) if wall_seconds else 0.0,
+            "latency_ms": latency_report([self.latency]),
+            "packet_errors": ledger.packet_errors,
+            "reconnects": ledger.reconnects,
+            "revisions_dropped": ledger.revisions_dropped,
+            "end": self.end.reason if self.end else None,
+            "error": str(self.error) if self.error else None,
+        }

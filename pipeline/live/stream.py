@@ -1,0 +1,323 @@
+"""The one place where stages, queues and threads are composed.
+
+    decode thread per source → frames (bounded lanes) → inference thread (`inference`) → results (bounded
+    lanes) → caller's thread; beside inference a thread that prepares the frames that come next
+
+The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
+yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
+unexpected exception of any thread stops the stream and is raised to the caller; one source's death touches no
+other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from ops.masks import crop_masks
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceError
+from pipeline.inference.network_predictor import load_predictor
+from pipeline.inference.predictor import CroppingPredictor, Predictor, YuvPredictor
+from pipeline.live.inference_loop import Inference
+from pipeline.live.queues import LaneQueue
+from pipeline.live.report import latency_report, peak_rss_mb
+from pipeline.live.source_run import SourceRun
+from pipeline.sinks.protocol import Sink, SinkContext
+from pipeline.sinks.table import build_sinks
+from pipeline.sources.source import Source
+from pipeline.types import End, EndReason, Frame, FrameResult, Gap
+
+logger = logging.getLogger("pipeline.stream")
+
+_POLL_SECONDS = 0.05
+_JOIN_SECONDS = 15.0
+
+
+class Stream:
+    """A camera or file goes in, frames with tracked instance masks come out.
+
+    `for result in Stream(StreamConfig(source="clip.mp4"))` runs it; so does `run()`, for the sinks alone. A
+    stream runs once. `stop()` may be called from anywhere: what was read is still processed, files are
+    closed, the `end` message goes out. A slow loop body slows a file down; of a live source the oldest
+    results are dropped and counted (`publisher` in the ledger).
+
+    Raises from the loop: SourceError (an input could not be read; with several sources, after the others
+    ended), OutputError and AddressError (at construction), or whatever a stage raised.
+    """
+
+    def __init__(
+        self, config: StreamConfig, *, predictor: Predictor | None = None, sinks: Sequence[Sink] = ()
+    ) -> None:
+        self._config = config
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._started: float | None = None
+        self._wall_seconds = 0.0
+        self._first_mask_seconds: float | None = None
+        self._created = time.monotonic()
+        self._predictor = predictor if predictor is not None else load_predictor(config)
+        predictor = self._predictor
+        crop = predictor.crop_masks if isinstance(predictor, CroppingPredictor) else crop_masks
+        planes = isinstance(predictor, YuvPredictor) and predictor.takes_yuv
+        names = list(config.source.inputs)
+        self._runs = {
+            name: SourceRun(name, url, config, predictor.facts, self._stop, crop=crop, planes=planes)
+            for name, url in config.source.inputs.items()
+        }
+        context = SinkContext(
+            config=config,
+            model=self._predictor.facts,
+            sources=self.sources,
+            ledgers={name: run.ledger for name, run in self._runs.items()},
+            stop=self._stop,
+        )
+        self._sinks: list[Sink] = [*build_sinks(context), *sinks]
+        self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
+        self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
+        self._inference = Inference(config, predictor, self._runs, frames=self._frames, results=self._results)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._shut_down()
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        """Run the stream and yield each result after the sinks have it. Leaving the loop stops the stream."""
+        if self._started is not None or self._frames.closed:
+            raise RuntimeError("a Stream runs once, and not after its `with` block: make a new one")
+        try:
+            self._start()
+            yield from self._consume()
+        except BaseException as error:
+            if self._failure is None and not isinstance(error, GeneratorExit):
+                self._failure = error
+            raise
+        finally:
+            self.stop()
+            self._shut_down()
+        self._raise_failure()
+
+    def run(self) -> dict[str, Any]:
+        """Run the stream to its end for its sinks alone; return the report."""
+        for _ in self:
+            continue
+        return self.report()
+
+    def stop(self) -> None:
+        """Ask the sources to stop; what they have read is still processed. Callable from any thread."""
+        self._stop.set()
+
+    def add_sink(self, sink: Sink) -> None:
+        """Give results to `sink` too; before the stream runs."""
+        if self._started is not None:
+            raise RuntimeError("the stream runs already: add sinks before")
+        self._sinks.append(sink)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Source id → source."""
+        return {name: run.source for name, run in self._runs.items()}
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """The sinks that the config asked for and those given; none after the end."""
+        return tuple(self._sinks)
+
+    def report(self) -> dict[str, Any]:
+        """Return the report (docs/report.md): totals, and the same per source under `sources`."""
+        sources = {name: run.report(self._wall_seconds) for name, run in self._runs.items()}
+        totals: dict[str, Any] = {
+            key: sum(each[key] for each in sources.values()) for key in ("read", "published", "windows")
+        }
+        causes = [each["dropped"] for each in sources.values()]
+        totals["dropped"] = {cause: sum(each[cause] for each in causes) for cause in causes[0]}
+        return {
+            "read": totals["read"],
+            "published": totals["published"],
+            "dropped": totals["dropped"],
+            "windows": totals["windows"],
+            "wall_seconds": round(self._wall_seconds, 3),
+            "fps": round(totals["published"] / self._wall_seconds, 3) if self._wall_seconds else 0.0,
+            "time_to_first_mask_seconds": self._first_mask_seconds,
+            "latency_ms": latency_report([run.latency for run in self._runs.values()]),
+            "peak_rss_mb": peak_rss_mb(),
+            "sources": sources,
+        }
+
+    # The caller's thread.
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        for sink in self._sinks:
+            sink.start()
+        if self._stop.is_set():
+            logger.info("stopped before the first frame")
+        self._threads = [
+            threading.Thread(target=self._decode, args=(run,), name=f"decode-{name}", daemon=True)
+            for name, run in self._runs.items()
+        ]
+        self._threads.append(threading.Thread(target=self._infer, name="inference", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def _consume(self) -> Iterator[FrameResult]:
+        """Write results to the sinks, in order, until every source has ended or a thread has failed."""
+        while any(run.end is None for run in self._runs.values()):
+            got = self._results.get(_POLL_SECONDS)
+            self._announce_states()
+            if self._failure is not None:
+                return
+            if got is None:
+                for sink in self._sinks:
+                    sink.poll()
+                continue
+            name, item = got
+            run = self._runs[name]
+            if isinstance(item, FrameResult):
+                if item.revision and item.frame.index in run.skipped:
+                    run.skipped.discard(item.frame.index)
+                    run.ledger.count_revision_dropped()
+                    continue
+                begun = time.monotonic_ns()
+                for sink in self._sinks:
+                    sink.write(item)
+                self._count(run, item, begun)
+                yield item
+            elif isinstance(item, Gap):
+                for sink in self._sinks:
+                    sink.gap(item)
+            else:
+                self._end(run, item)
+
+    def _end(self, run: SourceRun, end: End) -> None:
+        run.end = end
+        run.state = "ended"
+        logger.info("%s: ended (%s)%s", run.name, end.reason, f": {end.detail}" if end.detail else "")
+        for sink in self._sinks:
+            sink.end(end)
+
+    def _count(self, run: SourceRun, result: FrameResult, begun_ns: int) -> None:
+        now = time.monotonic_ns()
+        run.latency["sinks"].add((now - begun_ns) / 1e6)
+        if result.revision == 0:
+            run.ledger.count_published()
+            run.latency["total"].add((now - result.frame.captured_monotonic_ns) / 1e6)
+        if self._first_mask_seconds is None and any(each.mask for each in result.instances):
+            self._first_mask_seconds = round(time.monotonic() - self._created, 3)
+
+    def _announce_states(self) -> None:
+        for name, run in self._runs.items():
+            state = run.source.state
+            if state not in ("ended", run.state) and run.end is None:  # the end is told in order, by End
+                run.state = state
+                logger.info("%s: %s", name, run.state)
+                for sink in self._sinks:
+                    sink.state(name, run.state)
+
+    def _shut_down(self) -> None:
+        """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
+        self._frames.close()
+        self._results.close()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
+            if thread.is_alive():
+                logger.warning("%s does not answer and is abandoned", thread.name)
+        self._threads = []
+        sinks, self._sinks = self._sinks, []
+        if self._started is not None and not self._wall_seconds:
+            self._wall_seconds = time.monotonic() - self._started
+            for name, run in self._runs.items():
+                run.ledger.count_dropped("stop", run.ledger.open_frames())
+                if run.end is None:
+                    reason: EndReason = "stopped" if self._failure is None else "error"
+                    detail = "" if self._failure is None else type(self._failure).__name__
+                    run.end = End(name, run.epoch, reason, detail)
+                    for sink in sinks:
+                        self._guard(sink.end, run.end)
+        for sink in sinks:
+            self._guard(sink.close)
+
+    def _guard(self, call: Callable[..., None], *arguments: End) -> None:
+        """Call a sink on the way out; its fault is kept if it is the first one, and logged if not."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            if self._failure is None:
+                self._failure = error
+            else:
+                logger.error("while closing: %s", error)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        errors = [run.error for run in self._runs.values() if run.error is not None]
+        for error in errors[1:]:
+            logger.error("%s", error)
+        if errors:
+            raise errors[0]
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first exception of any thread and wake the others."""
+        if self._failure is None:
+            self._failure = error
+        self._stop.set()
+        self._frames.close()
+
+    # A decode thread per source.
+
+    def _decode(self, run: SourceRun) -> None:
+        queue, epoch = self._config.queue, 0
+        try:
+            for item in run.source:
+                epoch = item.epoch
+                if not isinstance(item, Frame):
+                    self._frames.put(run.name, item)
+                    continue
+                live = run.source.live
+                dropped = self._frames.put(
+                    run.name,
+                    item,
+                    capacity=queue.live_frames if live else queue.frames,
+                    when_full="wait" if not live else "drop_oldest" if item.sampled else "refuse",
+                )
+                if self._frames.closed:
+                    return
+                if dropped is not None:
+                    self._drop_stale(run)
+        except SourceError as error:
+            run.error = error
+            # The caller raises it when the other sources have ended; until then only the log tells.
+            logger.log(logging.ERROR if len(self._runs) > 1 else logging.DEBUG, "%s", error)
+            reason: EndReason = "lost" if run.ledger.read > 0 else "error"
+            self._frames.put(run.name, End(run.name, epoch, reason, str(error)))
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            run.source.close()
+
+    def _drop_stale(self, run: SourceRun) -> None:
+        if run.ledger.dropped["stale"] == 0:
+            logger.warning(
+                "%s: the model does not keep up, frames are dropped and counted (stale); "
+                "lower cadence.fps or raise window.stride",
+                run.name,
+            )
+        run.ledger.count_dropped("stale")
+
+    # The inference thread.
+
+    def _infer(self) -> None:
+        try:
+            self._inference.run()
+        except BaseException as error:
+            self._fail(error)

@@ -1,0 +1,1 @@
+"""Who receives results: the mask stream, recordings, windows, the progress line."""

@@ -1,0 +1,238 @@
+"""Reading video through PyAV (FFmpeg): opening and decoding.
+
+`open_video` turns an `Address` into a `VideoInput`, which gives out decoded pictures, one list a packet.
+Facts this stands on, all tried: `container.close()` from another thread does not free a blocked reader,
+only timeouts do; of those only PyAV's own tuple bounds a server that drips a byte at a time, and FFmpeg
+ignores an option that it does not know; a killed RTSP server looks like an orderly end of file; over UDP
+FFmpeg reads a server's goodbye before data that still waits, so that a late reader never sees the last few
+frames of a recording (over TCP it does); `str()` of an FFmpeg error holds the URL with the password.
+
+Camera devices are opened through FFmpeg's v4l2 or avfoundation. That path was not run on hardware, nor
+was decoding on a GPU (`source.decoder`); that it falls back, or says why it cannot, was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from functools import cache
+
+import av
+import av.container
+from av.codec.context import ThreadType
+from av.codec.hwaccel import HWAccel
+
+from pipeline.config import SourceConfig
+from pipeline.errors import SourceError, SourceUnreadable
+from pipeline.sources.addresses import Address
+from pipeline.sources.ffmpeg_errors import mapped_faults
+from pipeline.sources.sampling import size_fault
+from pipeline.stats import Ledger
+
+logger = logging.getLogger("pipeline.container")
+
+# FFmpeg looks at the stream for so long (µs) before it opens; its default of 5 s costs a second on RTSP.
+_ANALYZE_MICROSECONDS = 100_000
+# UDP packets of a key frame come in one burst; the kernel's default buffer is smaller than many of them.
+_UDP_BUFFER_BYTES = 1 << 20
+_MAX_FPS = 1000
+
+
+class VideoInput:
+    """An open container and the decoder of its first video stream; used by one thread.
+
+    Iterating gives one list of decoded pictures per packet (often empty), so that the caller can look at
+    clocks and stop signals between packets. Packets that cannot be decoded are counted and passed over.
+    Faults of reading are raised as SourceError.
+    """
+
+    def __init__(
+        self, container: av.container.InputContainer, address: Address, *, source: str, ledger: Ledger
+    ) -> None:
+        if not container.streams.video:
+            raise SourceUnreadable(f"source {source!r}: {address.shown} holds no video stream", source=source)
+        if fault := size_fault(container.streams.video[0].height, container.streams.video[0].width):
+            raise SourceUnreadable(f"source {source!r}: {address.shown}: {fault}", source=source)
+        self._container = container
+        self._address = address
+        self._source = source
+        self._ledger = ledger
+        self._stream = container.streams.video[0]
+        self.live = _is_live(container, address)
+        self.on_gpu = self._stream.codec_context.is_hwaccel
+        if not self.on_gpu:
+            # Frame threads give each frame out later; on a live source that is latency.
+            self._stream.thread_type = ThreadType.SLICE if self.live else ThreadType.AUTO
+        self.fps = _nominal_fps(self._stream)
+        self.num_frames = None if self.live else self._stream.frames or None
+        self._num_packets = 0
+        self._pictures = self._decode()
+
+    def __iter__(self) -> Iterator[list[av.VideoFrame]]:
+        return self._pictures
+
+    @property
+    def complete(self) -> bool:
+        """Whether the container held as many packets as it declares (true where it does not say)."""
+        return self._num_packets >= self._stream.frames
+
+    def close(self) -> None:
+        """Close decoder and container; by the thread that reads, only."""
+        self._pictures.close()
+        self._container.close()
+
+    def _decode(self) -> Generator[list[av.VideoFrame]]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                with mapped_faults(self._address, source=self._source):
+                    packet = next(packets, None)
+            except SourceError:
+                yield self._flush()
+                raise
+            if packet is None:
+                return
+            # The last one is empty: it only asks the decoder for what it still holds.
+            self._num_packets += packet.size > 0
+            try:
+                pictures = packet.decode()
+            except av.error.FFmpegError as error:
+                self._ledger.count_packet_error()
+                logger.debug(
+                    "source %s: a packet cannot be decoded: %s",
+                    self._source,
+                    self._address.redact(str(error)),
+                )
+                continue
+            yield pictures
+
+    def _flush(self) -> list[av.VideoFrame]:
+        """Return the pictures that the decoder still holds; at an orderly end the last packet does this."""
+        try:
+            return self._stream.decode(None)
+        except av.error.FFmpegError:
+            self._ledger.count_packet_error()
+            return []
+
+
+def open_video(
+    address: Address, *, source: str, config: SourceConfig, timeout_seconds: float, ledger: Ledger
+) -> VideoInput:
+    """Open a file, URL or device; `timeout_seconds` bounds the opening of URLs and devices.
+
+    Raises SourceError (each kind) with the remedy.
+    """
+    if address.format is not None and not _has_format(address.format):
+        raise SourceUnreadable(
+            f"source {source!r}: {address.shown}: this build of PyAV has no "
+            f"{address.format} input; serve the camera over RTSP instead",
+            source=source,
+        )
+    options: dict[str, str] = {}
+    timeouts: tuple[float, float] | None = None
+    if address.kind in ("rtsp", "http", "device"):
+        timeouts = (timeout_seconds, config.read_timeout_seconds)
+        options = _options(address, config)
+
+    def opened(hardware: HWAccel | None) -> VideoInput:
+        with mapped_faults(address, source=source):
+            container = av.open(
+                address.target,
+                mode="r",
+                format=address.format,
+                options=options,
+                timeout=timeouts,
+                metadata_errors="replace",
+                hwaccel=hardware,
+            )
+        try:
+            return VideoInput(container, address, source=source, ledger=ledger)
+        except BaseException:
+            container.close()
+            raise
+
+    hardware = _hardware(config, address, source=source)
+    if hardware is None:
+        return opened(None)
+    try:
+        video = opened(hardware)
+    except RuntimeError as error:  # PyAV's, where software is not allowed to take over
+        raise _gpu_fault(address, f"the GPU does not decode it ({error})", source=source) from error
+    except SourceError as error:
+        if config.decoder == "cuda":
+            raise
+        # A device that fails looks like a file that may not be read.
+        logger.info("source %s: decoded on the CPU: with the GPU it cannot be opened: %s", source, error)
+        return opened(None)
+    if not video.on_gpu:
+        logger.info("source %s: decoded on the CPU: the GPU does not decode it", source)
+    return video
+
+
+@cache
+def gpu_decoding_fault() -> str | None:
+    """Why FFmpeg cannot decode on a GPU here, or None if it can; asked once by opening a decoder."""
+    try:
+        decoder = av.CodecContext.create("h264", "r", hwaccel=HWAccel("cuda"))
+    except (av.error.FFmpegError, RuntimeError, ValueError) as error:
+        return f"no NVIDIA GPU that FFmpeg can decode on ({error})"
+    return None if decoder.is_hwaccel else "this build of PyAV does not decode on NVIDIA GPUs"
+
+
+def _hardware(config: SourceConfig, address: Address, *, source: str) -> HWAccel | None:
+    """What a container is opened with; raises SourceUnreadable where a GPU is asked for and there is none."""
+    if config.decoder == "cpu":
+        return None
+    fault = gpu_decoding_fault()
+    if fault is None:
+        return HWAccel("cuda", allow_software_fallback=config.decoder == "auto")
+    if config.decoder == "cuda":
+        raise _gpu_fault(address, fault, source=source)
+    logger.info("source %s: decoded on the CPU: %s", source, fault)
+    return None
+
+
+def _gpu_fault(address: Address, fault: str, *, source: str) -> SourceUnreadable:
+    return SourceUnreadable(
+        f"source {source!r}: {address.shown}: source.decoder=cuda: {fault}; use auto or cpu there",
+        source=source,
+    )
+
+
+def _has_format(name: str) -> bool:
+    # One format may go by several names, which FFmpeg lists as "video4linux2,v4l2".
+    return any(name in names.split(",") for names in av.formats_available)
+
+
+def _options(address: Address, config: SourceConfig) -> dict[str, str]:
+    silent = str(round(config.read_timeout_seconds * 1e6))
+    if address.kind == "rtsp":
+        return {
+            "rtsp_transport": config.rtsp_transport,
+            "timeout": silent,
+            "allowed_media_types": "video",
+            "analyzeduration": str(_ANALYZE_MICROSECONDS),
+            "buffer_size": str(_UDP_BUFFER_BYTES),
+        }
+    if address.kind == "http":
+        return {"timeout": silent}
+    return {}
+
+
+def _is_live(container: av.container.InputContainer, address: Address) -> bool:
+    """Tell whether a stream goes on for ever: it cannot be asked to wait, and its end is a fault.
+
+    RTSP and devices are. Over HTTP a file has a duration or at least a size; a camera's MJPEG and a running
+    HLS playlist have neither (of HLS only the duration counts: the size is the playlist's).
+    """
+    if address.kind != "http":
+        return address.kind in ("rtsp", "device")
+    if container.duration is not None:
+        return False
+    return container.format.name == "hls" or container.size <= 0
+
+
+def _nominal_fps(stream: av.VideoStream) -> float | None:
+    rate: Fraction | None = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate and 0 < rate <= _MAX_FPS else None

@@ -1,0 +1,89 @@
+"""A decoder's pictures as arrays: RGB, or the planes as they are for a stream whose model takes these.
+
+What the planes mean (matrix and range) is told here once, as `to_rgb` has FFmpeg take it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+
+from pipeline.sources.sampling import PictureError
+from pipeline.types import YuvPicture
+
+if TYPE_CHECKING:
+    from ops.yuv import ColourMatrix
+
+_UNSPECIFIED = 2  # the number for "no colour matrix is told" (ITU-T H.273)
+_HD_HEIGHT = 720
+_MATRICES: dict[int, ColourMatrix] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
+"""By the numbers of H.273, of those that the model's preprocessing knows."""
+_FULL_RANGE_FORMAT = "yuvj420p"  # FFmpeg's older name for yuv420p of full range
+_FORMATS = ("yuv420p", _FULL_RANGE_FORMAT, "nv12")
+
+
+def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
+    """Convert a decoded picture to (H, W, 3) uint8 RGB and turn it `rotation` degrees clockwise.
+
+    Raises PictureError where FFmpeg cannot convert it.
+    """
+    try:
+        space = Colorspace.ITU709 if _is_untagged_hd(picture) else None
+        # One thread: PyAV starts swscale's threads anew for every picture, which costs more than it saves.
+        image = np.asarray(
+            picture.to_ndarray(format="rgb24", src_colorspace=space, threads=1), dtype=np.uint8
+        )
+    except (av.error.FFmpegError, ValueError) as error:
+        what = f"{picture.width}x{picture.height} {picture.format.name}"
+        raise PictureError(f"no RGB from {what}: {error}") from error
+    if rotation:
+        image = np.ascontiguousarray(np.rot90(image, -(rotation // 90)))
+    return image
+
+
+def to_planes(picture: av.VideoFrame) -> YuvPicture | None:
+    """The decoder's planes of a picture of 8 bits in 4:2:0, not copied; None for other formats, and where it
+    is tagged with a matrix that the model's preprocessing does not know."""
+    if picture.format.name not in _FORMATS or picture.color_range > ColorRange.JPEG:
+        return None
+    matrix = _MATRICES.get(picture.colorspace)
+    if picture.colorspace == _UNSPECIFIED:
+        matrix = "bt709" if _is_untagged_hd(picture) else "bt601"
+    if matrix is None:
+        return None
+    rows, columns = -(-picture.height // 2), -(-picture.width // 2)
+    sizes = [(picture.height, picture.width), *[(rows, columns)] * 2]
+    if picture.format.name == "nv12":
+        sizes = [sizes[0], (rows, 2 * columns)]
+    planes = [_lines(plane, *size) for plane, size in zip(picture.planes, sizes, strict=True)]
+    if any(plane is None for plane in planes):
+        return None
+    whole = [plane for plane in planes if plane is not None]
+    if picture.format.name == "nv12":
+        whole[1] = whole[1].reshape(rows, columns, 2)
+    full_range = picture.format.name == _FULL_RANGE_FORMAT or picture.color_range == ColorRange.JPEG
+    return YuvPicture(tuple(whole), matrix=matrix, full_range=full_range, convert=partial(to_rgb, picture))
+
+
+def clockwise_rotation(picture: av.VideoFrame) -> int:
+    """Return the quarter turns that the container asks for, in degrees clockwise: 0, 90, 180 or 270."""
+    return round(-picture.rotation / 90) % 4 * 90
+
+
+def _is_untagged_hd(picture: av.VideoFrame) -> bool:
+    """Many cameras tag nothing; HD is BT.709 then, as players assume, and FFmpeg would take BT.601."""
+    return picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
+
+
+def _lines(plane: av.video.plane.VideoPlane, rows: int, num_bytes: int) -> NDArray[np.uint8] | None:
+    """A view of a plane without what pads its lines, (rows, num_bytes); None where it is upside down."""
+    if plane.line_size < num_bytes:
+        return None
+    data = np.frombuffer(memoryview(plane), np.uint8)
+    lines: NDArray[np.uint8] = data[: rows * plane.line_size].reshape(rows, plane.line_size)
+    return lines[:, :num_bytes]

@@ -1,0 +1,116 @@
+"""The values on the wire beside MaskMessage, and the names that version 1 fixes (docs/wire.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pipeline.types import EndReason, MaskMessage, SourceState
+
+WIRE_VERSION = (1, 1)
+TOPIC_ROOT = f"vis{WIRE_VERSION[0]}/"
+KINDS = ("masks", "event", "heartbeat", "end")
+MASK_ENCODING = "crop-rle"
+
+SOURCE_STATES: tuple[SourceState, ...] = get_args(SourceState)
+END_REASONS: tuple[EndReason, ...] = get_args(EndReason)
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of a source beside its frames."""
+
+    kind: str
+    """file, images, rtsp, http, device or demo."""
+    url: str
+    """What was opened, without user name and password."""
+    fps: float | None = None
+    """Nominal frames a second; None where unknown."""
+    width: int | None = None
+    """Pixels after rotation; None until known."""
+    height: int | None = None
+    """Pixels after rotation; None until known."""
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """What all messages of one stream share."""
+
+    model_name: str
+    class_list: str
+    """Id of the class list, e.g. ytvis2021."""
+    class_names: Mapping[int, str]
+    """Category id → name."""
+    trained: bool
+    """False: the weights are random, the masks mean nothing."""
+    sources: Mapping[str, SourceFacts] = field(default_factory=dict)
+    """Source id → facts."""
+
+
+@dataclass(frozen=True)
+class EventMessage:
+    """Class list, facts and state of a source: sent on each new subscription and with each heartbeat."""
+
+    source: str
+    producer: str
+    boot: str
+    seq: int | None
+    """The last `masks` message's; None before the first."""
+    published_ns: int
+    state: SourceState
+    model_name: str
+    class_list: str
+    class_names: dict[int, str]
+    trained: bool
+    facts: SourceFacts
+    reason: EndReason | None = None
+    """Why the source ended; only with state `ended`."""
+    detail: str = ""
+    wire_version: tuple[int, int] = WIRE_VERSION
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeartbeatMessage:
+    """Sign of life of a source, once a second, also with no frames."""
+
+    source: str
+    producer: str
+    boot: str
+    seq: int | None
+    """The last `masks` message's; None before the first."""
+    published_ns: int
+    state: SourceState
+    dropped: dict[str, int]
+    reason: EndReason | None = None
+    """Why the source ended; only with state `ended`."""
+    detail: str = ""
+    wire_version: tuple[int, int] = WIRE_VERSION
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EndMessage:
+    """No further `masks` message of this source within this boot."""
+
+    source: str
+    producer: str
+    boot: str
+    seq: int | None
+    """The last `masks` message's; None if there was none."""
+    published_ns: int
+    reason: EndReason
+    detail: str
+    """One sentence for people."""
+    dropped: dict[str, int]
+    wire_version: tuple[int, int] = WIRE_VERSION
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+WireMessage = MaskMessage | EventMessage | HeartbeatMessage | EndMessage
+
+
+def topic(kind: str, source: str = "") -> bytes:
+    """Return the topic of a kind, for one source or (as a prefix) for all."""
+    return f"{TOPIC_ROOT}{kind}/{source}/".encode() if source else f"{TOPIC_ROOT}{kind}/".encode()

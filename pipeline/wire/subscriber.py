@@ -1,0 +1,341 @@
+"""The mask stream's receiving side: `for message in Subscriber(address)`, or `latest()` for the newest.
+
+A thread of its own reads the socket. A high-water mark alone does not bound the age of what a slow reader
+gets (seconds, measured); a thread that always reads and keeps the newest does, so `latest()` never lags.
+Iteration gives every message: when the reader is slow the thread stops reading, so that a publisher with
+`block` waits, and one without drops; what was lost is seen by `seq`, counted and logged. Rules: docs/wire.md.
+Design: ours.
+Needs zmq, msgpack and numpy only: neither torch nor av nor cv2.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from types import TracebackType
+
+import zmq
+
+from pipeline.errors import AddressError, MessageError, WireVersionError
+from pipeline.types import MaskMessage, SourceState, check_source_id
+from pipeline.wire.codec import decode
+from pipeline.wire.curve import Handshakes, secure_client
+from pipeline.wire.endpoint import check_remote, keep_alive
+from pipeline.wire.messages import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage, WireMessage, topic
+from pipeline.wire.socket_thread import SocketThread
+
+log = logging.getLogger("pipeline.subscribe")
+
+SOCKET_HIGH_WATER_MARK = 16
+"""Messages held by the socket beside `max_waiting`: few, so that a slow reader is felt by the publisher."""
+FOREIGN_GRACE_SECONDS = 2.5
+"""How long a publisher of another major version may take to show that it speaks ours too: two heartbeats."""
+SILENCE_WARNING_SECONDS = 5.0
+"""A log line tells that nothing was heard yet after so long."""
+FOREIGN_PREFIXES = tuple(f"vis{major}".encode() for major in range(10) if f"vis{major}/" != TOPIC_ROOT)
+
+
+class Subscriber:
+    """Reads a mask stream; iterator over MaskMessage and context manager.
+
+    With `source` only that source is read and iteration ends at its end; without, all sources are read and
+    iteration goes on until `close()`. AddressError where the address is none. `timeout_seconds`: TimeoutError
+    when nothing at all, not even a heartbeat, was heard for so long; None waits for ever. WireVersionError
+    where the publisher speaks another major version only. Bytes that are no message are counted and logged.
+    An encrypted stream needs `server_key`, the publisher's public key (its 40 characters, or a key file), and
+    where only some clients are allowed `client_key_file`, a secret key file; ConfigError where one is none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        source: str | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        max_waiting: int = 1000,
+        server_key: str | None = None,
+        client_key_file: str | None = None,
+    ) -> None:
+        if source is not None:
+            check_source_id(source)
+        if timeout_seconds is not None and timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds must be above 0 or None, got {timeout_seconds}")
+        if client_key_file is not None and server_key is None:
+            raise ValueError("client_key_file needs server_key too, the publisher's public key")
+        if max_waiting < 1:
+            raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
+        check_remote(address)
+        self.address = address
+        self.source = source
+        self.lost: dict[str, int] = {}
+        """Source → messages that were sent, but never arrived here."""
+        self.skipped = 0
+        """Messages that `latest()` passed over for newer ones."""
+        self.malformed = 0
+        """Messages that could not be read."""
+        self.events: dict[str, EventMessage] = {}
+        """Source → its newest event: class list, facts."""
+        self.heartbeats: dict[str, HeartbeatMessage] = {}
+        """Source → its newest heartbeat: drop counters."""
+        self.sources: dict[str, SourceState] = {}
+        """Source → state."""
+        self.ended: dict[str, EndMessage] = {}
+        """Sources that ended, and why."""
+        self._timeout = timeout_seconds
+        self._max_waiting = max_waiting
+        self._server_key = server_key
+        self._client_key_file = client_key_file
+        self._refused = ""
+        self._thread = SocketThread("subscriber", self._own_socket)
+        self._condition = self._thread.condition
+        self._waiting: deque[MaskMessage] = deque()
+        self._keep_all = True
+        self._lost_reported: dict[str, int] = {}
+        self._last: dict[str, tuple[str, int]] = {}
+        self._class_names: dict[str, dict[int, str]] = {}
+        self._heard = time.monotonic()
+        self._heard_ours = False
+        self._foreign: tuple[float, WireVersionError] | None = None
+        self._closed = False
+        self._thread.start()
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[MaskMessage]:
+        return self
+
+    def __next__(self) -> MaskMessage:
+        """Return the next message; StopIteration at the end of the named source, or when closed."""
+        with self._condition:
+            self._keep_all = True
+            message = self._take(None)
+        if message is None:
+            raise StopIteration
+        return message
+
+    def latest(self, *, timeout_seconds: float | None = None) -> MaskMessage | None:
+        """Return the newest message that was not returned yet, waiting for one; None at the end.
+
+        With several sources the newest of each, in turns. What is passed over counts in `skipped`. From the
+        first call on the thread keeps only the newest of each source (until the next iteration step).
+        `timeout_seconds`: TimeoutError when no new message came for so long.
+        """
+        with self._condition:
+            self._keep_all = False
+            self._keep_newest()
+            self._condition.notify_all()
+            return self._take(timeout_seconds)
+
+    def close(self) -> None:
+        """Stop reading; iteration ends."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._thread.wake()
+        self._thread.join()
+
+    def _take(self, timeout_seconds: float | None) -> MaskMessage | None:
+        """Return the first waiting message, None at the end; the lock is held."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            if self._waiting and not self._closed:
+                self._condition.notify_all()
+                return self._waiting.popleft()
+            self._thread.raise_failure()
+            if self._finished:
+                return None
+            now = time.monotonic()
+            if self._timeout is not None and now >= self._heard + self._timeout:
+                raise TimeoutError(self._silence(self._timeout))
+            if deadline is not None and now >= deadline:
+                raise TimeoutError(f"no new message at {self.address} for {timeout_seconds:g} s")
+            limits = [deadline, None if self._timeout is None else self._heard + self._timeout]
+            self._condition.wait(min((each - now for each in limits if each is not None), default=None))
+
+    def _silence(self, seconds: float) -> str:
+        whom = "" if self.source is None else f"of source {self.source!r} "
+        named = "" if self.source is None else ", with a source of that name"
+        remedy = f"is a publisher running there{named}?"
+        garbage = ""
+        if self.malformed:
+            garbage = f", only {self.malformed} malformed messages"
+            remedy = "is it another program that publishes there?"
+        return (
+            f"nothing was heard {whom}at {self.address} for {seconds:g} s, not even a heartbeat{garbage}: "
+            f"{self._refused or remedy}"
+        )
+
+    def _keep_newest(self) -> None:
+        """Drop all but the newest waiting message of each source, in order of arrival of the first."""
+        newest = {message.source: message for message in self._waiting}
+        self.skipped += len(self._waiting) - len(newest)
+        self._waiting = deque(newest.values())
+
+    # All below runs in the thread.
+
+    def _own_socket(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.linger = 0
+            with closing(Handshakes(socket, encrypted=self._server_key is not None)) as handshakes:
+                self._connect(socket)
+                self._thread.opened()
+                self._read(socket, handshakes)
+
+    def _connect(self, socket: zmq.Socket[bytes]) -> None:
+        socket.rcvhwm = SOCKET_HIGH_WATER_MARK
+        if self._server_key is not None:
+            secure_client(socket, server_key=self._server_key, client_key_file=self._client_key_file)
+        keep_alive(socket, self.address)
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        # `masks` comes last: once the publisher counts us, all else is already subscribed.
+        for kind in ("event", "heartbeat", "end", "masks") if self.source is not None else ():
+            socket.subscribe(topic(kind, self.source or ""))
+        for prefix in FOREIGN_PREFIXES:
+            socket.subscribe(prefix)
+        if self.source is None:
+            socket.subscribe(TOPIC_ROOT.encode())
+        try:
+            socket.connect(self.address)
+        except zmq.ZMQError as error:
+            raise AddressError(
+                f"address {self.address!r} cannot be connected to ({error.strerror}): write "
+                "tcp://HOST:PORT, e.g. tcp://127.0.0.1:5555"
+            ) from None
+
+    def _read(self, socket: zmq.Socket[bytes], handshakes: Handshakes) -> None:
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._thread.wakes, zmq.POLLIN)
+        poller.register(handshakes.monitor, zmq.POLLIN)
+        silent_until, warned = time.monotonic() + SILENCE_WARNING_SECONDS, False
+        while True:
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: self._finished or not self._keep_all or len(self._waiting) < self._max_waiting
+                )
+                if self._finished:
+                    return
+            left = None if self._foreign is None else self._foreign[0] - time.monotonic()
+            if left is not None and left <= 0 and self._foreign is not None:
+                raise self._foreign[1]
+            if not self._heard_ours and not warned and time.monotonic() >= silent_until:
+                warned = True
+                log.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
+            limits = [left, None if warned or self._heard_ours else silent_until - time.monotonic()]
+            wait = min((each for each in limits if each is not None), default=None)
+            poller.poll(None if wait is None else max(0, int(wait * 1000)) + 1)
+            self._note_refusal(handshakes.read())
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                continue
+            self._receive(socket, parts)
+
+    def _note_refusal(self, reason: str | None) -> None:
+        if reason is not None and reason != self._refused:
+            self._refused = reason
+            log.warning("%s: %s", self.address, reason)
+
+    def _receive(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
+        try:
+            message = decode(parts, class_names=self._class_names)
+        except WireVersionError as error:
+            if not self._heard_ours and self._foreign is None:
+                log.warning("%s: %s", self.address, error)
+                self._foreign = (time.monotonic() + FOREIGN_GRACE_SECONDS, error)
+            return
+        except MessageError as error:
+            self.malformed += 1
+            if self.malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood must not fill the log
+                log.warning("%s: malformed message (%d so far): %s", self.address, self.malformed, error)
+            return
+        if not self._heard_ours:
+            self._heard_ours = True
+            self._foreign = None
+            for prefix in FOREIGN_PREFIXES:
+                socket.unsubscribe(prefix)
+        with self._condition:
+            self._heard = time.monotonic()
+            self._note(message)
+            self._condition.notify_all()
+
+    @property
+    def _finished(self) -> bool:
+        return self._closed or (self.source is not None and self.source in self.ended)
+
+    def _note(self, message: WireMessage) -> None:
+        """Take over what a message says; the lock is held."""
+        source = message.source
+        self._count_lost(message)
+        if isinstance(message, MaskMessage):
+            self._waiting.append(message)
+            if not self._keep_all:
+                self._keep_newest()
+            return
+        if isinstance(message, EventMessage):
+            self.events[source] = message
+            self._class_names[message.class_list] = message.class_names
+        elif isinstance(message, HeartbeatMessage):
+            self.heartbeats[source] = message
+        state = "ended" if isinstance(message, EndMessage) else message.state
+        if state != "ended":
+            self.ended.pop(source, None)  # a publisher that was started again
+        elif isinstance(message, EndMessage):
+            self.ended[source] = message
+        elif source not in self.ended and message.reason is not None:
+            # its `end` was before our time, or was lost
+            dropped = message.dropped if isinstance(message, HeartbeatMessage) else {}
+            self.ended[source] = EndMessage(
+                source=source,
+                producer=message.producer,
+                boot=message.boot,
+                seq=message.seq,
+                published_ns=message.published_ns,
+                reason=message.reason,
+                detail=message.detail,
+                dropped=dropped,
+            )
+        if self.sources.get(source) != state:
+            log.info("%s: source %s is %s", self.address, source, state)
+        self.sources[source] = state
+
+    def _count_lost(self, message: WireMessage) -> None:
+        """Count holes in `seq`, from the first `masks` message of a boot that arrived here."""
+        last = self._last.get(message.source)
+        if message.seq is None:
+            return
+        known = last is not None and last[0] == message.boot
+        if not known and not isinstance(message, MaskMessage):
+            return
+        if last is not None and known:
+            missing = message.seq - last[1] - (1 if isinstance(message, MaskMessage) else 0)
+            if missing > 0:
+                self.lost[message.source] = self.lost.get(message.source, 0) + missing
+            self._report_lost(message)
+            if missing < 0:
+                return
+        self._last[message.source] = (message.boot, message.seq)
+
+    def _report_lost(self, message: WireMessage) -> None:
+        """Log new losses: the first at once, further ones with the next heartbeat or end."""
+        source = message.source
+        number = self.lost.get(source, 0) - self._lost_reported.get(source, 0)
+        if number and (source not in self._lost_reported or not isinstance(message, MaskMessage)):
+            self._lost_reported[source] = self.lost[source]
+            log.warning(
+                "%s: source %s: %d messages lost before seq %s: read faster, or use latest()",
+                self.address,
+                source,
+                number,
+                message.seq,
+            )
