@@ -1,7 +1,7 @@
 """Frames of a file, a folder of images or a camera, read with OpenCV alone, for tools that learn from them.
 
 `model` knows nothing of streams: this is the plain reader for a look at a camera, without reconnects, threads
-or counters; the live path has `pipeline.source`. Ours.
+or counters; the live path has `pipeline.sources`. Ours.
 """
 
 from __future__ import annotations
