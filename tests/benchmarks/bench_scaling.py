@@ -60,7 +60,7 @@ class Cell:
 
 def cells() -> list[Cell]:
     """T × stride × size, then kept instances and streams one at a time."""
-    sizes = ((128, 208), (192, 320), (256, 416))
+    sizes = ((128, 224), (192, 320), (256, 416))
     grid = [
         Cell(num_frames=num_frames, stride=stride, height=height, width=width)
         for (height, width), num_frames, stride in itertools.product(sizes, (3, 5), (1, 2, 3))

@@ -222,8 +222,8 @@ def scaling(found: Mapping[str, Any]) -> list[str]:
 
 
 def _engine(name: str) -> str:
-    word, rest = name.split(",", 1)
-    return f"{ENGINES[word]},{rest}"
+    """The parts of a row's name, the engine's as a reader knows it."""
+    return ", ".join(ENGINES.get(part, part) for part in name.split(", "))
 
 
 def _seconds(value: float | None) -> str:

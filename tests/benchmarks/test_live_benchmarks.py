@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.rtsp_server import RtspServer
 from support.small_models import small_config
 from support.streams import TINY_NETWORK
 
+from model.checkpoint import load_weights, weights_path
 from model.network import build_model
 
 TINY = {"model.weights": None, "model.network": TINY_NETWORK}
@@ -122,6 +124,9 @@ def test_scaling_rows_are_of_each_stream() -> None:
     assert found["fps_of_a_stream"] == pytest.approx(found["fps"] / 2)
     shapes = {(c.num_frames, c.stride, c.height) for c in bench_scaling.cells()}
     assert len(shapes) == 18
+    shipped = load_weights(weights_path("default")).config
+    for each in bench_scaling.cells():  # a size that the weights do not take would raise
+        replace(shipped, num_frames=each.num_frames, height=each.height, width=each.width)
 
 
 def test_stages_of_a_running_stream_add_up(clip: Path) -> None:
@@ -153,6 +158,7 @@ def test_the_page_tells_all_figures() -> None:
     for text in ("| 5 | 1 | encode | 8.0 | 9.0 | 4.0 | 4.5 | 2.00× | 2.00× |", "not installed", "no server"):
         assert text in lines
     assert "| compiled, stride 1, AVX2 | 12.5 |" in lines
+    assert "| resnet18 192×320, eager, stride 1 | 20.5 |" in lines
     assert "| 192×320 | 5 | 7.0 |" in lines
     assert "(so **1** are served)" in lines
     assert "| 2 | 190 | 320 | 330 | 9.0 | 8 % | 1.90 |" in lines
@@ -168,6 +174,8 @@ FIGURES: dict[str, Any] = json.loads("""{
 "live": {"threads": 1, "rounds": 2, "frames": 40, "capabilities": ["AVX2"], "others_cores": null,
   "file": [{"name": "inductor, stride 1, AVX2", "fps": 12.5, "fps_median": 12.0, "cores": 1.1,
     "predict_p50_ms": 80, "associate_p50_ms": 3, "sinks_p50_ms": 0.2},
+    {"name": "resnet18 192×320, eager, stride 1", "fps": 20.5, "fps_median": 20.0, "cores": 1.5,
+    "predict_p50_ms": 43, "associate_p50_ms": 4, "sinks_p50_ms": 0.8},
     {"name": "peer per_frame", "missing": "not installed"}],
   "rtsp": {"cadence": 10, "seconds": 20.0, "rows": [{"name": "RTSP", "missing": "no server"}]},
   "streams": {"cadence": 5, "seconds": 20.0, "budget_ms": 250.0, "rows": [

@@ -251,7 +251,7 @@ here. {video["length"]} frames, one a second, are labelled: silhouettes against 
 whole. Groups that touch and people behind the lamp post count for nobody, and so do two parked vehicles and whoever was taken out by
 eye (`tests/benchmarks/real/pedestrians.py`). An id holds for as long as somebody stands apart, so ids are short, and one that a
 network keeps for longer than that costs it IDF1, since one id can serve one label alone; the switches tell more. That is
-why the detector's tracker, which forgets after half a second, is ahead of ours in IDF1 there, which remembers for two. The labels come from differences to a background, as
+why the detector's tracker, which forgets after half a second, is ahead of ours in IDF1 there, which remembers for one. The labels come from differences to a background, as
 the masks of background subtraction do: an open advantage.
 
 ### Everybody, groups too
