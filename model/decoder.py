@@ -209,6 +209,8 @@ class DetectorStart(nn.Module):
     def forward(
         self, selection: QuerySelection, memory: Tensor, sizes: Sizes, num_frames: int, proposals: Tensor
     ) -> StartingQueries:
+        """Boxes and names of B windows' best proposals (B·T, R, 4 + K), then cells of memory (B·T, P, C)
+        outside of what the detector is sure of."""
         boxes, logits = window_proposals(proposals, num_frames=num_frames, num_queries=self.num_boxes)
         newest = boxes[:, -1]
         sure = logits.amax(dim=-1, keepdim=True) >= SURE

@@ -79,7 +79,7 @@ def select_candidates(
     """Pick the candidates of a window and suppress duplicates.
 
     `outputs` are the class outputs that count (K of them). A candidate whose mask is empty in every real
-    frame, or whose mask or embedding is not finite, is none.
+    frame, or whose mask, boxes or embedding are not finite, is none.
     """
     scores = prediction.scores[:, outputs]
     best = scores.max(axis=1, initial=0.0)
@@ -101,7 +101,7 @@ def select_candidates(
     total = energy.sum(axis=1)
     boxes = prediction.boxes_xyxy[chosen, real]
     overlap = (soft_iou(inner_products(flat, flat), total, total) + box_overlap(boxes)) * np.float32(0.5)
-    usable = visible.any(axis=1) & np.isfinite(total)
+    usable = visible.any(axis=1) & np.isfinite(total) & np.isfinite(boxes).all(axis=(1, 2))
     embeddings = None
     if prediction.embeddings is not None:
         embeddings = unit_length(prediction.embeddings[chosen].astype(np.float32, copy=False))

@@ -254,6 +254,24 @@ def test_two_who_share_a_mask_stay_two_where_their_boxes_are_apart(beside: float
     assert len(select_candidates(window, both, config, sorted(CLASSES))) == kept
 
 
+@pytest.mark.parametrize("field", ["boxes_xyxy", "mask_logits", "embeddings"])
+def test_what_is_not_finite_is_no_candidate_and_takes_nobody_with_it(field: str) -> None:
+    oracle = Oracle(script([Mover(lambda _: (0.25, 0.5)), Mover(lambda _: (0.75, 0.5), output=2)], 6))
+    window = window_of(oracle, 5)
+    prediction = oracle.predict(window)
+    first = int(prediction.scores.max(axis=1).argmax())
+    scores = prediction.scores.copy()
+    scores[first] += np.float32(0.05)  # it is compared with the others first
+    values = getattr(prediction, field).copy()
+    values[first, window.first if values.ndim > 2 else 0] = np.nan
+    whole = replace(prediction, scores=scores)
+    outputs = sorted(CLASSES)
+    both = select_candidates(window, whole, AssociationConfig(), outputs)
+    left = select_candidates(window, replace(whole, **{field: values}), AssociationConfig(), outputs)
+    assert len(both) == 2
+    assert left.labels.tolist() == both.labels[1:].tolist()
+
+
 def test_masks_are_compared_by_the_mean_of_their_probabilities() -> None:
     oracle = Oracle(script([Mover(lambda number: (0.5, 0.5))], 3))
     window = window_of(oracle, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.config import AssociationConfig
 from pipeline.inference.moving import LEAST, motion_map, without_still
 from pipeline.inference.network_predictor import NetworkPredictor
 from pipeline.inference.window import Windower
-from pipeline.types import Frame, FrameResult, Window, WindowPrediction
+from pipeline.types import FrameResult, Window, WindowPrediction
 
 T = 3
 DOG = 2
@@ -110,20 +110,6 @@ def picture(number: int, *, moving: bool) -> NDArray[np.uint8]:
     return image
 
 
-def frame_of(number: int, image: NDArray[np.uint8]) -> Frame:
-    return Frame(
-        source="test",
-        epoch=0,
-        index=number,
-        pts=number,
-        time_base=Fraction(1, 10),
-        seconds=number / 10,
-        captured_ns=number,
-        captured_monotonic_ns=number,
-        picture=image,
-    )
-
-
 @pytest.mark.parametrize(("moving", "cues"), [(True, True), (False, True), (False, False)])
 def test_a_network_beside_a_detector_names_nothing_that_stands(moving: bool, cues: bool) -> None:
     config = small_config(
@@ -144,9 +130,10 @@ def test_a_network_beside_a_detector_names_nothing_that_stands(moving: bool, cue
     (output,) = predictor.facts.unnamed
     assert predictor.facts.classes[output][1] == "object"
     windower = Windower(num_frames=T, stride=1)
+    black = script([], 0, height=64, width=96)
     best = []
     for number in range(30):
-        window = windower.push(frame_of(number, picture(number, moving=moving)))
+        window = windower.push(replace(black.frame(number), picture=picture(number, moving=moving)))
         assert window is not None
         scores = predictor.predict(window).scores
         leads = scores.argmax(axis=1) == output
