@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.checkpoint import load_weights
+    from model.checkpoint.weights_file import load_weights
     from model.config import ModelConfig
     from model.network import FrameFeatures, Network, Output, build_model
 

@@ -20,8 +20,8 @@ from model.config import Variant
 from model.errors import ModelError
 
 if TYPE_CHECKING:
+    from model.engines.stages import StageSpec
     from model.network import Network
-    from model.stages import StageSpec
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ def convert(arguments: Sequence[str]) -> None:
         help="data set of the checkpoint (default: youtube_vis_2019)",
     )
     options = parser.parse_args(arguments)
-    from model.checkpoint import load_seqformer, read_pickle, save_weights
+    from model.checkpoint.weights_file import load_seqformer, read_pickle, save_weights
 
     if Path(options.checkpoint).is_dir():
         from model.training.command import write_trained
@@ -67,7 +67,7 @@ def show(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m model show", description=show.__doc__)
     parser.add_argument("weights", help="the .safetensors file")
     options = parser.parse_args(arguments)
-    from model.checkpoint import load_weights
+    from model.checkpoint.weights_file import load_weights
 
     network = load_weights(options.weights)
     for key, value in sorted(network.metadata.items()):
@@ -171,7 +171,7 @@ def import_detector(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="the .safetensors file to write")
     options = parser.parse_args(arguments)
-    from model.nanodet import NOTES, read_nanodet, save_detector
+    from model.checkpoint.nanodet import NOTES, read_nanodet, save_detector
 
     trunk, detector = read_nanodet(options.graph)
     save_detector(trunk, detector, options.output)
@@ -192,8 +192,8 @@ def blend(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     import torch
 
-    from model.blend import blended
-    from model.checkpoint import load_weights, save_weights, weights_path
+    from model.checkpoint.blend import blended
+    from model.checkpoint.weights_file import load_weights, save_weights, weights_path
 
     first, second = (load_weights(weights_path(name)) for name in (options.first, options.second))
     network = blended(first, second, share=options.share, class_bias=options.class_bias)
@@ -231,10 +231,10 @@ def compile_engine(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     import torch
 
-    from model.device import choose_dtype
-    from model.engine_cache import EngineCache
-    from model.runtime import build_engine
-    from model.stages import prepared
+    from model.engines.cache import EngineCache
+    from model.engines.device import choose_dtype
+    from model.engines.runtime import build_engine
+    from model.engines.stages import prepared
 
     if options.low_priority:
         os.nice(10)
@@ -257,7 +257,7 @@ def export(arguments: Sequence[str]) -> None:
     _add_stage_options(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the programs")
     options = parser.parse_args(arguments)
-    from model.export import export_network
+    from model.engines.export import export_network
 
     network, spec = _stages_of(options)
     print(export_network(network, spec, Path(options.output)))
@@ -280,8 +280,8 @@ def _add_stage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stages_of(options: argparse.Namespace) -> tuple[Network, StageSpec]:
-    from model.checkpoint import load_weights, weights_path
-    from model.stages import StageSpec, spec_outputs
+    from model.checkpoint.weights_file import load_weights, weights_path
+    from model.engines.stages import StageSpec, spec_outputs
 
     network = load_weights(weights_path(options.weights))
     config = network.config
@@ -345,7 +345,7 @@ def figures(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
     options = parser.parse_args(arguments)
-    from model.training.data.figures import make_figures
+    from model.training.data.meshes.figures import make_figures
 
     begun = time.monotonic()
     made = make_figures(

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoint import load_weights, save_weights, weights_path
+from model.checkpoint.weights_file import load_weights, save_weights, weights_path
 from model.config import FORMER_WEIGHTS, ModelConfig
-from model.cues import CueState
+from model.cues.state import CueState
 from model.errors import CheckpointError
 from model.network import Network
 from model.video import read_frames, shown

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model.backbone import ResNet
 from model.config import CUE_PLANES, ModelConfig
-from model.csp import NECK_WIDTH, CspTrunk, Detector
-from model.cue_pyramid import CuePyramid
-from model.decoder import Decoder, ExtraQueries, LayerOutput, names_first
-from model.encoder import Encoder
-from model.heads import DynamicMaskHead, MaskBranch, PictureMaskBranch, upsample_aligned
-from model.initialise import PRIOR_BIAS, initialise
-from model.modules import (
+from model.layers.backbone import ResNet
+from model.layers.csp import NECK_WIDTH, CspTrunk, Detector
+from model.layers.cue_pyramid import CuePyramid
+from model.layers.decoder import Decoder, ExtraQueries, LayerOutput, names_first
+from model.layers.encoder import Encoder
+from model.layers.heads import DynamicMaskHead, MaskBranch, PictureMaskBranch, upsample_aligned
+from model.layers.initialise import PRIOR_BIAS, initialise
+from model.layers.modules import (
     ChannelNorm,
     GroupNorm,
     Head,
@@ -34,9 +34,9 @@ from model.modules import (
     module_list,
     split_dim,
 )
-from model.position import Sizes, level_sizes, spatial_sine
-from model.proposals import frame_proposals
-from model.sts import expand_levels
+from model.layers.position import Sizes, level_sizes, spatial_sine
+from model.layers.proposals import frame_proposals
+from model.layers.sts import expand_levels
 from ops.constants import kept
 
 

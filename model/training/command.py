@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 import torch.distributed
 
+from model.checkpoint.nanodet import NOTES
 from model.errors import CheckpointError, MissingPackageError
-from model.nanodet import NOTES
 from model.network import Network, build_model
 from model.training.data.clip import ClipSource
 from model.training.data.pool import PooledClips
@@ -185,7 +185,7 @@ def write_trained(folder: Path, path: Path) -> str:
 
     Raises CheckpointError for a folder without a usable checkpoint, MissingPackageError without safetensors.
     """
-    from model.checkpoint import save_weights
+    from model.checkpoint.weights_file import save_weights
 
     network, notes = trained_network(folder)
     save_weights(network, path, name=path.stem, trained=True, notes=notes, dtype=torch.float16)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.decoder import UNSEEN, Decoder, ExtraQueries
+from model.layers.decoder import UNSEEN, Decoder, ExtraQueries
 from model.training.matcher import Matches
 from model.training.targets import Target
 

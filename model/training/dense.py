@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.position import Sizes, level_starts, pixel_centres
-from model.selection import DenseOutput, QuerySelection
+from model.layers.position import Sizes, level_starts, pixel_centres
+from model.layers.selection import DenseOutput, QuerySelection
 from model.training.losses import giou
 from model.training.targets import Target
 

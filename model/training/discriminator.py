@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.modules import module_list, split_dim
-from model.position import Sizes, level_starts
+from model.layers.modules import module_list, split_dim
+from model.layers.position import Sizes, level_starts
 from model.training.targets import Target
 
 WIDTHS = (64, 128, 256, 512)

@@ -20,7 +20,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.decoder import SAME_THING_IOU, LayerOutput, named_queries
+from model.layers.decoder import SAME_THING_IOU, LayerOutput, named_queries
 from model.training.matcher import FOCAL_ALPHA, Matches, covered_instances, match_layers, shared_boxes
 from model.training.targets import MASK_STRIDE, Lattice, Target, ignored_shares
 from ops.boxes import box_cxcywh_to_xyxy, generalized_box_iou

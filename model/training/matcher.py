@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from model.decoder import SAME_THING_IOU, LayerOutput, named_queries, surely_named
+from model.layers.decoder import SAME_THING_IOU, LayerOutput, named_queries, surely_named
 from model.training.targets import Target
 from ops.boxes import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.decoder import LayerOutput
+from model.layers.decoder import LayerOutput
 from model.network import Decoded, Network
 from model.training.batch import Batch
 from model.training.denoising import NEGATIVE_SHARE, Denoising, DenoisingContent, denoising_queries

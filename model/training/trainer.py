@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoint import load_weights, weights_path
+from model.checkpoint.nanodet import load_detector
+from model.checkpoint.weights_file import load_weights, weights_path
 from model.config import contradictions
 from model.errors import CheckpointError, ModelError
-from model.nanodet import load_detector
 from model.network import Network, build_model, with_cues
 from model.training.batch import Batch, batches
 from model.training.data.clip import ClipSource

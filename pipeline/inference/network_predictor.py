@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.checkpoint import load_weights, weights_path
+from model.checkpoint.weights_file import load_weights, weights_path
 from model.class_lists import UNNAMED
 from model.config import FORMER_WEIGHTS, ModelConfig, contradictions
-from model.cues import CueState, Motion, scale_motion
-from model.device import Precision
+from model.cues.state import CueState, Motion, scale_motion
+from model.engines.device import Precision
+from model.engines.ring import FeatureRing
+from model.engines.runtime import EngineName, Runtime
+from model.engines.stages import StageSpec, spec_outputs
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import ComingCandidates, WindowCandidates
-from model.ring import FeatureRing
-from model.runtime import EngineName, Runtime
-from model.stages import StageSpec, spec_outputs
 from ops.device_masks import crop_masks_on
 from ops.device_preprocess import FromPlanes, preprocess_on
 from ops.preprocess import Fit, fit_content, fit_size, normalise_content
@@ -91,7 +91,7 @@ class NetworkPredictor:
         from_planes: FromPlanes | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        """What is not of this module is `model.runtime.Runtime`'s, which says what it raises.
+        """What is not of this module is `model.engines.runtime.Runtime`'s, which says what it raises.
 
         classes: names of the classes that count, None: those that the class list recommends; ValueError for
         others than it has.

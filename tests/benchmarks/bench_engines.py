@@ -27,11 +27,11 @@ tune_process()
 import torch
 from benchmarks.processes import OtherWork
 
-from model.checkpoint import load_weights, shipped_weights
-from model.engine_cache import EngineCache
+from model.checkpoint.weights_file import load_weights, shipped_weights
+from model.engines.cache import EngineCache
+from model.engines.runtime import Runtime, build_engine
+from model.engines.stages import StageSpec, example_inputs, prepared
 from model.network import FrameFeatures, Network
-from model.runtime import Runtime, build_engine
-from model.stages import StageSpec, example_inputs, prepared
 
 STRIDES = (1, 2)
 WARM_UP = 3

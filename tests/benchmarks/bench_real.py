@@ -35,7 +35,7 @@ from benchmarks.real import page, pedestrians, people_boxes, pictures, runs
 from benchmarks.real.figures import KEYS, box_figures, mask_figures, name_figures
 from benchmarks.real.runs import Found
 
-from model.checkpoint import weights_path
+from model.checkpoint.weights_file import weights_path
 from model.errors import CheckpointError
 from pipeline.config_file import load_config
 from pipeline.inference.network_predictor import load_predictor

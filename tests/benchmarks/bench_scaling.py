@@ -34,7 +34,7 @@ import torch
 from benchmarks.processes import OtherWork
 from numpy.typing import NDArray
 
-from model.checkpoint import load_weights, shipped_weights
+from model.checkpoint.weights_file import load_weights, shipped_weights
 from model.network import Network
 from pipeline.inference.network_predictor import NetworkPredictor
 from pipeline.inference.window import Windower

@@ -38,10 +38,10 @@ import pipeline.inference.network_predictor
 import pipeline.sources.ffmpeg
 import pipeline.sources.video_source
 import pipeline.wire.publisher
-from model.cues import CueState
+from model.cues.state import CueState
+from model.engines.ring import FeatureRing
+from model.engines.runtime import Runtime
 from model.network import FrameFeatures
-from model.ring import FeatureRing
-from model.runtime import Runtime
 from pipeline import Stream
 from pipeline.config_file import load_config
 from pipeline.sinks.publish import PublishSink

@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu_timing import capture, graph_time_us, time_us, wall_time_us
 from torch import Tensor
 
-from model.cuda_graph import Upload
+from model.engines.cuda_graph import Upload
 from ops.device_masks import DeviceRuns, MaskRunsKernels, crops_of_runs
 from ops.device_preprocess import PreprocessKernels
 from ops.kernel import Compiler

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.engines.ring import FeatureRing
+from model.engines.runtime import EngineName, Precision, Runtime
+from model.engines.stages import StageSpec
 from model.errors import EngineError
 from model.network import FrameFeatures, Output, build_model
 from model.postprocess import ComingCandidates, candidates
-from model.ring import FeatureRing
-from model.runtime import EngineName, Precision, Runtime
-from model.stages import StageSpec
 
 R50 = ModelConfig.from_dict(
     {

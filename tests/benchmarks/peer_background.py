@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.box_tracker import Boxes, BoxTracker, PeerInstance
 from numpy.typing import NDArray
 
-from model.cues import CutDetector, median_image
+from model.cues.state import CutDetector, median_image
 
 Image = NDArray[np.uint8]
 

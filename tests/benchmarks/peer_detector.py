@@ -21,10 +21,10 @@ import torch
 from benchmarks.box_tracker import Boxes, BoxTracker, PeerInstance, box_ious
 from numpy.typing import NDArray
 
+from model.checkpoint.nanodet import load_detector
 from model.class_lists import categories
-from model.csp import STRIDES, CspTrunk, Detector
-from model.cues import CutDetector
-from model.nanodet import load_detector
+from model.cues.state import CutDetector
+from model.layers.csp import STRIDES, CspTrunk, Detector
 from ops.preprocess import fit_image
 
 Image = NDArray[np.uint8]

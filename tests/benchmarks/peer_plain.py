@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.checkpoint import load_weights, shipped_weights
-from model.cues import CueState
+from model.checkpoint.weights_file import load_weights, shipped_weights
+from model.cues.state import CueState
 from model.network import Network, Output
 from ops.preprocess import Fit, fit_content, normalise_content
 

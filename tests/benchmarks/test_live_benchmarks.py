@@ -19,7 +19,7 @@ from support.rtsp_server import RtspServer
 from support.small_models import small_config
 from support.streams import TINY_NETWORK
 
-from model.checkpoint import load_weights, weights_path
+from model.checkpoint.weights_file import load_weights, weights_path
 from model.network import build_model
 
 TINY = {"model.weights": None, "model.network": TINY_NETWORK}

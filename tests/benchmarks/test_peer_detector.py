@@ -17,7 +17,7 @@ from benchmarks.peer_detector import (
     suppress,
 )
 
-from model.csp import NUM_CLASSES, CspTrunk, Detector
+from model.layers.csp import NUM_CLASSES, CspTrunk, Detector
 
 OPTIONS = DetectorOptions(min_score=0.4, nms_iou=0.5, match_iou=0.2, lost_frames=2)
 

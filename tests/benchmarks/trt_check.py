@@ -29,10 +29,10 @@ import torch
 from benchmarks.gpu_timing import wall_time_us
 from torch import Tensor
 
-from model.checkpoint import load_weights, shipped_weights
+from model.checkpoint.weights_file import load_weights, shipped_weights
+from model.engines.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+from model.engines.tensorrt import build_engines, count_attention, import_torch_tensorrt, load_engines
 from model.errors import EngineError
-from model.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
-from model.tensorrt import build_engines, count_attention, import_torch_tensorrt, load_engines
 from ops import tensorrt_plugin
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -16,11 +16,11 @@ from support.video import read_number, write_video
 
 from model.__main__ import main
 from model.adapt import Thinned, adapt, collect, re_estimate
-from model.backbone import ResNet
-from model.checkpoint import load_weights, save_weights, weights_path
+from model.checkpoint.weights_file import load_weights, save_weights, weights_path
 from model.config import FORMER_WEIGHTS
-from model.cues import CueState
+from model.cues.state import CueState
 from model.errors import CheckpointError, VideoError
+from model.layers.backbone import ResNet
 from model.network import Network
 from model.video import read_frames
 from ops.preprocess import fit_image

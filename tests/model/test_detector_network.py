@@ -10,12 +10,12 @@ import pytest
 import torch
 from support.small_models import random_images, small_config
 
-from model.checkpoint import load_weights, save_weights
+from model.checkpoint.weights_file import load_weights, save_weights
 from model.config import ModelConfig
-from model.decoder import LIKELY, UNSEEN, LayerOutput, ObjectScore, names_first
+from model.engines.ring import FeatureRing
+from model.layers.decoder import LIKELY, UNSEEN, LayerOutput, ObjectScore, names_first
+from model.layers.proposals import window_proposals
 from model.network import FrameFeatures, Network, build_model
-from model.proposals import window_proposals
-from model.ring import FeatureRing
 
 DETECTOR: dict[str, Any] = {
     "backbone": "csp",

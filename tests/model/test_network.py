@@ -9,9 +9,9 @@ import torch
 from support.small_models import live_model, random_images, small_config
 
 from model.config import Intra, ModelConfig, Variant
+from model.engines.stages import prepared
+from model.layers.position import level_sizes
 from model.network import FrameFeatures, Network, build_model, with_cues
-from model.position import level_sizes
-from model.stages import prepared
 
 BLOCKS: list[dict[str, Any]] = [
     {"intra": "temporal", "inter": True},

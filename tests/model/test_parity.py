@@ -16,9 +16,9 @@ import yaml
 from support.seqformer_weights import REFERENCE, published_shapes, reference_state_dict
 from torch import Tensor
 
-from model.checkpoint import load_seqformer
+from model.checkpoint.weights_file import load_seqformer
 from model.config import ModelConfig, contradictions
-from model.encoder import INSIDE
+from model.layers.encoder import INSIDE
 from model.network import Network, Output
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]

@@ -10,9 +10,9 @@ import torch
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor, nn
 
-from model.decoder import inverse_sigmoid
+from model.engines.stages import prepared
+from model.layers.decoder import inverse_sigmoid
 from model.network import Decoded, Network
-from model.stages import prepared
 
 T, H, W = 2, 64, 96
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from model.training.data.outfits import Outfit
+from model.training.data.meshes.outfits import Outfit
 
 
 class Somebody(NamedTuple):

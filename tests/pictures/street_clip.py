@@ -31,13 +31,14 @@ from pictures.street_place import (
     draw_tree,
 )
 
-from model.training.data import bodies, sensor
-from model.training.data.canvas import Sprite, blur_kernel, lay, motion_blur, window
-from model.training.data.cars import car_surfaces
-from model.training.data.geometry import pose
-from model.training.data.outfits import Wardrobe
-from model.training.data.scenes import Actor, Look
-from model.training.data.surfaces import Light, Surface, view
+from model.training.data.draw import sensor
+from model.training.data.draw.canvas import Sprite, blur_kernel, lay, motion_blur, window
+from model.training.data.meshes import bodies
+from model.training.data.meshes.cars import car_surfaces
+from model.training.data.meshes.outfits import Wardrobe
+from model.training.data.meshes.surfaces import Light, Surface, view
+from model.training.data.scene.geometry import pose
+from model.training.data.scene.scenes import Actor, Look
 from pipeline.sources.addresses import STREET_CLIP
 
 Bytes = NDArray[np.uint8]

@@ -18,7 +18,7 @@ import math
 
 import torch
 
-from model.decoder import LayerOutput
+from model.layers.decoder import LayerOutput
 from model.training.targets import Target
 
 QUERY_BOX = [0.3, 0.2, 0.2, 0.2]

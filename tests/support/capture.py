@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import ModelConfig
+from model.engines.stages import DecodeStage, EncodeStage, StageSpec, prepared
 from model.network import Network
-from model.stages import DecodeStage, EncodeStage, StageSpec, prepared
 from ops.library import build_library, cache_folder
 
 ROOT = Path(__file__).parents[2]

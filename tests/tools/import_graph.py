@@ -4,7 +4,8 @@
 
 A room is a package. A package that has packages in it is two rooms: its own modules that import one of those,
 directly or through each other, are its entries (`pipeline (entries)`: the command line, re-exports), the rest
-is its ground (`pipeline`), which the packages may stand on. An arrow goes upward where a layers contract of
+is its ground (`pipeline`), which the packages may stand on. A module that stands between its packages, on one
+and below another, is a room of its own (`model.network`). An arrow goes upward where a layers contract of
 `setup.cfg` puts the importing module below the imported one, or beside it as independent. Ours, on grimp.
 """
 
@@ -100,6 +101,8 @@ def rooms(modules: Arrows) -> dict[str, str]:
         while more := {module for module in own - entries if modules[module] & entries}:
             entries |= more
         room_of |= dict.fromkeys(entries, f"{package} (entries)")
+        between = {module for module in entries if any(module in modules[other] for other in inner)}
+        room_of |= {module: module for module in between}
     return room_of
 
 

@@ -16,8 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.data import canvas, sensor
-from model.training.data.backgrounds import (
+from model.training.data.actors.clutter import clutter_shapes
+from model.training.data.actors.creatures import animal_shapes, blob_shapes
+from model.training.data.actors.riders import rider_shapes
+from model.training.data.actors.streetscape import street
+from model.training.data.actors.vehicles import vehicle_shapes
+from model.training.data.actors.walkers import walker_shapes
+from model.training.data.draw import canvas, sensor
+from model.training.data.draw.backgrounds import (
     cloud_noise,
     colour_noise,
     dead_leaves,
@@ -25,11 +31,11 @@ from model.training.data.backgrounds import (
     photo_grain,
     photo_patch,
 )
-from model.training.data.canvas import Shape, Sprite
-from model.training.data.clutter import clutter_shapes
-from model.training.data.creatures import animal_shapes, blob_shapes
-from model.training.data.figures import figure_sprite, list_figures, load_figure
-from model.training.data.geometry import (
+from model.training.data.draw.canvas import Shape, Sprite
+from model.training.data.draw.lighting import lamp_map, light_map
+from model.training.data.draw.shadows import cast_shadow
+from model.training.data.meshes.figures import figure_sprite, list_figures, load_figure
+from model.training.data.scene.geometry import (
     Pose,
     Projector,
     camera_matrix,
@@ -39,13 +45,7 @@ from model.training.data.geometry import (
     project,
     to_image,
 )
-from model.training.data.lighting import lamp_map, light_map
-from model.training.data.riders import rider_shapes
-from model.training.data.scenes import Actor, Clutter, Scene
-from model.training.data.shadows import cast_shadow
-from model.training.data.streetscape import street
-from model.training.data.vehicles import vehicle_shapes
-from model.training.data.walkers import walker_shapes
+from model.training.data.scene.scenes import Actor, Clutter, Scene
 
 __all__ = ["SceneRenderer", "render"]
 

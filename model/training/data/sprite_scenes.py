@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from model.class_lists import categories
-from model.training.data.scenes import Look
+from model.training.data.scene.scenes import Look
 
 __all__ = [
     "CLASSES",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import ModelConfig
-from model.cues import clip_cues
+from model.cues.state import clip_cues
 from model.errors import DatasetError
 from model.evaluation.dataset import GroundTruth, MaskTrack, Video, read_ground_truth
 from model.training.data.clip import TrainingClip

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.training.data.frozen import NUM_FRAMES, NUM_VIDEOS, Split, frozen_scene, render_frozen
-from model.training.data.geometry import is_still
-from model.training.data.scenes import Scene
+from model.training.data.scene.geometry import is_still
+from model.training.data.scene.scenes import Scene
 
 FOLDER = Path(__file__).resolve().parent
 SPLITS: tuple[Split, ...] = ("val", "test")

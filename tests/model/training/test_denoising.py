@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.small_models import small_config
 
-from model.decoder import UNSEEN, Decoder
+from model.layers.decoder import UNSEEN, Decoder
 from model.network import build_model
 from model.training.denoising import FIXED_NOISE, NOISE, Denoising, DenoisingContent, denoising_queries
 from model.training.targets import Target

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.position import level_sizes, level_starts, pixel_centres
-from model.selection import DenseOutput
+from model.layers.position import level_sizes, level_starts, pixel_centres
+from model.layers.selection import DenseOutput
 from model.training.dense import DenseHeads, DenseTargets, dense_losses, dense_targets, foreground_loss
 from model.training.targets import Target
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
-from model.position import level_sizes
+from model.layers.position import level_sizes
 from model.training.discriminator import (
     WIDTHS,
     Discriminator,

@@ -16,7 +16,7 @@ from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.decoder import SURE, UNSEEN, LayerOutput
+from model.layers.decoder import SURE, UNSEEN, LayerOutput
 from model.network import Decoded, Network
 from model.training.losses import (
     LossWeights,

@@ -11,7 +11,7 @@ from support.box_cases import window_output, window_target
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
-from model.decoder import SURE, UNSEEN, LayerOutput
+from model.layers.decoder import SURE, UNSEEN, LayerOutput
 from model.training.matcher import (
     MatchWeights,
     covered_instances,

@@ -17,7 +17,7 @@ import torch
 from support.training_runs import stage, state_tensors, tiny_options, toy_clips, trainer
 from torch import nn
 
-from model.checkpoint import save_weights
+from model.checkpoint.weights_file import save_weights
 from model.errors import CheckpointError, ModelError
 from model.training.data.clip import ClipSource, TrainingClip
 from model.training.progress import read_log

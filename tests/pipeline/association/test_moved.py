@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from support.truth import CLASSES, Corruption, Mover, Oracle, Path, Scene, run, script
 
-from model.cues import CueState, scale_motion
+from model.cues.state import CueState, scale_motion
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
 from pipeline.inference.window import Windower

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support.streams import tiny_config
 from support.video import write_resized_video
 
-from model.cues import CueState, clip_cues
+from model.cues.state import CueState, clip_cues
 from model.training.data.render import SceneRenderer
 from model.training.data.street import StreetClips
 from pipeline.config import StreamConfig

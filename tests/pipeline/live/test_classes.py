@@ -14,7 +14,7 @@ from support.streams import tiny_config
 from support.truth import CLASSES, Mover, Oracle, run, script
 from support.wire import ANY_PORT
 
-from model.checkpoint import save_weights
+from model.checkpoint.weights_file import save_weights
 from model.network import build_model
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig, StreamConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.checkpoint import load_weights, weights_path
+from model.checkpoint.weights_file import load_weights, weights_path
 from model.config import FORMER_WEIGHTS
 from pipeline.config_file import load_config
 from pipeline.inference.network_predictor import load_predictor

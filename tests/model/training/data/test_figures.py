@@ -11,10 +11,10 @@ import pytest
 
 from model.__main__ import main
 from model.errors import DatasetError
-from model.training.data import bodies, figures
-from model.training.data.bodies import BodyParts
-from model.training.data.cars import car_surfaces
-from model.training.data.figures import (
+from model.training.data.meshes import bodies, figures
+from model.training.data.meshes.bodies import BodyParts
+from model.training.data.meshes.cars import car_surfaces
+from model.training.data.meshes.figures import (
     Figure,
     figure_sprite,
     list_figures,
@@ -22,9 +22,9 @@ from model.training.data.figures import (
     make_figure,
     save_figure,
 )
+from model.training.data.meshes.surfaces import Light, Surface, vertex_normals, view
 from model.training.data.render import SceneRenderer
 from model.training.data.street import StreetClips, draw_scene
-from model.training.data.surfaces import Light, Surface, vertex_normals, view
 
 WHITE = Light(np.array([0.0, 0.0, -1.0]), 1.0)
 

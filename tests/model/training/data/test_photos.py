@@ -10,7 +10,7 @@ import pytest
 
 from model.__main__ import main
 from model.errors import DatasetError
-from model.training.data.backgrounds import list_photos, photo_grain
+from model.training.data.draw.backgrounds import list_photos, photo_grain
 from model.training.data.photos import PHOTOS, gather_photos
 from model.training.data.render import render
 from model.training.data.street import draw_scene

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.training.data.geometry import camera_matrix, pose, project, to_image
+from model.training.data.draw.sensor import expose
 from model.training.data.render import SceneRenderer, render
-from model.training.data.scenes import Actor, Backdrop, Camera, Clutter, Light, Look, Scene, View
-from model.training.data.sensor import expose
+from model.training.data.scene.geometry import camera_matrix, pose, project, to_image
+from model.training.data.scene.scenes import Actor, Backdrop, Camera, Clutter, Light, Look, Scene, View
 from model.training.data.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[4]

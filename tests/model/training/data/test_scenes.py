@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from model.training.data.scenes import Scene
+from model.training.data.scene.scenes import Scene
 from model.training.data.street import draw_scene
 
 

@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from model.class_lists import categories
-from model.cues import CueState
+from model.cues.state import CueState
 from model.training.data.instances import instance_masks
-from model.training.data.scenes import Look
+from model.training.data.scene.scenes import Look
 from model.training.data.sprite_scenes import (
     CLASSES,
     DECOY,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from model.class_lists import output_categories
-from model.cues import CueState
+from model.cues.state import CueState
 from model.training.data.preview import contact_sheet
 from model.training.data.render import SceneRenderer
-from model.training.data.scenes import Scene
+from model.training.data.scene.scenes import Scene
 from model.training.data.street import StreetClips, draw_scene, kind_labels
 
 

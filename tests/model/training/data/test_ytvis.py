@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support.ytvis import rle
 
 from model.config import ModelConfig
-from model.cues import CueState
+from model.cues.state import CueState
 from model.errors import DatasetError
 from model.training.data.clip import TrainingClip
 from model.training.data.ytvis import PADDING, YouTubeVisClips, paper_frames, strides

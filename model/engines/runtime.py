@@ -1,0 +1,441 @@
+"""How the network runs: device, precision and engine, behind one object with the cache seam's two calls.
+
+    eager       torch's own kernels and ours, one after the other; always there
+    inductor    both stages compiled by torch's compiler (`model.engines.inductor`)
+    tensorrt    both stages built by TensorRT (`model.engines.tensorrt`), on a GPU alone; `auto` uses what
+                was built
+    auto        the best that is there: on a CPU eager begins at once; what was compiled before is loaded
+                beside it, what was not is built by another process, and either is taken over when it is ready
+                and checked
+
+On a GPU every engine runs as CUDA graphs. An engine asked for by name is used or is an error; `auto` falls
+back, once, and says why. Every engine is compared with eager on random input before it serves. Ours.
+
+Dimensions: B windows, T frames, R cue planes, H × W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from model.engines.cache import EngineCache, engine_key
+from model.engines.check import TOLERANCE, engine_error
+from model.engines.cuda_graph import GraphedStage, Upload
+from model.engines.device import Precision, choose_device, choose_dtype
+from model.engines.ring import WindowBuffer
+from model.engines.stages import (
+    DecodeStage,
+    EncodeStage,
+    StageSpec,
+    assembled,
+    class_names,
+    example_inputs,
+    prepared,
+    present,
+    to_output,
+)
+from model.errors import EngineError
+from model.network import FrameFeatures, Network, Output
+
+__all__ = ["ENGINES", "EngineName", "Runtime", "build_engine"]
+
+logger = logging.getLogger(__name__)
+
+EngineName = Literal["auto", "eager", "inductor", "tensorrt"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+Stage = Callable[..., tuple[Tensor, ...]]
+
+BUILD_SWITCH = "MSSTS_BUILD"
+"""Environment variable; 0 keeps `auto` from compiling beside a running stream."""
+
+BUILD_AFTER_SECONDS = 15.0
+"""A stream that has run for so long is worth a minute of compiling."""
+
+_CHECK_INPUTS = 3
+
+
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    encode: Stage
+    decode: Mapping[int, Stage]
+    """By the number of windows in a call; 1 is always there."""
+
+
+class Runtime:
+    """A network that answers for windows of one shape; on a CPU `encode` and `decode` may run side by side,
+    each called by one thread.
+
+    device: cpu, cuda, cuda:N or auto (a GPU where there is one). precision: fp32, bf16 or fp16, of what is
+    not coordinates or scores; auto is bf16 on a GPU and on a CPU that has its arithmetic, else fp32. weights
+    is the file that the network came from: `auto` builds from it in another process, and does not where there
+    is none. max_windows: so many windows are decoded in one call where the engine has been made for it
+    (eager, and inductor on a GPU), else one after the other.
+
+    Raises EngineError where the engine asked for by name, the device or the precision cannot be had.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        spec: StageSpec,
+        *,
+        engine: EngineName = "auto",
+        device: str = "cpu",
+        precision: Precision = "auto",
+        weights: Path | None = None,
+        cache: EngineCache | None = None,
+        max_windows: int = 1,
+    ) -> None:
+        if max_windows < 1:
+            raise ValueError(f"max_windows: {max_windows} must be at least 1")
+        if engine not in ENGINES:
+            raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
+        self.spec = spec
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(precision, self.device)
+        """Of what is not coordinates or scores; images may come in it."""
+        self._precision = precision
+        self.network = prepared(network).to(self.device)
+        """The copy that runs, in eager mode."""
+        if self.dtype != torch.float32:
+            self.network.to_precision(self.dtype)
+        self._upload = Upload(self.device) if self.device.type == "cuda" else None
+        self._cache = EngineCache() if cache is None else cache
+        self._weights = weights
+        self._batches = [1 << power for power in range(max_windows.bit_length())]
+        decoders = {size: DecodeStage(self.network, self._batch_spec(size)) for size in self._batches}
+        self._eager = self._engine = _Engine("eager", EncodeStage(self.network), decoders)
+        self._buffers = {size: WindowBuffer() for size in self._batches}
+        on_cpu = self.device.type == "cpu"
+        self._decoded = False
+        self._began = time.monotonic()
+        self._coming: _Loading | _Builder | None = None
+        self._may_load = engine == "auto" and on_cpu
+        self._may_build = self._may_load and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
+        if not on_cpu:
+            self._engine = self._on_gpu(engine)
+            for size, decode in self._engine.decode.items():
+                if isinstance(decode, GraphedStage):
+                    self._buffers[size] = WindowBuffer(assembled(self.network, spec, decode.inputs))
+        elif engine == "tensorrt":
+            raise EngineError(
+                "engine 'tensorrt' is for GPUs: set model.device=cuda, or use inductor or eager"
+            )
+        elif engine == "inductor":
+            self._engine = self._built()
+
+    @property
+    def engine(self) -> str:
+        """Which engine serves now: eager, inductor or tensorrt."""
+        return self._engine.name
+
+    def upload(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Host tensors on the device, by way of pinned memory; on a CPU these very tensors."""
+        return tensors if self._upload is None else self._upload(*tensors)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, cues: Tensor | None = None, *, lent: bool = False) -> FrameFeatures:
+        """`Network.encode_frames` of one frame: images (1, 3, H, W), cues (1, R, H, W) where the spec has
+        them; both on the host, or both on the device already.
+
+        With `lent` the next call may overwrite what this one returns, which saves a copy on a GPU.
+        """
+        self._poll()
+        tensors: tuple[Tensor, ...] = (images,) if cues is None else (images, cues)
+        if images.device.type != self.device.type:
+            tensors = self.upload(*tensors)
+        tensors = tuple(tensor.to(self.dtype) for tensor in tensors)  # a package reads what it was made for
+        encode = self._engine.encode
+        if lent and isinstance(encode, GraphedStage):
+            encode = encode.lend
+        return assembled(self.network, self.spec, encode(*tensors))
+
+    @torch.inference_mode()
+    def decode(self, frames: FrameFeatures | Sequence[FrameFeatures], *, num_windows: int = 1) -> Output:
+        """`Network.decode_window` of num_windows × T frames, for its kept queries.
+
+        frames: all in a row, or one by one (N = 1), which are brought together in memory that is kept for it.
+        Windows are decoded together by powers of two, as far as the engine has them.
+        """
+        engine = self._engine
+        T = len(frames) // num_windows
+        if self.spec.num_frames != T and not (engine.name == "eager" and self.device.type == "cpu"):
+            raise ValueError(
+                f"windows of {T} frames: engine {engine.name!r} on {self.device} was made for "
+                f"{self.spec.num_frames}; eager on the CPU takes any length"
+            )
+        parts, first = [], 0
+        while first < num_windows:
+            size = max(size for size in engine.decode if size <= num_windows - first)
+            chosen = frames[first * T : (first + size) * T]
+            features = chosen if isinstance(chosen, FrameFeatures) else self._buffers[size].fill(chosen)
+            parts.append(engine.decode[size](*present(features)))
+            first += size
+        self._decoded = True
+        return to_output(parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True))))
+
+    def _batch_spec(self, size: int) -> StageSpec:
+        return replace(self.spec, num_windows=size)
+
+    def _on_gpu(self, engine: EngineName) -> _Engine:
+        """The engine by name, or for `auto` the best that works, each as CUDA graphs.
+
+        Raises EngineError where a named one cannot be had.
+        """
+        for name in ("tensorrt", "inductor", "eager") if engine == "auto" else (engine,):
+            try:
+                stages = self._gpu_stages(name, only_found=engine == "auto")
+                if stages is None:
+                    continue
+                graphs = self._graphed(name, *stages)
+                self._check(graphs)
+            except torch.OutOfMemoryError:
+                raise
+            except EngineError as exc:
+                if engine != "auto":
+                    raise
+                logger.warning("engine %s left out: %s", name, _first_line(exc))
+            except Exception as exc:  # torch's compiler and the driver have no base class of their own
+                if engine != "auto":
+                    raise EngineError(
+                        f"engine {name!r} cannot be had on {self.device}: {_first_line(exc)}"
+                    ) from exc
+                logger.warning("engine %s left out: %s", name, _first_line(exc))
+            else:
+                return graphs
+        logger.warning("no CUDA graph: the network runs eager on %s", self.device)
+        return self._eager
+
+    def _graphed(self, name: str, encode: Stage, decode: Mapping[int, Stage]) -> _Engine:
+        """The stages as CUDA graphs, one for each number of windows."""
+        frame, _ = example_inputs(self.network, self.spec)
+        graphs = {}
+        with torch.inference_mode():
+            for size, stage in decode.items():
+                graphs[size] = GraphedStage(stage, example_inputs(self.network, self._batch_spec(size))[1])
+            return _Engine(name, GraphedStage(encode, frame), graphs)
+
+    def _gpu_stages(self, name: str, *, only_found: bool) -> tuple[Stage, Mapping[int, Stage]] | None:
+        """The stages of an engine; with only_found None for what would have to be built for minutes."""
+        if name == "eager":
+            return self._eager.encode, self._eager.decode
+        if name == "inductor":
+            from model.engines.inductor import compile_stages
+
+            compiled = [compile_stages(self.network, self._batch_spec(size)) for size in self._batches]
+            return compiled[0][0], {size: each[1] for size, each in zip(self._batches, compiled, strict=True)}
+        # Looked for first: without its libraries an import of torch_tensorrt prints and raises.
+        if only_found and not any(self._cache.root.glob("*/key.json")):
+            return None
+        from model.engines.tensorrt import build_engines, load_engines, versions
+
+        key = engine_key(self.network, self.spec, engine="tensorrt") | versions()
+        if only_found and self._cache.find(key) is None:
+            return None
+        folder = self._cache.make(key, lambda path: build_engines(self.network, self.spec, path))
+        encode, decode = load_engines(folder)
+        return encode, {1: decode}
+
+    def _key(self) -> dict[str, object]:
+        return engine_key(self.network, self.spec, engine="inductor")
+
+    def _built(self) -> _Engine:
+        """The compiled engine, built here and now where it is not in the cache."""
+        began = time.monotonic()
+        folder = build_engine(self.network, self.spec, cache=self._cache)
+        try:
+            engine = self._load(folder)
+        except Exception as exc:  # a damaged package raises what torch's loader raises
+            raise EngineError(
+                f"engine 'inductor' cannot be had: {_first_line(exc)}; delete {str(folder)!r} to build "
+                "it anew; model.engine=eager runs without"
+            ) from exc
+        logger.info("engine inductor ready after %.1f s", time.monotonic() - began)
+        return engine
+
+    def _found(self) -> _Engine | None:
+        """The compiled engine from the cache, checked; None where there is none or it is no good."""
+        folder = self._cache.find(self._key())
+        if folder is None:
+            return None
+        try:
+            return self._load(folder, side_by_side=True)
+        except Exception as exc:  # a damaged package raises what torch's loader raises
+            logger.warning("engine inductor left out, eager goes on: %s", _first_line(exc))
+            self._may_build = False
+            return None
+
+    def _load(self, folder: Path, *, side_by_side: bool = False) -> _Engine:
+        """Load and compare with eager.
+
+        Raises EngineError where they differ, or with side_by_side would hold Python's lock (slower than
+        eager in a stream), what torch raises for a bad file.
+        """
+        from model.engines.inductor import load_packages
+
+        encode, decode = load_packages(folder, side_by_side=side_by_side)
+        engine = _Engine("inductor", encode, {1: decode})
+        self._check(engine)
+        return engine
+
+    def _check(self, engine: _Engine) -> None:
+        """Raises EngineError where the engine differs from eager on random input: on all of a few."""
+        specs = {size: self._batch_spec(size) for size in self._batches}
+        stages = [(each.encode, each.decode) for each in (engine, self._eager)]
+        allowed, errors = TOLERANCE[self.dtype], []
+        for seed in range(_CHECK_INPUTS):
+            errors.append(engine_error(self.network, specs, stages[0], stages[1], seed=seed))
+            if errors[-1] <= allowed:
+                return
+        raise EngineError(
+            f"engine {engine.name!r} differs from eager by {min(errors):.1e} of the largest value, allowed "
+            f"{allowed:.0e}"
+        )
+
+    def _poll(self) -> None:
+        """Once a frame: load what is in the cache, or build once the stream is worth it; take over what is
+        ready."""
+        if self._coming is not None:
+            if not self._coming.done:
+                return
+            if self._coming.engine is not None:
+                self._engine = self._coming.engine
+                self._may_build = False
+                logger.info("engine %s serves", self._engine.name)
+            self._coming = None
+        elif self._may_load and self._decoded:  # the first window comes before everything else
+            self._may_load = False
+            self._began = time.monotonic()
+            self._coming = _Loading(self._found)
+        elif self._may_build and self._decoded and time.monotonic() - self._began >= BUILD_AFTER_SECONDS:
+            self._may_build = False
+            assert self._weights is not None
+            self._coming = _Builder(
+                self._weights,
+                self.spec,
+                self._cache.root,
+                self._found,
+                precision=self._precision,
+                classes=class_names(self.network, self.spec),
+            )
+
+
+class _Loading:
+    """Loads an engine in a thread, which the program's end waits for: torch must not be left by force."""
+
+    def __init__(self, load: Callable[[], _Engine | None]) -> None:
+        self.done = False
+        self.engine: _Engine | None = None
+        self._load = load
+        # A thread of a daemon, as a stream's are, would be one, too, and die within torch at the end.
+        self._thread = threading.Thread(target=self._run, name="engine-loader", daemon=False)
+        self._thread.start()
+
+    def join(self) -> _Engine | None:
+        """Wait for it; return the engine."""
+        self._thread.join()
+        return self.engine
+
+    def _run(self) -> None:
+        try:
+            self.engine = self._load()
+        finally:
+            self.done = True
+
+
+class _Builder:
+    """Builds an engine in a process of low priority, then loads and checks it in a thread."""
+
+    def __init__(
+        self,
+        weights: Path,
+        spec: StageSpec,
+        root: Path,
+        load: Callable[[], _Engine | None],
+        *,
+        precision: Precision,
+        classes: Sequence[str],
+    ) -> None:
+        self.done = False
+        self.engine: _Engine | None = None
+        self._load = load
+        self._began = time.monotonic()
+        command = [sys.executable, "-m", "model", "compile", "--low-priority"]
+        command += ["--weights", str(weights.resolve())]
+        command += ["--height", str(spec.height), "--width", str(spec.width)]
+        command += ["--num-frames", str(spec.num_frames), "--num-kept", str(spec.num_kept)]
+        command += ["--threads", str(torch.get_num_threads()), "--cache", str(root.resolve())]
+        command += ["--precision", precision]
+        command += [] if spec.with_cues else ["--no-cues"]
+        command += ["--classes", *classes]
+        logger.info("compiling the network in the background; eager serves meanwhile")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Into a file: torch's own helper processes hold a pipe open after the process itself has ended.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the process has ended)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+            env=environment,
+            cwd=Path(__file__).parents[2],  # elsewhere `-m model` might be somebody else's
+        )
+        weakref.finalize(self, _kill, self._process)  # also at the end of the program
+        threading.Thread(target=self._wait, name="engine-builder", daemon=True).start()
+
+    def _wait(self) -> None:
+        if self._process.wait() == 0:
+            self.engine = _Loading(self._load).join()
+            if self.engine is not None:
+                logger.info("compiled in %.0f s", time.monotonic() - self._began)
+            else:
+                logger.warning("what was compiled is not for this program (edited since?); eager goes on")
+        elif self._process.returncode > 0:
+            self._said.seek(0)
+            said = self._said.read().strip()[-300:]
+            logger.warning("engine inductor could not be built, eager goes on: %s", said)
+        self.done = True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        process.kill()
+
+
+def build_engine(network: Network, spec: StageSpec, *, cache: EngineCache) -> Path:
+    """The folder of the compiled engine of a `prepared` network, built if it is not there yet.
+
+    Raises EngineError where it cannot be built, with the remedy.
+    """
+    from model.engines.inductor import build_packages
+
+    key = engine_key(network, spec, engine="inductor")
+    try:
+        return cache.make(key, lambda path: build_packages(network, spec, path))
+    except Exception as exc:  # torch's compiler has no base class of its own
+        raise EngineError(
+            f"engine 'inductor' cannot be had: {_first_line(exc)}; it needs a C++ compiler (g++) and "
+            f"room in {str(cache.root)!r}; model.engine=eager runs without"
+        ) from exc
+
+
+def _first_line(exc: Exception) -> str:
+    lines = str(exc).strip().splitlines()
+    return f"{type(exc).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,1 @@
+"""Concepts of the network, one a file: attention, encoder, decoder, heads, trunks."""

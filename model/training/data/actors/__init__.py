@@ -1,0 +1,1 @@
+"""Drawn people, animals, vehicles, clutter and streets."""

@@ -1,0 +1,1 @@
+"""What a picture is drawn with: canvas, colours, backgrounds, light, shadows, the sensor."""

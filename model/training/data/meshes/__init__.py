@@ -1,0 +1,1 @@
+"""People and cars from meshes, rendered once to small pictures."""
