@@ -125,7 +125,7 @@ def test_what_touches_the_host_is_seen(fault: Callable[[Tensor], object]) -> Non
         x = torch.empty(2, 2, device=DEVICE)
         found = host_operations(lambda: fault(x))
     assert found
-    assert all("at tests/model/test_capture.py:" in each for each in found)
+    assert all("at tests/model/engines/test_capture.py:" in each for each in found)
 
 
 @pytest.mark.parametrize(

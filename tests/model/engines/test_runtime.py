@@ -572,11 +572,11 @@ def test_bf16_runs_where_the_cpu_has_it_and_is_refused_elsewhere(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(model.device, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(model.engines.device, "cpu_has_bf16", lambda: False)
     assert choose_dtype("auto", cpu) == torch.float32
     with pytest.raises(EngineError, match="no bf16 arithmetic"):
         Runtime(network, SPEC, engine="eager", precision="bf16")
-    monkeypatch.setattr(model.device, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(model.engines.device, "cpu_has_bf16", lambda: True)
     assert choose_dtype("auto", cpu) == torch.bfloat16
     half, whole = (Runtime(network, SPEC, engine="eager", precision=name) for name in ("bf16", "fp32"))
     features, expected = window(half), window(whole)
@@ -591,7 +591,7 @@ def test_a_compiled_engine_is_given_the_type_that_it_was_made_for(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A package reads memory as its own type, whatever lies there."""
-    monkeypatch.setattr(model.device, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(model.engines.device, "cpu_has_bf16", lambda: True)
     half = prepared(network).to_precision(torch.bfloat16)
     wanted = [[tensor.dtype for tensor in tensors] for tensors in example_inputs(half, SPEC)]
     given: list[list[torch.dtype]] = []
