@@ -206,8 +206,9 @@ class WindowPrediction:
     """(N, K) class probabilities in 0..1, each class on its own (sigmoid)."""
     boxes_xyxy: NDArray[np.float32]
     """(N, T, 4) pixels of the source frame, clipped to it."""
-    mask_logits: NDArray[np.float32]
-    """(N, T, h, w) at `mask_stride` of the model's input, padding included."""
+    mask_logits: NDArray[np.float32] | None
+    """(N, T, h, w) at `mask_stride` of the model's input, padding included; None of a model without masks,
+    whose boxes are published. A box without area says that its frame does not show the candidate."""
     fit: Fit
     """How the source frame lies in the model's input."""
     embeddings: NDArray[np.float32] | None = None
@@ -217,6 +218,9 @@ class WindowPrediction:
     camera: tuple[NDArray[np.float64] | None, ...] | None = None
     """For each new frame of the window the camera's own motion since the frame shown to the model before it:
     (2, 3), an affine map of source pixels there to those here; None where it is not known."""
+    ids: NDArray[np.int64] | None = None
+    """(N,) the model's own identities, each once: association follows them alone. None: the candidates have
+    none, and association finds out who is who."""
 
     def __post_init__(self) -> None:
         num, num_frames = self.boxes_xyxy.shape[:2]
@@ -224,10 +228,13 @@ class WindowPrediction:
             raise ValueError(
                 f"scores {self.scores.shape} and boxes {self.boxes_xyxy.shape} do not belong together"
             )
-        if self.mask_logits.ndim != 4 or self.mask_logits.shape[:2] != (num, num_frames):
-            raise ValueError(f"mask_logits {self.mask_logits.shape} must be ({num}, {num_frames}, h, w)")
+        masks = self.mask_logits
+        if masks is not None and (masks.ndim != 4 or masks.shape[:2] != (num, num_frames)):
+            raise ValueError(f"mask_logits {masks.shape} must be ({num}, {num_frames}, h, w)")
         if self.embeddings is not None and len(self.embeddings) != num:
             raise ValueError(f"embeddings {self.embeddings.shape} must be ({num}, C)")
+        if self.ids is not None and (self.ids.shape != (num,) or len(np.unique(self.ids)) != num):
+            raise ValueError(f"ids {self.ids} must be {num} different numbers, one a candidate")
         for motion in self.camera or ():
             if motion is not None and motion.shape != (2, 3):
                 raise ValueError(f"camera {motion.shape} must be (2, 3) for each new frame, or None")
@@ -245,14 +252,20 @@ class Instance:
     score: float
     """0..1."""
     box_xyxy: tuple[int, int, int, int]
-    """Source pixels, the mask's tight box (x1, y1 exclusive); (0, 0, 0, 0) without a mask."""
+    """Source pixels, the mask's tight box (x1, y1 exclusive), of a model without masks its own box; (0, 0,
+    0, 0) where the frame does not show it."""
     state: TrackState
     mask: CropRLE | None = field(repr=False, default=None)
-    """Crop run-length mask in source pixels; None for lost and ended rows."""
+    """Crop run-length mask in source pixels; None for lost and ended rows, and of a model without masks."""
     merged_into: int | None = None
     """Id of the older track that this one turned out to be."""
     moved: bool | None = None
     """Whether the track has ever moved (docs/association.md); None in messages before version 1.1."""
+
+    @property
+    def visible(self) -> bool:
+        """Whether the frame shows it: not a row that tells of a lost or ended track."""
+        return self.mask is not None or any(self.box_xyxy)
 
     def dense_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask over the whole frame, (height, width) bool."""

@@ -117,7 +117,9 @@ class Associator:
             reach=reach,
             now_seconds=window.real[-1].seconds,
         )
-        matched = self._match(candidates, affinity)
+        matched = (
+            self._match(candidates, affinity) if candidates.ids is None else self._match_own(candidates.ids)
+        )
         missed = [track for track in self._table.tracks if track.live and track not in matched]
 
         results = self._emitter.advance(window)
@@ -178,13 +180,19 @@ class Associator:
                 f"window shares frames {shared} with earlier ones, but those were {list(self._ring)}: "
                 "call gap() where frames do not continue"
             )
-        layout = MaskLayout(prediction.fit, prediction.mask_stride, *content_cells(prediction))
+        layout = MaskLayout(
+            prediction.fit,
+            prediction.mask_stride,
+            *content_cells(prediction),
+            published=prediction.mask_logits is not None,
+        )
         if self._emitter.layout is None:
             width = None if prediction.embeddings is None else prediction.embeddings.shape[1]
             self._table.allocate(
                 num_cells=layout.rows * layout.columns,
                 num_halved=-(-layout.rows // 2) * -(-layout.columns // 2),
                 embedding_width=width,
+                with_masks=layout.published,
             )
             self._emitter.layout = layout
         elif layout != self._emitter.layout:
@@ -220,6 +228,12 @@ class Associator:
         # Strong candidates that no live track wanted may be lost ones that come back elsewhere.
         self._match_round(matched, lost, affinity.similarity, affinity.far & strong)
         return matched
+
+    def _match_own(self, ids: NDArray[np.int64]) -> dict[Track, int]:
+        """Return track → candidate by the model's own identities. One that comes back after its track has
+        ended finds none: an id of ours is never used again."""
+        found = {own: index for index, own in enumerate(ids.tolist())}
+        return {track: found[track.own_id] for track in self._table.tracks if track.own_id in found}
 
     def _match_round(
         self,
@@ -295,9 +309,13 @@ class Associator:
             if index in taken or not candidates.visible[index, num_shared:].any():
                 continue
             covered = (candidates.overlap[index, taken] >= self._config.birth_max_iou).any()
-            if not covered and self._make_room():
-                born[self._table.add()] = index
-                taken.append(index)
+            if (covered and candidates.ids is None) or not self._make_room():
+                continue
+            track = self._table.add()
+            if candidates.ids is not None:
+                track.own_id = int(candidates.ids[index])
+            born[track] = index
+            taken.append(index)
         return born
 
     def _make_room(self) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.association.boxes import box_overlap, clip_boxes, rectangles
 from pipeline.config import AssociationConfig
 from pipeline.types import Window, WindowPrediction
 
@@ -51,6 +52,10 @@ class Candidates:
     """(N, 2) x, y of that box's centre."""
     embeddings: NDArray[np.float32] | None
     """(N, C) of length 1."""
+    ids: NDArray[np.int64] | None
+    """(N,) the model's own identities."""
+    frame_boxes: NDArray[np.float32] | None
+    """(N, F, 4) xyxy in source pixels: what a model without masks publishes; None with masks."""
 
     def __len__(self) -> int:
         return len(self.best)
@@ -88,9 +93,15 @@ def select_candidates(
 
     rows, columns = content_cells(prediction)
     real = slice(window.first, window.last + 1)
+    boxes = prediction.boxes_xyxy[chosen, real]
+    frame_boxes = None
     in_order = bool((chosen == np.arange(len(chosen))).all())
     # Models give their best first: then nothing needs to be copied.
-    logits = prediction.mask_logits[slice(len(chosen)) if in_order else chosen, real, :rows, :columns]
+    if prediction.mask_logits is not None:
+        logits = prediction.mask_logits[slice(len(chosen)) if in_order else chosen, real, :rows, :columns]
+    else:
+        frame_boxes = clip_boxes(boxes, window.frames[-1].height, window.frames[-1].width)
+        logits = rectangles(frame_boxes, prediction.fit, stride=prediction.mask_stride, size=(rows, columns))
     # The mean of probabilities, not the probability of a mean: of a mask of two cells nothing would be left.
     probs = halve(sigmoid(logits))
     logits = logits.reshape(*logits.shape[:2], rows * columns)
@@ -99,14 +110,15 @@ def select_candidates(
 
     flat = probs.reshape(len(probs), probs.shape[1] * probs.shape[2])
     total = energy.sum(axis=1)
-    boxes = prediction.boxes_xyxy[chosen, real]
     overlap = (soft_iou(inner_products(flat, flat), total, total) + box_overlap(boxes)) * np.float32(0.5)
     usable = visible.any(axis=1) & np.isfinite(total) & np.isfinite(boxes).all(axis=(1, 2))
     embeddings = None
     if prediction.embeddings is not None:
         embeddings = unit_length(prediction.embeddings[chosen].astype(np.float32, copy=False))
         usable &= np.isfinite(embeddings).all(axis=1)
-    keep = suppress(overlap, usable, config.nms_iou)
+    # A model that tells its own identities has decided what is one thing.
+    own = None if prediction.ids is None else prediction.ids[chosen]
+    keep = suppress(overlap, usable, config.nms_iou) if own is None else np.flatnonzero(usable)
 
     newest = boxes.shape[1] - 1 - np.argmax(visible[:, ::-1], axis=1)
     boxes = boxes[np.arange(len(boxes)), newest]
@@ -123,6 +135,8 @@ def select_candidates(
         boxes=boxes,
         centres=centres,
         embeddings=embeddings,
+        ids=own,
+        frame_boxes=frame_boxes,
     )
     return candidates if keep.size == len(candidates) else _take(candidates, keep)
 
@@ -149,25 +163,6 @@ def suppress(overlap: NDArray[np.float32], usable: NDArray[np.bool_], threshold:
         if alive[index]:
             alive[index + 1 :] &= overlap[index, index + 1 :] < threshold
     return np.flatnonzero(alive)
-
-
-def box_overlap(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the IoU of boxes (N, F, 4), mean over the frames, (N, N). Boxes without area overlap nothing."""
-    of_frames = boxes_xyxy.swapaxes(0, 1)  # (F, N, 4)
-    overlap: NDArray[np.float32] = box_ious(of_frames, of_frames).mean(axis=0, dtype=np.float32)
-    return overlap
-
-
-def box_ious(first_xyxy: NDArray[np.float32], second_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the IoU of boxes (…, N, 4) and (…, M, 4), (…, N, M)."""
-    first, second = first_xyxy[..., :, None, :], second_xyxy[..., None, :, :]
-    sides = np.maximum(
-        np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0
-    )
-    shared = sides[..., 0] * sides[..., 1]
-    areas = [np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1) for boxes in (first, second)]
-    iou: NDArray[np.float32] = shared / np.maximum(areas[0] + areas[1] - shared, _TINY)
-    return iou
 
 
 def inner_products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -232,4 +227,6 @@ def _take(candidates: Candidates, keep: NDArray[np.intp]) -> Candidates:
         boxes=candidates.boxes[keep],
         centres=candidates.centres[keep],
         embeddings=None if embeddings is None else embeddings[keep],
+        ids=None if candidates.ids is None else candidates.ids[keep],
+        frame_boxes=None if candidates.frame_boxes is None else candidates.frame_boxes[keep],
     )

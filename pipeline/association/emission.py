@@ -34,6 +34,8 @@ class MaskLayout:
     rows: int
     """Rows of cells that show the source; the cells of the padding are not kept."""
     columns: int
+    published: bool = True
+    """False: the cells were drawn from boxes, to be compared; the boxes are published."""
 
 
 @dataclass(eq=False)
@@ -171,26 +173,50 @@ class Emitter:
         ]
         if not tracks or self.layout is None:
             return ()
+        if not self.layout.published:
+            return self._box_rows(tracks, place)
         # The mean logit is above 0 where the sum is: the mask needs no division.
         logits = self._table.logit_sum[[track.slot for track in tracks], place]
         masks = encode_masks(logits, self.layout, crop=self._crop)
         rows = []
         for track, mask in zip(tracks, masks, strict=True):
             if not mask.is_empty:
-                track.shown = True
-                # A track that was lost meanwhile was live in this frame.
-                state: TrackState = "confirmed" if track.state == "lost" else track.state
-                rows.append(self._instance(track, state=state, mask=mask))
+                rows.append(self._shown(track, mask.box_xyxy, mask))
         return tuple(rows)
 
-    def _instance(self, track: Track, *, state: TrackState, mask: CropRLE | None = None) -> Instance:
+    def _box_rows(self, tracks: list[Track], place: int) -> tuple[Instance, ...]:
+        """The instances of a model without masks: mean boxes, to the nearest pixel."""
+        assert self._table.box_sum is not None
+        rows = []
+        for track in tracks:
+            if self._table.visible[track.slot, place]:
+                mean = self._table.box_sum[track.slot, place] / self._table.weight[track.slot, place]
+                x1, y1, x2, y2 = np.rint(mean).astype(int).tolist()
+                if x2 > x1 and y2 > y1:
+                    rows.append(self._shown(track, (x1, y1, x2, y2), None))
+        return tuple(rows)
+
+    def _shown(self, track: Track, box: tuple[int, int, int, int], mask: CropRLE | None) -> Instance:
+        track.shown = True
+        # A track that was lost meanwhile was live in this frame.
+        state: TrackState = "confirmed" if track.state == "lost" else track.state
+        return self._instance(track, state=state, box=box, mask=mask)
+
+    def _instance(
+        self,
+        track: Track,
+        *,
+        state: TrackState,
+        box: tuple[int, int, int, int] = (0, 0, 0, 0),
+        mask: CropRLE | None = None,
+    ) -> Instance:
         class_id, class_name = self._classes[track.class_index]
         return Instance(
             track_id=track.id,
             class_id=class_id,
             class_name=class_name,
             score=float(self._table.class_mean[track.slot, track.class_index]),
-            box_xyxy=(0, 0, 0, 0) if mask is None else mask.box_xyxy,
+            box_xyxy=box,
             state=state,
             mask=mask,
             moved=track.moved,

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.association.candidates import Candidates, box_ious, inner_products, soft_iou
+from pipeline.association.boxes import box_ious
+from pipeline.association.candidates import Candidates, inner_products, soft_iou
 from pipeline.association.tracks import TrackTable
 from pipeline.config import AssociationConfig
 

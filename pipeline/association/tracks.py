@@ -41,6 +41,9 @@ class Track:
     shown: bool = False
     """Whether it was ever published with a mask."""
 
+    own_id: int | None = None
+    """Identity that the model gave it, where it gives any."""
+
     @property
     def live(self) -> bool:
         """Whether it was seen in the last window."""
@@ -77,17 +80,24 @@ class TrackTable:
         """(S, T, Q) sum of the halved masks' probabilities."""
         self.last_probs = np.zeros((self.max_tracks, 0), np.float32)
         """(S, Q) halved mask probabilities in the newest frame that shows the track."""
+        self.box_sum: NDArray[np.float32] | None = None
+        """(S, T, 4) sum of the boxes, source pixels, of a model without masks; of a track, 0 where `weight`
+        is."""
         self.embedding_mean: NDArray[np.float32] | None = None
         """(S, C) of length 1; None where the model gives no embeddings."""
         self._embeddings = np.zeros((self.max_tracks, 0, 0), np.float32)
         self._embedding_weight = np.zeros((self.max_tracks, self.embedding_memory), np.float32)
 
-    def allocate(self, *, num_cells: int, num_halved: int, embedding_width: int | None) -> None:
+    def allocate(
+        self, *, num_cells: int, num_halved: int, embedding_width: int | None, with_masks: bool = True
+    ) -> None:
         """Make the arrays for masks of P and Q cells; `embedding_width` None: no embeddings."""
         slots, memory = self.max_tracks, self.embedding_memory
         self.logit_sum = np.zeros((slots, self.num_frames, num_cells), np.float32)
         self.prob_sum = np.zeros((slots, self.num_frames, num_halved), np.float32)
         self.last_probs = np.zeros((slots, num_halved), np.float32)
+        if not with_masks:
+            self.box_sum = np.zeros((slots, self.num_frames, 4), np.float32)
         if embedding_width is not None:
             self.embedding_mean = np.zeros((slots, embedding_width), np.float32)
             self._embeddings = np.zeros((slots, memory, embedding_width), np.float32)
@@ -110,6 +120,8 @@ class TrackTable:
         self.visible[track.slot] = False
         self.logit_sum[track.slot] = 0
         self.prob_sum[track.slot] = 0
+        if self.box_sum is not None:
+            self.box_sum[track.slot] = 0
         self._embedding_weight[track.slot] = 0
         self.tracks.append(track)
         return track
@@ -127,6 +139,8 @@ class TrackTable:
         used = slice(self.num_rows)
         self.logit_sum[used, places] = 0
         self.prob_sum[used, places] = 0
+        if self.box_sum is not None:
+            self.box_sum[used, places] = 0
 
     def vote(
         self,
@@ -145,6 +159,8 @@ class TrackTable:
         rows = slots[:, None]
         self.prob_sum[rows, places] += candidates.probs[chosen]
         self.logit_sum[rows, places[sum_logits_from:]] += candidates.logits[chosen, sum_logits_from:]
+        if self.box_sum is not None and candidates.frame_boxes is not None:
+            self.box_sum[rows, places] += candidates.frame_boxes[chosen]
         self.last_probs[slots] = candidates.probs[chosen, candidates.newest[chosen]]
         self.weight[rows, places] += 1
         self.visible[rows, places] |= candidates.visible[chosen]

@@ -30,7 +30,14 @@ from pipeline.association.emission import Emission, MaskLayout, encode_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation.annotated import AnnotatedVideos
-from pipeline.inference.predictor import ModelFacts, Predictor, birth_scores
+from pipeline.inference.predictor import (
+    ModelFacts,
+    Predictor,
+    WindowModel,
+    as_predictor,
+    birth_scores,
+    predict_window,
+)
 from pipeline.inference.window import Windower
 from pipeline.types import Frame, FrameResult, Instance, Window, WindowPrediction
 
@@ -57,7 +64,7 @@ class Predictions:
 
 def evaluate_dataset(
     config: StreamConfig,
-    predictor: Predictor,
+    predictor: Predictor | WindowModel,
     dataset: AnnotatedVideos,
     mode: Mode,
     *,
@@ -83,7 +90,7 @@ def figures_of(predictions: Predictions, mode: Mode) -> dict[str, Any]:
 
 def predict_dataset(
     config: StreamConfig,
-    predictor: Predictor,
+    predictor: Predictor | WindowModel,
     dataset: AnnotatedVideos,
     mode: Mode,
     *,
@@ -92,9 +99,10 @@ def predict_dataset(
     """Run a predictor over all frames of a data set; `progress` is told after each video its frames.
 
     Raises DatasetError for images that cannot be read, ConfigError where the data set's categories and the
-    model's classes contradict each other, ValueError for an unknown mode.
+    model's classes contradict each other or the model has no masks, ValueError for an unknown mode.
     """
     check_mode(mode)
+    predictor = as_predictor(predictor)
     begun = time.monotonic()
     truth = comparable_truth(dataset.truth, predictor.facts)  # before the work, not after it
     rows: dict[int, list[Row]] = {}
@@ -119,7 +127,8 @@ def video_rows(
     try:
         return list(_MODES[mode](config, predictor, video, frames))
     finally:
-        predictor.forget(dataset.source(video))
+        if predictor.capabilities.forget is not None:
+            predictor.capabilities.forget(dataset.source(video))
 
 
 def gather(
@@ -150,8 +159,11 @@ def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
 
     A stream that is told to look for one of a list's classes (`model.classes`) is not class-agnostic.
 
-    Raises ConfigError where a category id means one thing here and another there.
+    Raises ConfigError where a category id means one thing here and another there, and for a model without
+    masks.
     """
+    if not facts.has_masks:
+        raise ConfigError(f"model {facts.name!r} gives boxes without masks: the metrics compare masks")
     names = dict(facts.classes.values())
     if len(names) == 1 and len(CLASS_LISTS.get(facts.class_list, names)) == 1:
         ((number, name),) = names.items()
@@ -235,7 +247,7 @@ def cut_windows(windower: Windower, frames: Iterable[Frame]) -> Iterator[Window]
 
 
 def _predict(predictor: Predictor, window: Window) -> WindowPrediction:
-    prediction = predictor.predict(window)
+    prediction = predict_window(predictor, window)
     if prediction.boxes_xyxy.shape[1] != len(window.frames):
         raise ValueError(
             f"the predictor answers for {prediction.boxes_xyxy.shape[1]} frames, the window has "

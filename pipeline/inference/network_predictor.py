@@ -38,7 +38,13 @@ from ops.preprocess import Fit, fit_content, fit_size, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
 from pipeline.inference.moving import motion_map, without_still
-from pipeline.inference.predictor import MAX_AHEAD, Finish, ModelFacts
+from pipeline.inference.predictor import (
+    MAX_AHEAD,
+    Capabilities,
+    Finish,
+    ModelFacts,
+    predict_window,
+)
 from pipeline.types import Frame, Window, WindowPrediction, YuvPicture
 
 logger = logging.getLogger("pipeline.predict")
@@ -66,7 +72,7 @@ class _Kept:
 
 
 class NetworkPredictor:
-    """Runs a network on windows of T frames fitted into `height` × `width`; `predict` and `forget` are called
+    """Runs a network on windows of T frames fitted into `height` × `width`; `begin` and `forget` are called
     by one thread, `prepare` perhaps by another.
 
     The network's cues are computed from the frames; with `cues=False` they stay zero. Without cues, on a GPU
@@ -122,21 +128,26 @@ class NetworkPredictor:
             weights=weights,
             max_windows=max_windows,
         )
-        self.crop_masks = crop_masks_on(self._runtime.device)
         # Cues are computed on the host, of the picture.
         self._from_planes = (
             None if self._cues else from_planes or preprocess_on(self._runtime.device, self._runtime.dtype)
         )
-        self.takes_yuv = self._from_planes is not None
         self._sources: dict[str, _Kept] = {}
         on_cpu = self._runtime.device.type == "cpu"
-        # A GPU works beside its caller as it is: windows overlap there.
-        self.prepares = cache and on_cpu
-        self.overlaps = not on_cpu
+        # A GPU works next to its caller as it is: windows overlap there, and nothing is prepared.
+        prepares = cache and on_cpu
+        self.capabilities = Capabilities(
+            prepare=self.prepare if prepares else None,
+            forget=self.forget,
+            batches=True,
+            overlaps=not on_cpu,
+            takes_yuv=self._from_planes is not None,
+            crop_masks=crop_masks_on(self._runtime.device),
+        )
         # Queries that start from a detector's boxes know where and what, hardly who: on real people their
         # embeddings brought lost tracks back on others (docs/association.md).
         self._tells_individuals = config.query_selection != "detector"
-        self._num_slots = config.num_frames + (max_ahead if self.prepares else 0)
+        self._num_slots = config.num_frames + (max_ahead if prepares else 0)
         table = config.output_categories
         outputs = config.used_outputs if spec.outputs is None else spec.outputs
         self.facts = ModelFacts(
@@ -153,23 +164,20 @@ class NetworkPredictor:
         )
 
     def prepare(self, frame: Frame) -> None:
-        """Encode the frame (PreparingPredictor); without the cache, or on a GPU, nothing."""
-        if self.prepares:
-            self._encode(frame, self._kept(frame.source))
+        """Encode the frame (`Capabilities.prepare`)."""
+        self._encode(frame, self._kept(frame.source))
 
     def predict(self, window: Window) -> WindowPrediction:
-        """Return the candidates of the window, best first; only frames that no window has held and that were
-        not prepared are encoded."""
-        (prediction,) = self.predict_batch([window])
-        return prediction
-
-    def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
-        """`predict` for windows of different sources, decoded together as far as the engine does that."""
-        return self.begin(windows)()
+        """Return the candidates of one window at once."""
+        return predict_window(self, window)
 
     @torch.inference_mode()
     def begin(self, windows: Sequence[Window]) -> Finish:
-        """`predict_batch` in two steps (OverlappingPredictor): on a GPU all is queued when this returns."""
+        """Ask for the candidates of windows, best first; on a GPU all is queued when this returns.
+
+        Only frames that no window has held and that were not prepared are encoded. Windows of different
+        sources are decoded together as far as the engine does that.
+        """
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
         coming = ComingCandidates(output, self._config, self._outputs)

@@ -1,5 +1,10 @@
 """Windows → instance candidates: what a stream asks of a model, and what it may know of one.
 
+A model has one thing to do: `begin` with windows, and return what finishes them. All else that it can do
+stands in its `Capabilities`. A model that answers window by window (`predict`) is completed by
+`as_predictor`. Four kinds fit: clip models, frame models (T = 1), stateful models with ids of their own, and
+detectors without masks.
+
 Loads neither torch nor any network: sinks, and predictors that are none of ours, need the facts alone.
 """
 
@@ -7,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from model.class_lists import unknown_class
-from pipeline.config import StreamConfig
+from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
 from pipeline.types import Frame, Window, WindowPrediction
 
@@ -35,76 +40,124 @@ class ModelFacts:
     """T, frames in a window."""
     unnamed: frozenset[int] = frozenset()
     """Outputs that stand for what moves and has no name: their tracks are shown from when they move on."""
+    has_masks: bool = True
+    """False for a detector: its predictions have no mask logits, and boxes are published with empty masks."""
+
+
+Finish = Callable[[], list[WindowPrediction]]
+"""Waits for the predictions of windows that were begun, one a window, in their order; called once."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a predictor can do besides `begin`. The default is the least: a window at a time, nothing kept."""
+
+    prepare: Callable[[Frame], None] | None = None
+    """Does what depends on one frame alone; called from one thread, next to `begin` of earlier windows.
+
+    Every frame of a source that will stand in a window comes, in order, after `forget` where it does not
+    continue the ones before it; its window is begun when this has returned.
+    """
+    forget: Callable[[str], None] | None = None
+    """Drops what is kept of a source: it ended, or what follows does not continue it. None of the source's
+    windows is open then."""
+    batches: bool = False
+    """Whether `begin` takes windows of several sources at once (`model.max_batch`); else it gets one."""
+    overlaps: bool = False
+    """Whether windows may be begun before those before are finished: for a device that works next to its
+    caller. Two are open at most, and they are finished in the order in which they were begun."""
+    takes_yuv: bool = False
+    """Whether frames may come with planes alone (`Frame.yuv`): RGB is made only where something else asks."""
+    crop_masks: CropMasks | None = None
+    """Makes masks of logits where the model runs: equal to `ops.masks.crop_masks`, which None stands for."""
 
 
 class Predictor(Protocol):
-    """Frames in, masks with scores, labels and optional embeddings out; T = 1 is allowed."""
+    """Windows of T frames in, candidates out: scores, boxes, and perhaps masks, embeddings, ids. T may be
+    1."""
 
-    facts: ModelFacts
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is; the same all its life."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do besides; the same all its life."""
+
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        """Ask for the candidates of each window's T frames; each window is of another source.
+
+        A predictor that overlaps waits for nothing here.
+        """
+
+
+class WindowModel(Protocol):
+    """The least that a model must be, for `as_predictor`: facts, and an answer to one window.
+
+    A method `forget(source)` is called where it has one (`Capabilities.forget`).
+    """
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is; the same all its life."""
 
     def predict(self, window: Window) -> WindowPrediction:
         """Return the candidates of the window's T frames, on the host."""
 
-    def forget(self, source: str) -> None:
-        """Drop what is kept of a source: it ended, or what follows does not continue it."""
 
+class _OneByOne:
+    """A `WindowModel` as a `Predictor`."""
 
-@runtime_checkable
-class PreparingPredictor(Predictor, Protocol):
-    """A predictor that can begin with a frame before a window holds it."""
-
-    prepares: bool
-    """Whether `prepare` does anything here."""
-
-    def prepare(self, frame: Frame) -> None:
-        """Do what depends on this frame alone; called from one thread, beside `predict` of earlier windows.
-
-        Every frame of a source that will stand in a window comes, in order, after `forget` where it does not
-        continue the ones before it; its window is predicted when this has returned.
-        """
-
-
-@runtime_checkable
-class BatchingPredictor(Predictor, Protocol):
-    """A predictor that answers for windows of several sources at once."""
-
-    def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
-        """Return what `predict` returns for each window, up to rounding; each is of another source."""
-
-
-Finish = Callable[[], list[WindowPrediction]]
-"""Waits for the predictions of windows that were begun; called once."""
-
-
-@runtime_checkable
-class OverlappingPredictor(Predictor, Protocol):
-    """A predictor on a device that works beside its caller, asked for windows before they are needed."""
-
-    overlaps: bool
-    """Whether that pays here."""
+    def __init__(self, model: WindowModel) -> None:
+        self._model = model
+        self.facts = model.facts
+        self.capabilities = Capabilities(forget=getattr(model, "forget", None))
 
     def begin(self, windows: Sequence[Window]) -> Finish:
-        """Ask for what `predict` returns for each window, each of another source, and wait for nothing of it.
-
-        They are finished in the order in which they were begun, two are open at most, and a source is
-        forgotten when none of its windows is open.
-        """
+        predictions = [self._model.predict(window) for window in windows]
+        return lambda: predictions
 
 
-@runtime_checkable
-class CroppingPredictor(Predictor, Protocol):
-    """A predictor on a device that makes masks of logits, too."""
+def as_predictor(model: Predictor | WindowModel) -> Predictor:
+    """Return a predictor as it is, and a model that answers window by window completed to one.
 
-    crop_masks: CropMasks
-    """`ops.masks.crop_masks`, or its equal on the device."""
+    Raises TypeError for an object that is neither.
+    """
+    found: Any = model
+    if isinstance(getattr(found, "facts", None), ModelFacts):
+        if callable(getattr(found, "begin", None)):
+            if isinstance(getattr(found, "capabilities", None), Capabilities):
+                return found  # type: ignore[no-any-return]
+        elif callable(getattr(found, "predict", None)):
+            return _OneByOne(found)
+    raise TypeError(
+        f"{type(model).__name__} is no model for a stream: it needs `facts` (a ModelFacts) and a method "
+        "`predict(window)`, or `facts`, `capabilities` (a Capabilities) and a method `begin(windows)`"
+    )
 
 
-@runtime_checkable
-class YuvPredictor(Predictor, Protocol):
-    """A predictor that takes frames as the decoder gives them out."""
+def predict_window(predictor: Predictor, window: Window) -> WindowPrediction:
+    """Return what a predictor says of one window, at once."""
+    predictions = predictor.begin([window])()
+    check_predictions(predictions, predictor.facts, num_windows=1)
+    return predictions[0]
 
-    takes_yuv: bool
-    """Whether frames may come with planes alone (`Frame.yuv`): RGB is made only where something else asks."""
+
+def check_predictions(
+    predictions: Sequence[WindowPrediction], facts: ModelFacts, *, num_windows: int
+) -> None:
+    """Raises ValueError for predictions that are not what the model said of itself."""
+    if len(predictions) != num_windows:
+        raise ValueError(
+            f"model {facts.name!r} returned {len(predictions)} predictions for {num_windows} windows: "
+            "return one for each"
+        )
+    for prediction in predictions:
+        if facts.has_masks != (prediction.mask_logits is not None):
+            raise ValueError(
+                f"model {facts.name!r} has facts.has_masks {facts.has_masks}, its prediction has "
+                f"{'no ' if prediction.mask_logits is None else ''}mask logits: the two must agree"
+            )
 
 
 def birth_scores(config: StreamConfig, facts: ModelFacts) -> dict[int, float]:
@@ -119,3 +172,9 @@ def birth_scores(config: StreamConfig, facts: ModelFacts) -> dict[int, float]:
             reason = unknown_class(name, outputs, which="that the stream publishes (model.classes)")
             raise ConfigError(f"model.score_thresholds: {reason}")
     return {outputs[name]: score for name, score in thresholds.items()}
+
+
+def check_stride(config: StreamConfig, facts: ModelFacts) -> None:
+    """Raises ConfigError for a stride that skips frames of the model's windows."""
+    if config.window.stride > facts.num_frames:
+        raise ConfigError(stride_error(config.window.stride, facts.num_frames))

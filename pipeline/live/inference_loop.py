@@ -1,10 +1,11 @@
 """The inference thread: items of all sources in, results out, in order; a thread that prepares what is next.
 
-A predictor on a device works beside its caller. With one that says so (`overlaps`) a window is begun before
-the one before it is finished, so that tracks and masks of the one are made while the device is at the other:
-two are open at most. Results and their order are those of one after the other, since every window is brought
-into its tracks before anything that follows it: frames that are only held, gaps and ends. Where nothing waits
-to be begun, what is open is finished at once.
+Five phases: take an item, look ahead at what waits behind it, begin windows that are complete, finish those
+that were begun, emit the results. A predictor on a device works next to its caller. With one that says so
+(`Capabilities.overlaps`) a window is begun before the one before it is finished: tracks and masks of the one
+are made while the device works on the other. Two are open at most. Results and their order are those of one
+after the other, since every window is brought into its tracks before anything that follows it: frames that
+are only held, gaps and ends. Where nothing waits to be begun, what is open is finished at once.
 """
 
 from __future__ import annotations
@@ -13,17 +14,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.config import StreamConfig
-from pipeline.inference.predictor import (
-    MAX_AHEAD,
-    BatchingPredictor,
-    Finish,
-    OverlappingPredictor,
-    Predictor,
-    PreparingPredictor,
-)
+from pipeline.inference.predictor import MAX_AHEAD, Finish, Predictor, check_predictions
 from pipeline.live.queues import LaneQueue
 from pipeline.live.source_run import SourceRun
 from pipeline.types import End, Frame, FrameResult, Gap, Window, WindowPrediction
@@ -60,6 +55,25 @@ class _Begun(NamedTuple):
     finish: Finish
 
 
+@dataclass
+class _Underway:
+    """What the loop has in its hands between two items."""
+
+    open_runs: set[str]
+    """Sources that have not ended."""
+    ahead: deque[_Taken] = field(default_factory=deque)
+    """Taken before their turn, so that they are prepared."""
+    ready: dict[str, Window] = field(default_factory=dict)
+    """Complete windows that wait to be begun, one of a source."""
+    begun: _Begun | None = None
+    """Windows that were begun and are not finished."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is work to go on with where no item waits."""
+        return bool(self.ready) or self.begun is not None
+
+
 class Inference:
     """From the queue of frames to that of results; `run` is the thread's work, all else is its alone."""
 
@@ -74,149 +88,161 @@ class Inference:
     ) -> None:
         self._config = config
         self._predictor = predictor
+        self._can = predictor.capabilities
+        self._max_batch = config.model.max_batch if self._can.batches else 1
         self._runs = runs
         self._frames = frames
         self._results = results
-        self._prepare: Callable[[Frame], None] | None = None
-        if isinstance(predictor, PreparingPredictor) and predictor.prepares:
-            self._prepare = predictor.prepare
-        self._overlapping = (
-            predictor if isinstance(predictor, OverlappingPredictor) and predictor.overlaps else None
-        )
-        self._batching = predictor if isinstance(predictor, BatchingPredictor) else None
-        batches = self._overlapping is not None or self._batching is not None
-        self._max_batch = config.model.max_batch if batches else 1
-        self._begun: _Begun | None = None
+        self._now = _Underway(set(runs))
 
     def run(self) -> None:
         """Deal with items until every source has ended, or the queue of frames is closed.
 
         Raises what a stage raises.
         """
-        open_runs = set(self._runs)
-        ahead: deque[_Taken] = deque()
-        ready: dict[str, Window] = {}
+        now = self._now
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as preparing:
             try:
-                while open_runs:
-                    waits = bool(ready) or self._begun is not None
-                    taken = ahead.popleft() if ahead else self._take(preparing, 0.0 if waits else None)
+                while now.open_runs:
+                    taken = self._take(preparing)
                     if self._frames.closed:
                         return
-                    if ready and (taken is None or taken.name in ready or not taken.is_prepared):
-                        self._take_windows(ready)
+                    if now.ready and (taken is None or taken.name in now.ready or not taken.is_prepared):
+                        self._begin_ready()
                     elif taken is None:
-                        self._finish_begun()
+                        self._finish()
                     if taken is None:
                         continue
-                    self._look_ahead(preparing, taken, ahead)
-                    if taken.prepared is not None:
-                        if not taken.is_prepared:
-                            self._finish_begun()
-                        taken.prepared.result()
-                        self._look_ahead(preparing, taken, ahead)  # what came meanwhile
-                    window = self._handle(taken.name, taken.item)
-                    if window is not None:
-                        ready[taken.name] = window
-                        if len(ready) == self._max_batch:
-                            self._take_windows(ready)
-                    if isinstance(taken.item, End):
-                        open_runs.discard(taken.name)
+                    self._look_ahead(preparing, taken)
+                    self._wait_until_prepared(preparing, taken)
+                    self._handle(taken)
+                    if len(now.ready) == self._max_batch:
+                        self._begin_ready()
             finally:
                 preparing.shutdown(wait=False, cancel_futures=True)
 
-    def _take(self, preparing: ThreadPoolExecutor, timeout_seconds: float | None) -> _Taken | None:
-        """The next item; a frame for the model is prepared from here on."""
+    # Take.
+
+    def _take(self, preparing: ThreadPoolExecutor) -> _Taken | None:
+        """The next item; None where there is none and work to go on with."""
+        if self._now.ahead:
+            return self._now.ahead.popleft()
+        return self._take_from_queue(preparing, 0.0 if self._now.waits else None)
+
+    def _take_from_queue(self, preparing: ThreadPoolExecutor, timeout_seconds: float | None) -> _Taken | None:
+        """Take an item; a frame for the model is prepared from here on."""
         got = self._frames.get(timeout_seconds)
         if got is None:
             return None
         name, item = got
-        if self._prepare is None or not isinstance(item, Frame) or not item.sampled:
+        if self._can.prepare is None or not isinstance(item, Frame) or not item.sampled:
             return _Taken(name, item, None)
-        return _Taken(name, item, preparing.submit(self._prepare_timed, self._prepare, item))
+        return _Taken(name, item, preparing.submit(self._prepare, self._can.prepare, item))
 
-    def _prepare_timed(self, prepare: Callable[[Frame], None], frame: Frame) -> None:
+    def _prepare(self, prepare: Callable[[Frame], None], frame: Frame) -> None:
         begun = time.monotonic_ns()
         prepare(frame)
         self._runs[frame.source].latency["prepare"].add((time.monotonic_ns() - begun) / 1e6)
 
-    def _look_ahead(self, preparing: ThreadPoolExecutor, now: _Taken, ahead: deque[_Taken]) -> None:
+    # Look ahead.
+
+    def _look_ahead(self, preparing: ThreadPoolExecutor, taken: _Taken) -> None:
         """Take what waits already, a window's worth of frames for the model, so that they are prepared while
-        `now` is dealt with; frames that are only held count among the MAX_AHEAD.
+        `taken` is dealt with; frames that are only held count among the MAX_AHEAD.
 
         Nothing is taken beyond a gap or an end: a frame after it is prepared when what was before is
         forgotten.
         """
-        if self._prepare is None:
+        if self._can.prepare is None:
             return
-        last = ahead[-1] if ahead else now
-        wanted = self._config.window.stride * self._max_batch - sum(taken.for_model for taken in ahead)
+        ahead = self._now.ahead
+        last = ahead[-1] if ahead else taken
+        wanted = self._config.window.stride * self._max_batch - sum(each.for_model for each in ahead)
         while wanted > 0 and len(ahead) < MAX_AHEAD and isinstance(last.item, Frame):
-            following = self._take(preparing, 0.0)
+            following = self._take_from_queue(preparing, 0.0)
             if following is None:
                 return
             ahead.append(following)
             last = following
             wanted -= last.for_model
 
-    def _handle(self, name: str, item: Frame | Gap | End) -> Window | None:
-        """Deal with an item, up to the window that a frame completes."""
-        run = self._runs[name]
-        if isinstance(item, Frame):
-            run.epoch = item.epoch
-            if item.sampled:
-                return run.windower.push(item)
-            self._take_held(run, item)
-            return None
+    def _wait_until_prepared(self, preparing: ThreadPoolExecutor, taken: _Taken) -> None:
+        """Return when a frame is prepared, and look ahead once more: at what came meanwhile."""
+        if taken.prepared is None:
+            return
+        if not taken.is_prepared:
+            self._finish()
+        taken.prepared.result()
+        self._look_ahead(preparing, taken)
+
+    # Deal with an item.
+
+    def _handle(self, taken: _Taken) -> None:
+        """Give an item to its source's windower; gaps and ends close what is open of the source."""
+        run, item = self._runs[taken.name], taken.item
+        if not isinstance(item, Frame):
+            self._close(run, item)
+            return
+        run.epoch = item.epoch
+        if not item.sampled:
+            self._hold(run, item)
+            return
+        window = run.windower.push(item)
+        if window is not None:
+            self._now.ready[run.name] = window
+
+    def _close(self, run: SourceRun, item: Gap | End) -> None:
+        """Bring what is left of a source into its tracks and forget it: what follows does not continue it."""
         window = run.windower.flush()
         if window is not None:
-            self._take_windows({name: window})
-        self._finish_begun()
-        self._emit(run, self._release_held(run, []))
+            self._begin({run.name: window})
+        self._finish()
+        self._emit(run, self._release_held(run))
         self._emit(run, run.associator.gap() if isinstance(item, Gap) else run.associator.flush())
-        self._predictor.forget(name)
-        self._results.put(name, item)
-        return None
+        if self._can.forget is not None:
+            self._can.forget(run.name)
+        self._results.put(run.name, item)
+        if isinstance(item, End):
+            self._now.open_runs.discard(run.name)
 
-    def _take_held(self, run: SourceRun, frame: Frame) -> None:
+    def _hold(self, run: SourceRun, frame: Frame) -> None:
+        """Keep a frame that the model is not shown until the window after it, if one is pending."""
         run.held.append(frame)
         if len(run.held) > _MAX_HELD:
             del run.held[0]
             run.ledger.count_dropped("stale")
         if run.windower.num_pending == 0:
-            self._finish_begun()
-            self._emit(run, self._release_held(run, []))
+            self._finish()
+            self._emit(run, self._release_held(run))
 
-    def _take_windows(self, windows: dict[str, Window]) -> None:
-        """Begin with the windows, one of a source, in one batch; then finish those that were begun before,
-        and these too where the predictor does not work beside us. Empties `windows`."""
+    # Begin.
+
+    def _begin_ready(self) -> None:
+        windows, self._now.ready = self._now.ready, {}
+        self._begin(windows)
+
+    def _begin(self, windows: dict[str, Window]) -> None:
+        """Begin with windows, one of a source, in one batch; then finish those that were begun before, and
+        these too where the predictor does not work next to us."""
         at_ns = time.monotonic_ns()
-        finish = self._begin(list(windows.values()))
+        finish = self._predictor.begin(list(windows.values()))
         held = {name: self._runs[name].held for name in windows}
         for name in windows:
             self._runs[name].held = []
-        self._finish_begun()
-        self._begun = _Begun(dict(windows), held, at_ns, finish)
-        windows.clear()
-        if self._overlapping is None:
-            self._finish_begun()
+        self._finish()
+        self._now.begun = _Begun(windows, held, at_ns, finish)
+        if not self._can.overlaps:
+            self._finish()
 
-    def _begin(self, windows: list[Window]) -> Finish:
-        if self._overlapping is not None:
-            return self._overlapping.begin(windows)
-        if len(windows) == 1:
-            predictions = [self._predictor.predict(windows[0])]
-        else:
-            assert self._batching is not None
-            predictions = self._batching.predict_batch(windows)
-        return lambda: predictions
+    # Finish.
 
-    def _finish_begun(self) -> None:
+    def _finish(self) -> None:
         """Wait for the windows that were begun, if any, and bring each into its tracks."""
-        begun, self._begun = self._begun, None
+        begun, self._now.begun = self._now.begun, None
         if begun is None:
             return
         predictions = begun.finish()
+        check_predictions(predictions, self._predictor.facts, num_windows=len(begun.windows))
         predicted_ns = time.monotonic_ns()
         for (name, window), prediction in zip(begun.windows.items(), predictions, strict=True):
             run = self._runs[name]
@@ -233,28 +259,22 @@ class Inference:
         run.num_windows += 1
         self._emit(run, _in_time(run, held, results))
 
-    def _release_held(self, run: SourceRun, results: list[FrameResult]) -> list[FrameResult]:
-        """Return `results` with the run's held frames in their places in time."""
+    # Emit.
+
+    def _release_held(self, run: SourceRun) -> list[FrameResult]:
+        """The results of the frames that a run holds."""
         held, run.held = run.held, []
-        return _in_time(run, held, results)
+        return _in_time(run, held, [])
 
     def _emit(self, run: SourceRun, results: list[FrameResult]) -> None:
         for result in results:
-            dropped = self._results.put(
+            self._results.put(
                 run.name,
                 result,
                 capacity=self._config.queue.results,
                 when_full="drop_oldest" if run.source.live else "wait",
+                on_drop=run.count_result_dropped,
             )
-            if not isinstance(dropped, FrameResult) or dropped is result:
-                continue
-            if dropped.revision == 0:
-                run.ledger.count_dropped("publisher")
-                if not dropped.final:
-                    run.skipped.add(dropped.frame.index)
-            else:
-                run.skipped.discard(dropped.frame.index)
-                run.ledger.count_revision_dropped()
 
 
 def _in_time(run: SourceRun, held: list[Frame], results: list[FrameResult]) -> list[FrameResult]:

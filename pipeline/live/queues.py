@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
 Item = TypeVar("Item")
@@ -32,12 +33,19 @@ class LaneQueue(Generic[Item]):
         return self._closed
 
     def put(
-        self, lane: str, item: Item, *, capacity: int | None = None, when_full: WhenFull = "wait"
+        self,
+        lane: str,
+        item: Item,
+        *,
+        capacity: int | None = None,
+        when_full: WhenFull = "wait",
+        on_drop: Callable[[Item], None] | None = None,
     ) -> Item | None:
         """Append `item`; return the item that had to go for it: `item` itself where it was not taken.
 
         `capacity` bounds the lane's droppable items; None marks an item that is never dropped and never
-        waits. A closed queue takes nothing.
+        waits. A closed queue takes nothing. `on_drop` is told what goes for a newer item before anything
+        behind it can be taken; it must not use the queue.
         """
         with self._condition:
             entries = self._lanes[lane]
@@ -50,6 +58,8 @@ class LaneQueue(Generic[Item]):
                 elif self._droppable[lane] >= capacity:
                     position = next(i for i, (_, droppable) in enumerate(entries) if droppable)
                     dropped = entries[position][0]
+                    if on_drop is not None:
+                        on_drop(dropped)
                     del entries[position]
                     self._droppable[lane] -= 1
             if self._closed:

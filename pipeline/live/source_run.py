@@ -16,7 +16,7 @@ from pipeline.redact import redact_url
 from pipeline.sources.cadence import Cadence
 from pipeline.sources.source import Source, open_source
 from pipeline.stats import Histogram, Ledger
-from pipeline.types import End, Frame, SourceState
+from pipeline.types import End, Frame, FrameResult, Gap, SourceState
 
 STAGES = ("queue", "prepare", "predict", "associate", "sinks", "total")
 """Stages of the report: capture to the beginning of the window, preparing included; what a frame needs once,
@@ -80,6 +80,17 @@ class SourceRun:
         self.error: SourceError | None = None
         self.skipped: set[int] = set()
         """Frames whose first revision was dropped before the sinks: later revisions go the same way."""
+
+    def count_result_dropped(self, item: FrameResult | Gap | End) -> None:
+        """Count a result that had to go for a newer one; the later revisions of its frame go, too."""
+        assert isinstance(item, FrameResult), "gaps and ends are never dropped"
+        if item.revision:
+            self.skipped.discard(item.frame.index)
+            self.ledger.count_revision_dropped()
+            return
+        self.ledger.count_dropped("publisher")
+        if not item.final:
+            self.skipped.add(item.frame.index)
 
     def report(self, wall_seconds: float) -> dict[str, Any]:
         """Return the source's part of the report (docs/report.md)."""

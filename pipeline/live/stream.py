@@ -22,7 +22,7 @@ from ops.masks import crop_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.inference.network_predictor import load_predictor
-from pipeline.inference.predictor import CroppingPredictor, Predictor, YuvPredictor
+from pipeline.inference.predictor import Predictor, WindowModel, as_predictor, check_stride
 from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb
@@ -51,8 +51,16 @@ class Stream:
     """
 
     def __init__(
-        self, config: StreamConfig, *, predictor: Predictor | None = None, sinks: Sequence[Sink] = ()
+        self,
+        config: StreamConfig,
+        *,
+        predictor: Predictor | WindowModel | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
+        """predictor: a model of your own (docs/architecture.md); None: the network that the config names.
+
+        Raises ConfigError, TypeError for a predictor that is none, and what sinks raise when they are made.
+        """
         self._config = config
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -60,18 +68,18 @@ class Stream:
         self._wall_seconds = 0.0
         self._first_mask_seconds: float | None = None
         self._created = time.monotonic()
-        self._predictor = predictor if predictor is not None else load_predictor(config)
-        predictor = self._predictor
-        crop = predictor.crop_masks if isinstance(predictor, CroppingPredictor) else crop_masks
-        planes = isinstance(predictor, YuvPredictor) and predictor.takes_yuv
+        self._predictor = as_predictor(predictor) if predictor is not None else load_predictor(config)
+        facts, can = self._predictor.facts, self._predictor.capabilities
+        check_stride(config, facts)
+        crop = can.crop_masks or crop_masks
         names = list(config.source.inputs)
         self._runs = {
-            name: SourceRun(name, url, config, predictor.facts, self._stop, crop=crop, planes=planes)
+            name: SourceRun(name, url, config, facts, self._stop, crop=crop, planes=can.takes_yuv)
             for name, url in config.source.inputs.items()
         }
         context = SinkContext(
             config=config,
-            model=self._predictor.facts,
+            model=facts,
             sources=self.sources,
             ledgers={name: run.ledger for name, run in self._runs.items()},
             stop=self._stop,
@@ -79,7 +87,9 @@ class Stream:
         self._sinks: list[Sink] = [*build_sinks(context), *sinks]
         self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
         self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
-        self._inference = Inference(config, predictor, self._runs, frames=self._frames, results=self._results)
+        self._inference = Inference(
+            config, self._predictor, self._runs, frames=self._frames, results=self._results
+        )
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -212,7 +222,7 @@ class Stream:
         if result.revision == 0:
             run.ledger.count_published()
             run.latency["total"].add((now - result.frame.captured_monotonic_ns) / 1e6)
-        if self._first_mask_seconds is None and any(each.mask for each in result.instances):
+        if self._first_mask_seconds is None and any(each.visible for each in result.instances):
             self._first_mask_seconds = round(time.monotonic() - self._created, 3)
 
     def _announce_states(self) -> None:

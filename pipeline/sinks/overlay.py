@@ -58,17 +58,19 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Return a copy of the picture with its instances drawn on it.
 
-    `image` (H, W, 3) uint8 RGB is not changed. Instances without a mask (lost, ended) are left out; smaller
-    masks lie over larger ones. `boxes` adds the mask's rectangle. `note` is a short remark in the lower
-    left corner, e.g. "untrained". Raises ValueError where a mask reaches outside the picture.
+    `image` (H, W, 3) uint8 RGB is not changed. Lost and ended instances are left out; of one that has a box
+    and no mask the box is drawn. Smaller masks lie over larger ones. `boxes` adds the mask's rectangle.
+    `note` is a short remark in the lower left corner, e.g. "untrained". Raises ValueError where a mask
+    reaches outside the picture.
     """
     canvas = image.copy(order="C")
     pieces = _decode(instances, image.shape[0], image.shape[1])
     _tint(canvas, pieces)
     size = _Sizes.of(canvas.shape[0], canvas.shape[1])
     for piece in pieces:
-        _outline(canvas, piece, size)
-        if boxes:
+        if piece.has_mask:
+            _outline(canvas, piece, size)
+        if boxes or not piece.has_mask:
             x0, y0, x1, y1 = piece.instance.box_xyxy
             cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), piece.colour, size.line)
     if labels:
@@ -108,13 +110,17 @@ class Painter:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """An instance with its decoded crop."""
+    """An instance with its decoded crop, all of its box where it has no mask."""
 
     instance: Instance
     crop: NDArray[np.uint8]  # (h, w), 0 or 1
     x: int
     y: int
     area: int
+
+    @property
+    def has_mask(self) -> bool:
+        return self.instance.mask is not None
 
     @property
     def colour(self) -> Colour:
@@ -146,11 +152,17 @@ class _Sizes:
 
 
 def _decode(instances: Sequence[Instance], height: int, width: int) -> list[_Piece]:
-    """Return the instances that have a mask, largest first."""
+    """Return the instances that the frame shows, largest first."""
     pieces = []
     for instance in instances:
         mask = instance.mask
-        if mask is None or mask.is_empty:
+        if mask is None:
+            x0, y0, x1, y1 = instance.box_xyxy
+            if x1 > x0 and y1 > y0:
+                whole = np.ones((y1 - y0, x1 - x0), np.uint8)
+                pieces.append(_Piece(instance, whole, x0, y0, whole.size))
+            continue
+        if mask.is_empty:
             continue
         if mask.x + mask.width > width or mask.y + mask.height > height:
             raise ValueError(
@@ -165,6 +177,7 @@ def _decode(instances: Sequence[Instance], height: int, width: int) -> list[_Pie
 
 
 def _tint(canvas: NDArray[np.uint8], pieces: Sequence[_Piece]) -> None:
+    pieces = [piece for piece in pieces if piece.has_mask]
     if not pieces:
         return
     left, top = min(piece.x for piece in pieces), min(piece.y for piece in pieces)

@@ -55,7 +55,7 @@ class Progress:
             return
         if bar.total is None:
             bar.total = self._total(result.source)
-        visible = sum(instance.mask is not None for instance in result.instances)
+        visible = sum(instance.visible for instance in result.instances)
         bar.set_postfix_str(f"{visible} instances", refresh=False)
         bar.update(result.frame.index + 1 - bar.n)
 

@@ -32,7 +32,7 @@ from pipeline.config_file import load_config
 from pipeline.evaluation.annotated import AnnotatedVideos, open_annotated
 from pipeline.evaluation.evaluate import cut_windows, figures_of, gather, track_rows
 from pipeline.inference.network_predictor import load_predictor
-from pipeline.inference.predictor import ModelFacts, Predictor
+from pipeline.inference.predictor import ModelFacts, Predictor, as_predictor, predict_window
 from pipeline.inference.window import Windower
 from pipeline.types import Window, WindowPrediction
 
@@ -62,10 +62,11 @@ class Kept:
         for video in data.truth.videos.values():
             windower = Windower(num_frames=self.facts.num_frames, stride=config.window.stride)
             for window in cut_windows(windower, data.frames(video, fps=config.source.images_fps)):
-                found = predictor.predict(window)
+                found = predict_window(predictor, window)
                 half = replace(found, mask_logits=found.mask_logits.astype(np.float16))
                 self.windows[video.id].append((window, half))
-            predictor.forget(data.source(video))
+            if predictor.capabilities.forget is not None:
+                predictor.capabilities.forget(data.source(video))
             print(f"video {video.id} of {len(data.truth.videos)}", file=sys.stderr)
 
 
@@ -100,7 +101,7 @@ def figures(config: StreamConfig, kept: Kept, numbers: Mapping[str, float]) -> d
         rows[video_id] = list(
             track_rows(
                 config,
-                replay,
+                as_predictor(replay),
                 kept.truth.videos[video_id],
                 windows,
                 stride=config.window.stride,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.video import numbered_picture, write_video
 from pipeline import FrameResult, Stream, StreamConfig
 from pipeline.errors import SourceError, SourceNotFound
 from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
+from pipeline.inference.predictor import Capabilities, Finish
 from pipeline.types import End, Frame, Gap, SourceState, Window, WindowPrediction
 
 
@@ -61,15 +63,16 @@ def test_the_cache_changes_nothing_at_all(clip: Path) -> None:
         )
         seen: list[WindowPrediction] = []
         predictor = load_predictor(config)
-        predict = predictor.predict
+        begin = predictor.begin
 
         def record(
-            window: Window, predict: Any = predict, seen: list[WindowPrediction] = seen
-        ) -> WindowPrediction:
-            seen.append(predict(window))
-            return seen[-1]
+            windows: Sequence[Window], begin: Any = begin, seen: list[WindowPrediction] = seen
+        ) -> Finish:
+            predictions = begin(windows)()
+            seen.extend(predictions)
+            return lambda: predictions
 
-        predictor.predict = record  # type: ignore[method-assign]
+        predictor.begin = record  # type: ignore[method-assign]
         runs.append((seen, list(Stream(config, predictor=predictor))))
     (cached, cached_results), (plain, plain_results) = runs
     assert len(cached) == len(plain) == 12
@@ -331,11 +334,11 @@ def test_the_first_fault_of_the_inference_thread_reaches_the_caller(clip: Path) 
     predictor = load_predictor(tiny_config(clip))
     windows: list[Window] = []
 
-    def fail(window: Window) -> WindowPrediction:
-        windows.append(window)
+    def fail(begun: Sequence[Window]) -> Finish:
+        windows.extend(begun)
         raise RuntimeError("the device went away")
 
-    predictor.predict = fail  # type: ignore[method-assign]
+    predictor.begin = fail  # type: ignore[method-assign]
     sink = Collector()
     stream = Stream(tiny_config(clip), predictor=predictor, sinks=[sink])
     with pytest.raises(RuntimeError, match="the device went away"):
@@ -348,22 +351,27 @@ def test_the_first_fault_of_the_inference_thread_reaches_the_caller(clip: Path) 
 class Watched:
     """A predictor whose calls are noted; what it returns is the network's."""
 
-    def __init__(self, config: StreamConfig) -> None:
+    def __init__(
+        self, config: StreamConfig, *, prepare_seconds: float = 0.0, predict_seconds: float = 0.02
+    ) -> None:
         self._predictor = load_predictor(config)
         self.facts = self._predictor.facts
-        self.prepares = True
+        # The thread that prepares has nothing to do but to begin with what waits.
+        self.capabilities = Capabilities(prepare=self.prepare, forget=self.forget)
+        self._prepare_seconds, self._predict_seconds = prepare_seconds, predict_seconds
         self.calls: list[tuple[str, int | None]] = []
         self.threads: set[str] = set()
 
     def prepare(self, frame: Frame) -> None:
+        time.sleep(self._prepare_seconds)
         self.calls.append(("prepare", frame.index))
         self.threads.add(threading.current_thread().name)
         self._predictor.prepare(frame)
 
-    def predict(self, window: Window) -> WindowPrediction:
-        time.sleep(0.02)  # the thread that prepares has nothing to do but to begin with what waits
-        self.calls.append(("predict", window.frames[-1].index))
-        return self._predictor.predict(window)
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        time.sleep(self._predict_seconds)
+        self.calls += [("predict", window.frames[-1].index) for window in windows]
+        return self._predictor.begin(windows)
 
     def forget(self, source: str) -> None:
         self.calls.append(("forget", None))
@@ -392,11 +400,7 @@ def test_of_a_camera_that_is_too_fast_the_next_frame_is_prepared_too() -> None:
     """Its lane holds one frame: what comes while a frame is prepared must be taken up before the window."""
     with RtspServer(live=True, size=(96, 128), fps=30) as server:
         config = tiny_config(server.live_url, cadence={"fps": "source"}, max_frames=60)
-        watched = Watched(config)
-        prepare = watched.prepare
-        watched.prepare = lambda frame: (time.sleep(0.03), prepare(frame))[1]  # type: ignore[method-assign]
-        predict = watched.predict
-        watched.predict = lambda window: (time.sleep(0.05), predict(window))[1]  # type: ignore[method-assign]
+        watched = Watched(config, prepare_seconds=0.03, predict_seconds=0.07)
         stream = Stream(config, predictor=watched)
         stream.run()
     assert stream.report()["dropped"]["stale"] > 0
@@ -424,11 +428,11 @@ def test_windows_of_several_sources_are_decoded_in_batches_with_the_same_results
     sizes: list[int] = []
 
     class Batching(NetworkPredictor):
-        def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
+        def begin(self, windows: Sequence[Window]) -> Finish:
             time.sleep(0.05)  # the decoders are ahead
             sizes.append(len(windows))
             assert len({window.frames[-1].source for window in windows}) == len(windows)
-            return super().predict_batch(windows)
+            return super().begin(windows)
 
     runs: list[dict[tuple[str, int], FrameResult]] = []
     for max_batch in (1, 3):
@@ -466,7 +470,7 @@ def test_a_fault_while_preparing_reaches_the_caller(clip: Path) -> None:
     def fail(frame: Frame) -> None:
         raise RuntimeError(f"no memory for frame {frame.index}")
 
-    watched.prepare = fail  # type: ignore[method-assign]
+    watched.capabilities = replace(watched.capabilities, prepare=fail)
     stream = Stream(config, predictor=watched)
     with pytest.raises(RuntimeError, match="no memory for frame 0"):
         stream.run()

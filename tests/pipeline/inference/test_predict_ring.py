@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from support.streams import tiny_config
 from support.video import write_resized_video, write_video
 
 from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
+from pipeline.inference.predictor import Finish
 from pipeline.live.stream import Stream
 from pipeline.types import Window, WindowPrediction
 
@@ -24,10 +26,15 @@ class Counted(NetworkPredictor):
     num_slots: list[int]
     seen: list[WindowPrediction]
 
-    def predict_batch(self, windows: Sequence[Window]) -> list[WindowPrediction]:
-        predictions = super().predict_batch(windows)
-        self.seen += predictions
-        return predictions
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        finish = super().begin(windows)
+
+        def noted() -> list[WindowPrediction]:
+            predictions = finish()
+            self.seen += predictions
+            return predictions
+
+        return noted
 
     def forget(self, source: str) -> None:
         kept = self._sources.get(source)
@@ -42,6 +49,7 @@ def run(inputs: str | Path | dict[str, str], **sections: Any) -> Counted:
     predictor.__class__ = Counted
     assert isinstance(predictor, Counted)
     predictor.num_slots, predictor.seen = [], []
+    predictor.capabilities = replace(predictor.capabilities, forget=predictor.forget)
     Stream(config, predictor=predictor).run()
     assert predictor._sources == {}, "nothing is kept of a source that has ended"
     return predictor

@@ -228,11 +228,11 @@ def test_predictions_of_both_ways_are_close(tmp_path: Path) -> None:
 def test_planes_are_taken_only_where_nothing_needs_the_picture(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", num_frames=4)
     without = tiny_config(clip, model=NO_CUES)
-    assert predictor_of(without).takes_yuv
-    assert not predictor_of(without, from_planes=None).takes_yuv, "no kernel on a CPU"
+    assert predictor_of(without).capabilities.takes_yuv
+    assert not predictor_of(without, from_planes=None).capabilities.takes_yuv, "no kernel on a CPU"
     with_cues = tiny_config(clip)
-    assert not predictor_of(with_cues).takes_yuv
-    assert predictor_of(with_cues, cues=False).takes_yuv
+    assert not predictor_of(with_cues).capabilities.takes_yuv
+    assert predictor_of(with_cues, cues=False).capabilities.takes_yuv
     results = list(Stream(with_cues, predictor=predictor_of(with_cues)))
     assert all(result.frame.yuv is None for result in results)
 

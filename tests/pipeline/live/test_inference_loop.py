@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def overlapped(config: StreamConfig, *, fails_at: int | None = None) -> Overlapp
     predictor.__class__ = Overlapped
     assert isinstance(predictor, Overlapped)
     predictor.calls, predictor.fails_at = [], fails_at
-    predictor.overlaps = True
+    predictor.capabilities = replace(predictor.capabilities, overlaps=True, forget=predictor.forget)
     return predictor
 
 
@@ -234,4 +235,4 @@ def test_stop_finishes_what_was_begun(tmp_path: Path) -> None:
 def test_on_a_cpu_windows_do_not_overlap(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", num_frames=4)
     config = tiny_config(clip)
-    assert not load_predictor(config).overlaps
+    assert not load_predictor(config).capabilities.overlaps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import cv2
@@ -223,3 +224,14 @@ def test_a_painter_draws_a_result_once_for_all_sinks() -> None:
     assert painter(result) is first
     assert painter(other) is not first
     assert (first == draw_result(result, note="untrained")).all()
+
+
+def test_of_a_model_without_masks_the_box_is_drawn() -> None:
+    image = noise()
+    boxed = replace(make_instance(None, state="confirmed", track_id=4), box_xyxy=(30, 20, 90, 80))
+    drawn = draw(image, [boxed], labels=False)
+    colour = track_colour(4)
+    assert is_near(drawn[20, 30:90], colour).all()
+    assert is_near(drawn[79, 30:90], colour).all()
+    assert (drawn[30:70, 40:80] == image[30:70, 40:80]).all(), "nothing is tinted"
+    assert (draw(image, [boxed]) != drawn).any(), "it has a label"

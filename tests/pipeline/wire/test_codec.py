@@ -234,6 +234,18 @@ def test_a_result_survives_the_way_over_the_wire() -> None:
     assert dataclasses.replace(again, instances=tuple(rounded)) == message
 
 
+def test_a_box_without_a_mask_survives_the_way_over_the_wire() -> None:
+    """Of a model without masks; the JSON twin has it, too."""
+    boxed = dataclasses.replace(example().instances[0], mask=None, box_xyxy=(3, 4, 30, 20))
+    again = decode(encode(example(instances=(boxed,))), class_names={"list": {1: "person"}})
+    assert isinstance(again, MaskMessage)
+    (instance,) = again.instances
+    assert (instance.box_xyxy, instance.mask, instance.state) == ((3, 4, 30, 20), None, boxed.state)
+    assert instance.visible
+    (twin,) = from_json(to_json(again)).instances
+    assert (twin.box_xyxy, twin.mask) == (instance.box_xyxy, None)
+
+
 def test_a_message_is_small() -> None:
     instances = [
         make_instance(ellipse(720, 1280, (100 * i + 90, 360), (80, 200)), track_id=i) for i in range(10)
