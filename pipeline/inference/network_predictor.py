@@ -148,20 +148,7 @@ class NetworkPredictor:
         # embeddings brought lost tracks back on others (docs/association.md).
         self._tells_individuals = config.query_selection != "detector"
         self._num_slots = config.num_frames + (max_ahead if prepares else 0)
-        table = config.output_categories
-        outputs = config.used_outputs if spec.outputs is None else spec.outputs
-        self.facts = ModelFacts(
-            name=name,
-            class_list=config.class_list,
-            classes={i: (each.id, each.name) for i in outputs if (each := table[i]) is not None},
-            trained=network.trained,
-            num_frames=config.num_frames,
-            unnamed=frozenset(
-                i
-                for i in outputs
-                if (each := table[i]) is not None and each.name == UNNAMED.get(config.class_list)
-            ),
-        )
+        self.facts = _facts(name, config, spec.outputs, trained=network.trained)
 
     def prepare(self, frame: Frame) -> None:
         """Encode the frame (`Capabilities.prepare`)."""
@@ -293,6 +280,22 @@ class NetworkPredictor:
             if not self._cache:
                 kept.planes[frame.index] = planes
         return planes
+
+
+def _facts(name: str, config: ModelConfig, outputs: Sequence[int] | None, *, trained: bool) -> ModelFacts:
+    """What a stream says of a network whose `outputs` count, None: all."""
+    table = config.output_categories
+    outputs = config.used_outputs if outputs is None else outputs
+    categories = {output: each for output in outputs if (each := table[output]) is not None}
+    unnamed = UNNAMED.get(config.class_list)
+    return ModelFacts(
+        name=name,
+        class_list=config.class_list,
+        classes={output: (each.id, each.name) for output, each in categories.items()},
+        trained=trained,
+        num_frames=config.num_frames,
+        unnamed=frozenset(output for output, each in categories.items() if each.name == unnamed),
+    )
 
 
 def _pad(planes: NDArray[np.float32], fit: Fit) -> Tensor:

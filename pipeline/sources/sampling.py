@@ -121,36 +121,18 @@ class Sampler:
             self._cadence.reset()
         if size is not None and self._resized(size):
             items.append(Gap(self.source, self.epoch, "resolution"))
+        sampled = self._cadence.take(seconds)
+        picture = None
+        if sampled or self._hold:
+            picture = self._convert(convert, index)
+        else:
+            self._ledger.count_dropped("cadence")
+        if picture is not None and size is None and self._resized(_looked_at(picture).shape[:2]):
+            items.append(Gap(self.source, self.epoch, "resolution"))
         if items and self._shots is not None:
             self._shots.reset()
-        sampled = self._cadence.take(seconds)
-        if not sampled and not self._hold:
-            self._ledger.count_dropped("cadence")
+        if picture is None:
             return items
-        fault = ""
-        try:
-            picture = convert()
-            shape = _looked_at(picture).shape[:2]
-            if fault := size_fault(*shape):
-                raise PictureError(fault)
-        except PictureError as error:
-            self._ledger.count_dropped("decode")
-            if fault and not self.num_kept:
-                raise SourceUnreadable(f"source {self.source!r}: {fault}", source=self.source) from None
-            self._num_unreadable += 1
-            # The first says what is wrong; a stream of them must not fill the log.
-            logger.log(
-                logging.WARNING if self._num_unreadable == 1 else logging.DEBUG,
-                "source %s: frame %d left out: %s",
-                self.source,
-                index,
-                error,
-            )
-            return items
-        if size is None and self._resized(shape):
-            items.append(Gap(self.source, self.epoch, "resolution"))
-            if self._shots is not None:
-                self._shots.reset()
         if self._shots is not None and self._shots.update(_looked_at(picture)):
             items.append(Gap(self.source, self.epoch, "cut"))
         self.num_kept += 1
@@ -170,6 +152,31 @@ class Sampler:
             )
         )
         return items
+
+    def _convert(
+        self, convert: Callable[[], NDArray[np.uint8] | YuvPicture], index: int
+    ) -> NDArray[np.uint8] | YuvPicture | None:
+        """The picture of a frame; None, counted and told, where it cannot be made or is too large."""
+        fault = ""
+        try:
+            picture = convert()
+            if fault := size_fault(*_looked_at(picture).shape[:2]):
+                raise PictureError(fault)
+            return picture
+        except PictureError as error:
+            self._ledger.count_dropped("decode")
+            if fault and not self.num_kept:
+                raise SourceUnreadable(f"source {self.source!r}: {fault}", source=self.source) from None
+            self._num_unreadable += 1
+            # The first says what is wrong; a stream of them must not fill the log.
+            logger.log(
+                logging.WARNING if self._num_unreadable == 1 else logging.DEBUG,
+                "source %s: frame %d left out: %s",
+                self.source,
+                index,
+                error,
+            )
+            return None
 
     def _stream_time(self, pts: int | None, time_base: Fraction) -> tuple[float, bool]:
         """Return the frame's stream time (seconds, never decreasing without a jump) and whether it jumped."""

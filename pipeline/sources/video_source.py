@@ -101,20 +101,14 @@ class VideoSource:
             opened = time.monotonic()
             fault: SourceError | None = None
             try:
-                for pictures in chain([first], self._until_silent(video)):
-                    for picture in pictures:
-                        if self._stopping():
-                            break
-                        yield from self._sample(picture)
-                        if sampler.complete:
-                            yield self._end("max_frames", f"{sampler.num_read} frames were read")
-                            return
-                    if self._stopping():
-                        break
+                yield from self._read(video, first)
             except SourceError as error:
                 fault = error
             finally:
                 video.close()
+            if sampler.complete:
+                yield self._end("max_frames", f"{sampler.num_read} frames were read")
+                return
             if self._stopping():
                 break
             if not video.live:
@@ -129,6 +123,17 @@ class VideoSource:
             if connected is not None:
                 yield sampler.restart()
         yield self._end("stopped", "on request")
+
+    def _read(self, video: VideoInput, first: list[av.VideoFrame]) -> Iterator[Frame | Gap]:
+        """What follows from a connection's pictures, `first` before all others, until it or the source
+        ends."""
+        for pictures in chain([first], self._until_silent(video)):
+            for picture in pictures:
+                if self._stopping():
+                    return
+                yield from self._sample(picture)
+                if self._sampler.complete:
+                    return
 
     def _until_silent(self, video: VideoInput) -> Iterator[list[av.VideoFrame]]:
         """Pass on the pictures of each packet; SourceUnreachable once a live source was silent for too long.

@@ -98,6 +98,8 @@ class Subscriber:
         self._class_names: dict[str, dict[int, str]] = {}
         self._heard = time.monotonic()
         self._heard_ours = False
+        self._warn_at: float | None = None
+        """When silence is worth a warning, monotonic clock."""
         self._foreign: tuple[float, WireVersionError] | None = None
         self._closed = False
         self._thread.start()
@@ -217,29 +219,44 @@ class Subscriber:
         poller.register(socket, zmq.POLLIN)
         poller.register(self._thread.wakes, zmq.POLLIN)
         poller.register(handshakes.monitor, zmq.POLLIN)
-        silent_until, warned = time.monotonic() + SILENCE_WARNING_SECONDS, False
-        while True:
-            with self._condition:
-                self._condition.wait_for(
-                    lambda: self._finished or not self._keep_all or len(self._waiting) < self._max_waiting
-                )
-                if self._finished:
-                    return
-            left = None if self._foreign is None else self._foreign[0] - time.monotonic()
-            if left is not None and left <= 0 and self._foreign is not None:
-                raise self._foreign[1]
-            if not self._heard_ours and not warned and time.monotonic() >= silent_until:
-                warned = True
-                log.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
-            limits = [left, None if warned or self._heard_ours else silent_until - time.monotonic()]
-            wait = min((each for each in limits if each is not None), default=None)
-            poller.poll(None if wait is None else max(0, int(wait * 1000)) + 1)
+        self._warn_at = time.monotonic() + SILENCE_WARNING_SECONDS
+        while self._wait_for_room():
+            self._check_foreign()
+            self._check_silence()
+            poller.poll(self._patience_ms())
             self._note_refusal(handshakes.read())
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 continue
             self._receive(socket, parts)
+
+    def _wait_for_room(self) -> bool:
+        """Wait until another message may be taken; False when none is wanted any more."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._finished or not self._keep_all or len(self._waiting) < self._max_waiting
+            )
+            return not self._finished
+
+    def _check_foreign(self) -> None:
+        """Raise WireVersionError once only messages of another version were heard for too long."""
+        if self._foreign is not None and time.monotonic() >= self._foreign[0]:
+            raise self._foreign[1]
+
+    def _check_silence(self) -> None:
+        """Warn, once, where nothing of ours was heard."""
+        if self._heard_ours:
+            self._warn_at = None
+        elif self._warn_at is not None and time.monotonic() >= self._warn_at:
+            self._warn_at = None
+            log.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
+
+    def _patience_ms(self) -> int | None:
+        """Milliseconds until one of the two checks has something to say; None: never."""
+        times = [self._warn_at, None if self._foreign is None else self._foreign[0]]
+        first = min((each for each in times if each is not None), default=None)
+        return None if first is None else max(0, int((first - time.monotonic()) * 1000)) + 1
 
     def _note_refusal(self, reason: str | None) -> None:
         if reason is not None and reason != self._refused:

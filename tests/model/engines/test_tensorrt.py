@@ -77,7 +77,10 @@ def test_a_package_without_its_libraries_is_the_same_error_and_prints_nothing(tm
 
 
 def test_importing_the_module_asks_for_nothing() -> None:
-    code = "import sys, model.engines.tensorrt; print('torch_tensorrt' in sys.modules, 'tensorrt' in sys.modules)"
+    code = (
+        "import sys, model.engines.tensorrt; "
+        "print('torch_tensorrt' in sys.modules, 'tensorrt' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=100
     )
