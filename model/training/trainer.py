@@ -42,7 +42,7 @@ from model.training.progress import CourseLog, StatusLine, draw_curves
 from model.training.state import MANIFEST, read_state, write_state
 from model.training.step import Auxiliary, Judged, step_loss
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
 _LOG_EVERY = 20
@@ -142,7 +142,7 @@ class Trainer:
             torch.set_rng_state(state["random"][self.rank])
             self.noise.set_state(state["noise"][self.rank])
         else:
-            _log.warning(
+            logger.warning(
                 "the checkpoint is of %d processes, this run has %d: dropout and noise are drawn anew",
                 len(state["random"]),
                 self.world,

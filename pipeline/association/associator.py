@@ -26,7 +26,7 @@ from pipeline.association.tracks import Track, TrackTable
 from pipeline.config import AssociationConfig
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
 
-logger = logging.getLogger("pipeline.associate")
+logger = logging.getLogger(__name__)
 
 
 class Associator:

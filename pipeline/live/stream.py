@@ -32,7 +32,7 @@ from pipeline.sinks.table import build_sinks
 from pipeline.sources.source import Source
 from pipeline.types import End, EndReason, Frame, FrameResult, Gap
 
-logger = logging.getLogger("pipeline.stream")
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0
