@@ -30,7 +30,7 @@ from pipeline.wire.socket_thread import SocketThread
 logger = logging.getLogger(__name__)
 
 SOCKET_HIGH_WATER_MARK = 16
-"""Messages that the socket keeps on top of `max_waiting`: few, so that a slow reader is felt by the publisher."""
+"""Messages that the socket keeps on top of `max_waiting`: few, so that the publisher feels a slow reader."""
 FOREIGN_GRACE_SECONDS = 2.5
 """How long a publisher of another major version may take to show that it speaks ours too: two heartbeats."""
 SILENCE_WARNING_SECONDS = 5.0
