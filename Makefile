@@ -41,9 +41,11 @@ TRAIN_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/py
 train-default: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
 	$(TRAIN_PYTHON) -m model train --config configs/train/$(RUN).toml --output out/train/$(RUN) $(TRAIN)
 
-# On a machine with an NVIDIA GPU, torch, numpy and CuPy: make gpu-report PYTHON=python3. Checks and times the kernels.
+# On a machine with an NVIDIA GPU, torch, numpy and CuPy: make gpu-report PYTHON=python3. Checks and times kernels and
+# network in ten minutes; GPU_REPORT="--parts kernels,frames --output DIR" gives options, --dry-run walks it on a CPU.
+GPU_REPORT ?=
 gpu-report: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)
-	$(TRAIN_PYTHON) tests/benchmarks/gpu_report.py
+	$(TRAIN_PYTHON) tests/benchmarks/gpu_report.py $(GPU_REPORT)
 
 # The same with torch_tensorrt and TensorRT's libraries (docs/runtime.md): builds the engines, compares, times.
 trt-check: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.run)

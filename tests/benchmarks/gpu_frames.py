@@ -1,20 +1,26 @@
 """The part of the GPU report on what surrounds the network: from YUV to its input, from mask logits to RLE.
 
-Needs OpenCV and pycocotools beside torch, numpy and CuPy: the portable forms are theirs.
+Needs OpenCV besides torch, numpy and CuPy, and for masks pycocotools: the portable forms are theirs.
 """
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from benchmarks.gpu_timing import capture, graph_time_us, time_us, wall_time_us
+from benchmarks.gpu_timing import (
+    another_stream,
+    capture,
+    graph_time_us,
+    synchronize,
+    time_us,
+    wall_time_us,
+)
 from torch import Tensor
 
 from model.engines.cuda_graph import Upload
@@ -24,8 +30,6 @@ from ops.kernel import Compiler
 from ops.masks import crop_masks
 from ops.preprocess import Fit, fit_image, fit_size
 from ops.yuv import ColourMatrix, yuv_to_input
-
-importlib.import_module("pycocotools")  # here, so that its absence is not taken for a kernel's fault
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 TOLERANCE = {
@@ -171,14 +175,10 @@ def check_stream_and_graph(
         yield {"name": f"{name}, stream and graph", "passed": False, "why": "there is nothing to compare"}
         return
     late = [torch.zeros_like(tensor) for tensor in inputs]
-    torch.cuda.synchronize(device)
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(100_000_000)
+    with another_stream(device, busy=True):
         for tensor, given in zip(late, inputs, strict=True):
             tensor.copy_(given)
         result = call(late)
-    stream.synchronize()
     differs = "the result is another than on the default stream"
     passed = result is not None and same(result, wanted)
     yield {"name": f"{name}, a stream of its own", "passed": passed, "why": "" if passed else differs}
@@ -187,7 +187,7 @@ def check_stream_and_graph(
     for tensor, given in zip(late, changed, strict=True):
         tensor.copy_(given)
     graph.replay()
-    torch.cuda.synchronize(device)
+    synchronize(device)
     passed = result is not None and same(result, wanted_of_changed)
     yield {"name": f"{name}, graph replay", "passed": passed, "why": "" if passed else differs}
 
@@ -267,40 +267,69 @@ def time_forms(name: str, forms: dict[str, Callable[[], Any]], device: torch.dev
     return {"name": name, "us": us}
 
 
-def report(compiler: Compiler, device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All rows: ("checks" | "frame_timings", row)."""
-    preprocess, encode = PreprocessKernels(compiler), MaskRunsKernels(compiler)
-    for dtype in (F32, F16, BF16):
-        yield "checks", check_preprocess(preprocess, dtype, device)
-    yield "checks", check_uploaded(preprocess, device)
-    for dtypes in MASK_DTYPES:
-        yield "checks", check_masks(encode, dtypes, device)
+Size = tuple[int, int]
+
+
+def preprocess_checks(
+    compiler: Compiler,
+    device: torch.device,
+    *,
+    dtypes: Sequence[torch.dtype] = (F32, F16, BF16),
+    sizes: Sequence[tuple[Size, Size]] = SIZES,
+    size: Size = (720, 1280),
+) -> Iterator[dict[str, Any]]:
+    """Rows: is the picture's kernel right, alone, with uploads, on a stream of its own and in a graph."""
+    kernels = PreprocessKernels(compiler)
+    for dtype in dtypes:
+        yield check_preprocess(kernels, dtype, device, tuple(sizes))
+    yield check_uploaded(kernels, device, size)
 
     def to_input(planes: list[Tensor]) -> Tensor | None:
-        found = preprocess.preprocess(planes, matrix="bt709", full_range=False, height=192, width=320)
+        found = kernels.preprocess(
+            planes, matrix="bt709", full_range=False, height=192, width=320, dtype=dtypes[0]
+        )
         return None if found is None else found[0]
 
-    planes = [plane.to(device) for plane in picture((720, 1280), "nv12")]
-    for row in check_stream_and_graph("YUV to input", to_input, planes, torch.equal, device):
-        yield "checks", row
-    fit = fit_size(720, 1280, height=192, width=320)
-    tensors = [tensor.to(device) for tensor in masks(fit, NUM_MASKS)]
-    for row in check_stream_and_graph(
+    planes = [plane.to(device) for plane in picture(size, "nv12")]
+    yield from check_stream_and_graph("YUV to input", to_input, planes, torch.equal, device)
+
+
+def mask_checks(
+    compiler: Compiler,
+    device: torch.device,
+    *,
+    dtypes: Sequence[tuple[torch.dtype, torch.dtype]] = MASK_DTYPES,
+    sources: Sequence[Size] = MASK_SOURCES,
+    size: Size = (720, 1280),
+) -> Iterator[dict[str, Any]]:
+    """Rows: is the masks' kernel right, alone, on a stream of its own and in a graph."""
+    kernels = MaskRunsKernels(compiler)
+    for pair in dtypes:
+        yield check_masks(kernels, pair, device, tuple(sources))
+    fit = fit_size(*size, height=192, width=320)
+    logits, boxes = masks(fit, NUM_MASKS)
+    tensors = [logits.to(device, dtypes[0][0]), boxes.to(device, dtypes[0][1])]
+    yield from check_stream_and_graph(
         "masks to runs",
-        lambda given: encode.device_runs(given[0], given[1], fit=fit),
+        lambda given: kernels.device_runs(given[0], given[1], fit=fit),
         tensors,
         lambda one, other: crops_of_runs(one) == crops_of_runs(other),
         device,
-    ):
-        yield "checks", row
+    )
 
-    for source, model in (((1080, 1920), (360, 640)), ((720, 1280), (192, 320))):
-        sizes = f"{source[1]}×{source[0]} to {model[1]}×{model[0]}"
-        forms = preprocess_forms(preprocess, source, model, device)
-        yield "frame_timings", time_forms(f"YUV to input, {sizes}, float16", forms, device)
-        forms = mask_forms(encode, source, model, device)
-        back = f"{NUM_MASKS} masks of {model[1]}×{model[0]} to {source[1]}×{source[0]}"
-        yield "frame_timings", time_forms(f"{back}, float16", forms, device)
+
+def time_preprocess(compiler: Compiler, device: torch.device, source: Size, model: Size) -> dict[str, Any]:
+    """The ways of a picture into the model."""
+    sizes = f"{source[1]}×{source[0]} to {model[1]}×{model[0]}"
+    forms = preprocess_forms(PreprocessKernels(compiler), source, model, device)
+    return time_forms(f"YUV to input, {sizes}, float16", forms, device)
+
+
+def time_masks(compiler: Compiler, device: torch.device, source: Size, model: Size) -> dict[str, Any]:
+    """The ways of a window's masks to the wire."""
+    forms = mask_forms(MaskRunsKernels(compiler), source, model, device)
+    back = f"{NUM_MASKS} masks of {model[1]}×{model[0]} to {source[1]}×{source[0]}"
+    return time_forms(f"{back}, float16", forms, device)
 
 
 def page(rows: list[dict[str, Any]]) -> list[str]:

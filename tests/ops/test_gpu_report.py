@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import benchmarks
 import pytest
 import torch
-from benchmarks import gpu_dcnv4, gpu_frames, gpu_network, gpu_timing
+from benchmarks import gpu_dcnv4, gpu_frames, gpu_kernels, gpu_network, gpu_report, gpu_timing
 from support.kernel_shim import KernelShim
-from support.streams import TINY_NETWORK
 
 from model.config import ModelConfig
 from model.network import Network
@@ -42,16 +42,6 @@ CONFIG = DeformAttnConfig(torch.float16, torch.float16, torch.float32, 2, 8, 2, 
 
 
 @pytest.fixture(scope="module")
-def gpu_report() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_report", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> KernelShim:
     launches = [plan_deform_attn(p, CONFIG) for p in ("forward", "backward")]
     return KernelShim(launches, tmp_path_factory.mktemp("kernels"))
@@ -72,8 +62,8 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_right_kernel_passes_its_check(gpu_report: ModuleType, shim: KernelShim) -> None:
-    row = gpu_report.check(DeformAttnKernels(shim), "small", CONFIG, torch.device("cpu"), ((7, 5), (1, 1)))
+def test_a_right_kernel_passes_its_check(shim: KernelShim) -> None:
+    row = gpu_kernels.check(DeformAttnKernels(shim), "small", CONFIG, torch.device("cpu"), ((7, 5), (1, 1)))
     assert row["passed"]
     assert 0 < row["error"] < row["limit"]
 
@@ -93,14 +83,14 @@ def swapped(run: Run) -> Run:
 
 @pytest.mark.parametrize(("change", "told"), [(skewed, "error"), (swapped, "why")])
 def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
-    gpu_report: ModuleType, shim: KernelShim, change: Callable[[Run], Run], told: str
+    shim: KernelShim, change: Callable[[Run], Run], told: str
 ) -> None:
     def compile_wrongly(launch: Launch[DeformAttnConfig], device: torch.device) -> Run:
         return change(shim(launch, device))
 
     device = torch.device("cpu")
-    wrong = gpu_report.check(DeformAttnKernels(compile_wrongly), "wrong", CONFIG, device, ((4, 24),))
-    right = gpu_report.check(DeformAttnKernels(shim), "right", CONFIG, device, ((4, 24),))
+    wrong = gpu_kernels.check(DeformAttnKernels(compile_wrongly), "wrong", CONFIG, device, ((4, 24),))
+    right = gpu_kernels.check(DeformAttnKernels(shim), "right", CONFIG, device, ((4, 24),))
     assert not wrong["passed"]
     assert wrong[told]
     forms = ("kernel", "portable", "grid_sample")
@@ -110,37 +100,41 @@ def test_a_wrong_kernel_fails_its_check_and_the_page_names_it(
     timing = {
         "layer": "R50, T = 5, 360×640",
         "dtype": "float16",
+        "references": "grid",
         "queries": 24_100,
         "kernels_used": False,
         "us": times | {"kernel in a graph": 20.0},
     }
     page = gpu_report.page(
         {
-            "device": "D",
-            "machine": "M",
+            "machine": [{"device": "D", "machine": "M"}],
             "checks": [right, wrong],
-            "timings": [timing],
+            "kernel_timings": [timing, timing | {"references": "random"}],
             "frame_timings": [{"name": "some masks", "us": {"kernel": 5.0, "host, wall clock": 40.0}}],
-            "network_timings": [],
-            "left_out": "masks, for want of a package",
+            "left_out": [{"what": "masks", "why": "No module named 'pycocotools'"}],
+            "failed": [{"part": "network", "name": "R50", "why": "not ended after 60 s"}],
         }
     ).splitlines()
     assert "Checks against float64 (runs of masks: for equality): 1 of 2 passed." in page
-    assert "NOT CHECKED: masks, for want of a package" in page
+    assert "- NOT CHECKED: masks, a package is missing (No module named 'pycocotools')" in page
+    assert "- NOT DONE network, R50: not ended after 60 s" in page
     assert "### some masks" in page
     assert "| form | microseconds | against host |" in page
     assert "| kernel | 5.0 | 8.0× faster |" in page
     assert [line for line in page if line.startswith("- FAILED wrong: ")]
     assert not [line for line in page if line.startswith("- FAILED right")]
     assert "| kernel, in a CUDA graph | 20.0 | 4.0× faster | | |" in page
-    assert [line for line in page if "target on an H200: 40" in line and "void" in line]
-    assert [line for line in page if "| 70.0 (ours: 3.5× faster; target ≥ 3) |" in line]
+    assert page.count("In a graph on an H200: predicted 42 µs; target 40; here 20.0.") == 1, (
+        "not of random ones"
+    )
+    assert [line for line in page if "grid references; a kernel was switched off" in line and "void" in line]
+    assert [line for line in page if "target ≥ 3× | 70.0 (ours: 3.5× faster) |" in line]
 
 
-def test_every_configuration_of_the_report_has_both_kernels(gpu_report: ModuleType) -> None:
-    names = [name for name, _ in gpu_report.configs()]
+def test_every_configuration_of_the_report_has_both_kernels() -> None:
+    names = [name for name, _ in gpu_kernels.configs()]
     assert len(set(names)) == len(names) == 27
-    for _, config in gpu_report.configs():
+    for _, config in gpu_kernels.configs():
         for kernel in ("forward", "backward"):
             assert plan_deform_attn(kernel, config).threads >= 1
 
@@ -220,24 +214,125 @@ def test_all_forms_that_are_timed_give_the_same(preprocess_shim: KernelShim, mas
 def test_a_step_is_timed_by_the_wall_clock() -> None:
     calls = []
     microseconds = gpu_timing.wall_time_us(lambda: calls.append(sum(range(10_000))), CPU)
-    assert len(calls) == gpu_timing.ROUNDS + 3
+    assert len(calls) == gpu_timing.DRY_ROUNDS + 1
     assert 1 < microseconds < 1e6
 
 
-def test_what_cannot_be_checked_for_want_of_a_package_is_said(
-    gpu_report: ModuleType, mask_shim: KernelShim, monkeypatch: pytest.MonkeyPatch
+def dry(folder: Path) -> Any:
+    return gpu_report.Setting(0, None, False, folder)
+
+
+def test_a_dry_run_walks_all_cases_and_keeps_every_row(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--dry-run", "--output", str(tmp_path)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "gpu-rows.jsonl").read_text().splitlines()]
+    tables = json.loads((tmp_path / "gpu-dry-run.json").read_text())
+    assert sum(map(len, tables.values())) == len(rows)
+    assert "failed" not in tables
+    assert "left_out" not in tables
+    assert {row["part"] for row in tables["checks"]} == {"kernels", "frames", "network"}
+    assert len(tables["checks"]) == 16
+    assert all(row["passed"] for row in tables["checks"])
+    assert [row["references"] for row in tables["kernel_timings"]] == ["grid", "random"]
+    assert len(tables["frame_timings"]) == 2
+    assert [row["streams"] for row in tables["network_timings"]] == [1, 2, 1]
+    page = (tmp_path / "gpu-dry-run.md").read_text()
+    assert "16 of 16 passed" in page
+    assert "'fp16' is for GPUs" in page
+
+
+def test_a_case_that_dies_hangs_or_raises_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
+    def says(name: str, then: Callable[[], object]) -> Any:
+        def rows(setting: Any) -> Any:
+            yield "checks", {"name": name, "passed": True}
+            then()
+            yield "checks", {"name": f"{name}, later", "passed": True}
+
+        return gpu_report.Case("kernels", name, 30.0 if name != "hangs" else 4.0, rows)
+
+    def refuse() -> None:
+        raise RuntimeError("an illegal memory access\nwas encountered")
+
+    cases = [
+        says("dies", lambda: os.kill(os.getpid(), signal.SIGKILL)),
+        says("hangs", lambda: time.sleep(100)),
+        says("raises", refuse),
+        says("works", lambda: None),
+    ]
+    monkeypatch.setattr(gpu_report, "cases", lambda setting: cases)
+    until = time.monotonic() + 60
+    assert gpu_report.report(dry(tmp_path), ["kernels"], tmp_path, until=until) == 1
+    tables = json.loads((tmp_path / "gpu-dry-run.json").read_text())
+    names = [row["name"] for row in tables["checks"]]
+    assert names == ["dies", "hangs", "raises", "works", "works, later"]
+    assert [(row["name"], row["why"]) for row in tables["failed"]] == [
+        ("dies", "its process died: SIGKILL"),
+        ("hangs", "not ended after 4 s"),
+        ("raises", "an illegal memory access"),
+    ]
+
+
+def test_a_line_left_half_by_a_dying_process_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    gpu_report.append_row(path, "checks", {"name": "whole"})
+    with path.open("a") as file:
+        file.write('{"table": "checks", "na')
+    assert gpu_report.read_rows(path) == {"checks": [{"name": "whole"}]}
+
+
+def test_when_the_time_is_over_what_is_left_is_named(tmp_path: Path) -> None:
+    setting = dry(tmp_path)
+    assert gpu_report.report(setting, ["kernels"], tmp_path, until=time.monotonic()) == 1
+    tables = json.loads((tmp_path / "gpu-dry-run.json").read_text())
+    assert {row["why"] for row in tables["failed"]} == {"no time was left"}
+    assert len(tables["failed"]) == len(
+        [case for case in gpu_report.cases(setting) if case.part == "kernels"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--parts", "kernels,masks"], "no such part: masks; there are kernels, frames, network, inductor"),
+        (["--original", "nowhere.cuh"], "--original: no file nowhere.cuh"),
+    ],
+)
+def test_mistyped_arguments_are_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        gpu_report.parse(arguments)
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "what"), [("cv2", "pictures and masks"), ("pycocotools", "masks")])
+def test_what_cannot_be_checked_because_a_package_is_missing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, what: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "benchmarks.gpu_frames")
     monkeypatch.delattr(benchmarks, "gpu_frames")
-    ((part, why),) = gpu_report.frame_rows(mask_shim, CPU)
-    assert part == "left_out"
-    assert "cv2" in why
+    ((table, row),) = gpu_report.frame_checks("masks", dry(tmp_path))
+    assert (table, row["what"]) == ("left_out", what)
+    assert package in row["why"]
 
 
-TINY = ModelConfig.from_dict(
-    {**TINY_NETWORK, "num_frames": 2, "query_selection": "learned", "cues": ["background"]}
-)
+def test_a_report_on_a_gpu_has_all_parts() -> None:
+    cases = gpu_report.cases(gpu_report.Setting(0, None, False, None))
+    assert {case.part for case in cases} == set(gpu_report.PARTS)
+    assert len({case.name for case in cases}) == len(cases)
+
+
+TINY = gpu_network.TINY
 CASE = gpu_network.Case("tiny", TINY, "eager", "fp32", num_kept=4)
 
 
@@ -246,13 +341,9 @@ def test_the_reports_paper_network_is_the_configs() -> None:
     assert ModelConfig.from_dict(config.model.network) == gpu_network.R50
 
 
-def test_the_network_is_checked_and_timed_with_one_stream_and_with_two() -> None:
+def test_the_network_is_timed_with_one_stream_and_with_two() -> None:
     cases = (CASE, replace(CASE, num_streams=2), replace(CASE, precision="fp16"))
-    rows = list(gpu_network.report(CPU, cases=cases))
-    checks = [row for part, row in rows if part == "checks"]
-    assert len(checks) == 5
-    assert all(row["passed"] for row in checks)
-    one, two, refused = [row for part, row in rows if part == "network_timings"]
+    one, two, refused = (gpu_network.time_case(case, CPU, seconds=0.0, least=4) for case in cases)
     assert one["frames_per_second"] > 0
     assert one["frames_per_second_two_open"] > 0
     assert one["p50_ms"] <= one["p95_ms"]
@@ -274,12 +365,6 @@ def test_a_network_that_is_wrong_on_the_device_fails_its_check(monkeypatch: pyte
         return network
 
     assert not gpu_network.check_against_cpu(CPU, TINY)["passed"]
-
-
-def test_cases_that_the_time_is_not_enough_for_are_named() -> None:
-    rows = [row for _, row in gpu_network.report(CPU, seconds=-1.0, cases=(CASE, CASE))]
-    assert [row.get("why") for row in rows[-2:]] == ["no time was left"] * 2
-    assert "no time was left" in gpu_network.page(rows[-2:])[-2]
 
 
 # In the form of the original's file: what is around the two functions cannot be compiled here.
@@ -326,31 +411,31 @@ void launch(cudaStream_t stream) {}
 
 
 def test_the_original_kernel_is_taken_out_of_its_file_and_checked(
-    gpu_report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(gpu_report.SHAPES, "R50", (2, 8, 3, 2))
+    monkeypatch.setitem(gpu_kernels.SHAPES, "R50", (2, 8, 3, 2))
     path = tmp_path / "original.cuh"
 
     def compile_it(launch: Launch[Any], device: torch.device) -> Run:
         return KernelShim([launch], tmp_path)(launch, device)
 
     path.write_text(LOOK_ALIKE)
-    original, row = gpu_report.check_original(path, compile_it, CPU)
+    original, row = gpu_kernels.check_original(path, compile_it, CPU)
     assert original is not None
     assert row["passed"], row
     assert 0 < row["error"] < row["limit"]
     path.write_text(LOOK_ALIKE.replace("* height - 0.5f", "* height - 0.4f"))
-    assert not gpu_report.check_original(path, compile_it, CPU)[1]["passed"]
+    assert not gpu_kernels.check_original(path, compile_it, CPU)[1]["passed"]
     path.write_text("// another file")
-    original, row = gpu_report.check_original(path, compile_it, CPU)
+    original, row = gpu_kernels.check_original(path, compile_it, CPU)
     assert original is None
     assert "no ms_deform_attn_im2col_bilinear in it: give ms_deform_im2col_cuda.cuh" in row["why"]
 
 
-def test_dcnv4_is_given_what_our_operator_samples(gpu_report: ModuleType) -> None:
+def test_dcnv4_is_given_what_our_operator_samples() -> None:
     """Its samples, taken from value with grid_sample as its kernel is described to do, give our result."""
     config = DeformAttnConfig(torch.float32, torch.float32, torch.float32, 2, 8, 3, 2, 2, False)
-    inputs = gpu_report.make(config, (8, 6), CPU, B=2, Q=5)
+    inputs = gpu_kernels.make(config, (8, 6), CPU, B=2, Q=5)
     value, sizes, starts, samples, _, K = gpu_dcnv4.arguments(inputs)
     B, _, M, D = value.shape
     Q, L = samples.shape[1], len(sizes)
@@ -368,8 +453,8 @@ def test_dcnv4_is_given_what_our_operator_samples(gpu_report: ModuleType) -> Non
     assert float((result.flatten(2) - wanted).abs().max()) < 2e-2 * float(wanted.abs().max())
 
 
-def test_without_its_package_dcnv4_is_a_failed_row_with_the_remedy(gpu_report: ModuleType) -> None:
-    peer, row = gpu_report.check_dcnv4(CPU)
+def test_without_its_package_dcnv4_is_a_failed_row_with_the_remedy() -> None:
+    peer, row = gpu_kernels.check_dcnv4(CPU)
     assert peer is None
     assert not row["passed"]
     assert "install DCNv4_op" in row["why"]
