@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from model.engines.stages import StageSpec
+from model.engines.halves import HalvesSpec
 from model.network import Network
 from ops.library import cache_folder
 
@@ -31,7 +31,7 @@ __all__ = ["EngineCache", "engine_key"]
 _PACKAGE = Path(__file__).parents[2]
 
 
-def engine_key(network: Network, spec: StageSpec, *, engine: str) -> dict[str, Any]:
+def engine_key(network: Network, spec: HalvesSpec, *, engine: str) -> dict[str, Any]:
     """All that a compiled engine depends on, as plain values."""
     parameter = next(network.parameters())
     device = parameter.device
