@@ -20,7 +20,7 @@ from model.config import Variant
 from model.errors import ModelError
 
 if TYPE_CHECKING:
-    from model.engines.stages import StageSpec
+    from model.engines.halves import HalvesSpec
     from model.network import Network
 
 
@@ -214,7 +214,7 @@ def blend(arguments: Sequence[str]) -> None:
 def compile_engine(arguments: Sequence[str]) -> None:
     """Compile a network for this machine, so that streams find it compiled (docs/runtime.md)."""
     parser = argparse.ArgumentParser(prog="python -m model compile", description=compile_engine.__doc__)
-    _add_stage_options(parser)
+    _add_network_options(parser)
     parser.add_argument(
         "--threads",
         type=int,
@@ -233,15 +233,15 @@ def compile_engine(arguments: Sequence[str]) -> None:
 
     from model.engines.cache import EngineCache
     from model.engines.device import choose_dtype
+    from model.engines.halves import prepared
     from model.engines.runtime import build_engine
-    from model.engines.stages import prepared
 
     if options.low_priority:
         os.nice(10)
     # As pipeline.process.tune_process sets them for a stream: an engine is made for a number of threads.
     usual = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
     torch.set_num_threads(options.threads or int(usual))
-    network, spec = _stages_of(options)
+    network, spec = _network_and_spec(options)
     ready = prepared(network)
     dtype = choose_dtype(options.precision, torch.device("cpu"))
     if dtype != torch.float32:
@@ -254,16 +254,16 @@ def compile_engine(arguments: Sequence[str]) -> None:
 def export(arguments: Sequence[str]) -> None:
     """Write a network as torch.export programs, for other runtimes (docs/runtime.md)."""
     parser = argparse.ArgumentParser(prog="python -m model export", description=export.__doc__)
-    _add_stage_options(parser)
+    _add_network_options(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the programs")
     options = parser.parse_args(arguments)
     from model.engines.export import export_network
 
-    network, spec = _stages_of(options)
+    network, spec = _network_and_spec(options)
     print(export_network(network, spec, Path(options.output)))
 
 
-def _add_stage_options(parser: argparse.ArgumentParser) -> None:
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which network, and for which shapes."""
     parser.add_argument("--weights", default="default", help="a .safetensors file, or default (shipped)")
     parser.add_argument("--height", type=int, help="rows of the network's input (default: the weights')")
@@ -279,13 +279,13 @@ def _add_stage_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _stages_of(options: argparse.Namespace) -> tuple[Network, StageSpec]:
+def _network_and_spec(options: argparse.Namespace) -> tuple[Network, HalvesSpec]:
     from model.checkpoint.weights_file import load_weights, weights_path
-    from model.engines.stages import StageSpec, spec_outputs
+    from model.engines.halves import HalvesSpec, spec_outputs
 
     network = load_weights(weights_path(options.weights))
     config = network.config
-    return network, StageSpec(
+    return network, HalvesSpec(
         height=options.height or config.height,
         width=options.width or config.width,
         num_frames=options.num_frames or config.num_frames,

@@ -53,8 +53,8 @@ class ModelConfig:
     RUNTIME_FIELDS: ClassVar[tuple[str, ...]] = ("height", "width", "num_frames")
 
     backbone: BackboneName = "resnet18"
-    """ResNet: basic blocks (18, 34) or bottlenecks (50, 101); csp: NanoDet-g's trunk (model.csp), for sizes
-    that are multiples of 32."""
+    """ResNet: basic blocks (18, 34) or bottlenecks (50, 101); csp: NanoDet-g's trunk (model.layers.csp), for
+    sizes that are multiples of 32."""
     backbone_width: float = 0.5
     """Factor on every channel count of a ResNet; csp has one width."""
     norm: Norm = "bn"

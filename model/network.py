@@ -180,7 +180,7 @@ class Network(nn.Module):
         """Cast for inference in a half type, for good: all but what would lose its meaning in 8 bits.
 
         Norms, and what gives coordinates and scores (boxes, reference points, class logits, weights of
-        frames, dynamic masks), keep their type. Batch norms must have been folded (`stages.prepared`).
+        frames, dynamic masks), keep their type. Batch norms must have been folded (`halves.prepared`).
         """
         for module in self.modules():
             if isinstance(module, LayerNorm | GroupNorm | Head | HeadConv):

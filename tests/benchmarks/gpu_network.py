@@ -19,9 +19,9 @@ from benchmarks.gpu_timing import time_us
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.engines.halves import HalvesSpec
 from model.engines.ring import FeatureRing
 from model.engines.runtime import EngineName, Precision, Runtime
-from model.engines.stages import StageSpec
 from model.errors import EngineError
 from model.network import FrameFeatures, Output, build_model
 from model.postprocess import ComingCandidates, candidates
@@ -127,7 +127,7 @@ def frames_of(config: ModelConfig, num: int) -> list[tuple[Tensor, Tensor | None
 def make_runtime(case: Case, device: torch.device) -> Runtime:
     """Raises EngineError where it cannot be had."""
     config = case.config
-    spec = StageSpec(
+    spec = HalvesSpec(
         height=config.height,
         width=config.width,
         num_frames=config.num_frames,

@@ -9,7 +9,7 @@ import torch
 from support.small_models import live_model, random_images, small_config
 
 from model.config import Intra, ModelConfig, Variant
-from model.engines.stages import prepared
+from model.engines.halves import prepared
 from model.layers.position import level_sizes
 from model.network import FrameFeatures, Network, build_model, with_cues
 

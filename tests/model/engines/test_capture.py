@@ -1,4 +1,4 @@
-"""Both stages can be captured into a CUDA graph: traced with fake CUDA tensors, they leave the host alone."""
+"""Both halves can be captured into a CUDA graph: traced with fake CUDA tensors, they leave the host alone."""
 
 from __future__ import annotations
 
