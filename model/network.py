@@ -189,6 +189,16 @@ class Network(nn.Module):
                 parameter.data = parameter.data.to(dtype)
         return self
 
+    def norms_to_precision(self, dtype: torch.dtype) -> Network:
+        """Cast the weights of norms too, after `to_precision`: on a GPU their kernels compute in float32
+        whatever comes in, and the casts around them would be launches of their own."""
+        for module in self.modules():
+            if not isinstance(module, LayerNorm | GroupNorm):
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+        return self
+
     def forward(self, clip: Tensor, cues: Tensor | None = None) -> Output:
         """Every query's answer for whole windows.
 

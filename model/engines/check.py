@@ -18,7 +18,7 @@ from torch import Tensor
 from model.engines.halves import Half, HalvesSpec, example_inputs
 from model.network import Network
 
-__all__ = ["TOLERANCE", "engine_error"]
+__all__ = ["TOLERANCE", "engine_error", "frames_error"]
 
 Halves = tuple[Half, Mapping[int, Half]]
 """The first half, and the second by the number of windows in a call."""
@@ -47,6 +47,17 @@ def engine_error(
         outputs = (_by_query(half(*windows)) for half in (decode, eager[1][size]))
         errors += [_answers_apart(*pair, answered=answered) for pair in zip(*outputs, strict=True)]
     return float(torch.stack(errors).max())  # not Python's max, which may drop a NaN
+
+
+@torch.inference_mode()
+def frames_error(
+    network: Network, spec: HalvesSpec, half: Half, eager: Half, *, size: int, seed: int = 0
+) -> float:
+    """The largest difference between `size` frames encoded in one call and eager one by one, as above."""
+    frames = [example_inputs(network, spec, seed=seed + number)[0] for number in range(size)]
+    together = half(*map(torch.cat, zip(*frames, strict=True)))
+    alone = map(torch.cat, zip(*(eager(*frame) for frame in frames), strict=True))
+    return float(torch.stack([_apart(*pair) for pair in zip(together, alone, strict=True)]).max())
 
 
 def _apart(got: Tensor, wanted: Tensor) -> Tensor:

@@ -23,32 +23,35 @@ class GraphedHalf:
     """A half captured once on example inputs, replayed for others of the same shapes.
 
     Inputs are copied into the graph's own, unless they are these, results out of it: what a call returns
-    stays valid. Works on the current stream. Raises RuntimeError (torch's) where the half cannot be
-    captured.
+    stays valid. Works on its device's current stream, whichever device is the calling thread's. Raises
+    RuntimeError (torch's) where the half cannot be captured.
     """
 
-    def __init__(self, half: Half, example: tuple[Tensor, ...]) -> None:
+    def __init__(self, half: Half, example: tuple[Tensor, ...], *, device: torch.device) -> None:
+        self._device = device
         self.inputs = tuple(tensor.clone() for tensor in example)
         """The graph's own; what is written here need not be copied."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                half(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = half(*self.inputs)
+        with torch.cuda.device(device):
+            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    half(*self.inputs)
+            torch.cuda.current_stream(device).wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._outputs = half(*self.inputs)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(output.clone() for output in self.lend(*tensors))
 
     def lend(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The graph's own results, which the next call overwrites."""
-        for own, given in zip(self.inputs, tensors, strict=True):
-            if own is not given:
-                own.copy_(given, non_blocking=True)
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            for own, given in zip(self.inputs, tensors, strict=True):
+                if own is not given:
+                    own.copy_(given, non_blocking=True)
+            self._graph.replay()
         return self._outputs
 
 

@@ -25,8 +25,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from model.engines.cache import EngineCache, engine_key
-from model.engines.check import TOLERANCE, engine_error
+from model.engines.check import TOLERANCE, engine_error, frames_error
 from model.engines.cuda_graph import GraphedHalf, Upload
 from model.engines.device import Precision, choose_device, choose_dtype
 from model.engines.halves import (
@@ -76,6 +76,8 @@ class _Engine:
     encode: Half
     decode: Mapping[int, Half]
     """By the number of windows in a call; 1 is always there."""
+    encode_many: Mapping[int, Half] = field(default_factory=dict)
+    """By the number of frames in a call, more than one; none where frames are encoded one by one."""
 
 
 class Runtime:
@@ -124,6 +126,8 @@ class Runtime:
         self._eager = self._engine = _Engine("eager", EncodeHalf(self.network), decoders)
         self._buffers = {size: WindowBuffer() for size in self._batches}
         on_cpu = self.device.type == "cpu"
+        self._fits = 0
+        """Windows at once that a GPU's memory was enough for."""
         self._decoded = False
         self._began = time.monotonic()
         self._coming: _Loading | _Builder | None = None
@@ -167,6 +171,36 @@ class Runtime:
             encode = encode.lend
         return assembled(self.network, self.spec, encode(*tensors))
 
+    def encode_each(self, frames: Sequence[tuple[Tensor, Tensor | None]]) -> Iterator[FrameFeatures]:
+        """`encode` of several frames (images, cues), `lent`, in their order: on a GPU together by powers of
+        two, so that frames of several streams cost few launches."""
+        left = list(frames)
+        while left:
+            size = max((size for size in self._engine.encode_many if size <= len(left)), default=1)
+            chosen, left = left[:size], left[size:]
+            if size == 1:
+                yield self.encode(*chosen[0], lent=True)
+                continue
+            images, cues = zip(*chosen, strict=True)
+            yield from self._encode_together(size, images, tuple(each for each in cues if each is not None))
+
+    @torch.inference_mode()
+    def _encode_together(
+        self, size: int, images: Sequence[Tensor], cues: Sequence[Tensor]
+    ) -> list[FrameFeatures]:
+        placed = [self._placed(*each) for each in (images, cues) if each]
+        half = self._engine.encode_many[size]
+        half = half.lend if isinstance(half, GraphedHalf) else half
+        features = assembled(self.network, self.spec, half(*(torch.cat(each) for each in placed)))
+        return [features[index] for index in range(size)]
+
+    def _placed(self, *tensors: Tensor) -> list[Tensor]:
+        """The tensors on the device, in the network's type."""
+        return [
+            (tensor if tensor.device.type == self.device.type else self.upload(tensor)[0]).to(self.dtype)
+            for tensor in tensors
+        ]
+
     @torch.inference_mode()
     def decode(self, frames: FrameFeatures | Sequence[FrameFeatures], *, num_windows: int = 1) -> Output:
         """`Network.decode_window` of num_windows × T frames, for its kept queries.
@@ -195,19 +229,20 @@ class Runtime:
         return replace(self.spec, num_windows=size)
 
     def _on_gpu(self, engine: EngineName) -> _Engine:
-        """The engine by name, or for `auto` the best that works, each as CUDA graphs.
+        """The engine by name, as CUDA graphs; for `auto` what TensorRT built before, else eager: compiling at
+        every start takes minutes.
 
-        Raises EngineError where a named one cannot be had.
+        Raises EngineError where a named one cannot be had, or memory is too small for `max_windows`.
         """
-        for name in ("tensorrt", "inductor", "eager") if engine == "auto" else (engine,):
+        for name in ("tensorrt", "eager") if engine == "auto" else (engine,):
             try:
                 halves = self._gpu_halves(name, only_found=engine == "auto")
                 if halves is None:
                     continue
                 graphs = self._graphed(name, *halves)
                 self._check(graphs)
-            except torch.OutOfMemoryError:
-                raise
+            except torch.OutOfMemoryError as exc:
+                raise EngineError(self._too_large(exc)) from exc
             except EngineError as exc:
                 if engine != "auto":
                     raise
@@ -226,21 +261,40 @@ class Runtime:
     def _graphed(self, name: str, encode: Half, decode: Mapping[int, Half]) -> _Engine:
         """The halves as CUDA graphs, one for each number of windows."""
         frame, _ = example_inputs(self.network, self.spec)
-        graphs = {}
+        graphs: dict[int, Half] = {}
+        many: dict[int, Half] = {}
         with torch.inference_mode():
-            for size, half in decode.items():
-                graphs[size] = GraphedHalf(half, example_inputs(self.network, self._batch_spec(size))[1])
-            return _Engine(name, GraphedHalf(encode, frame), graphs)
+            for size, half in sorted(decode.items()):
+                example = example_inputs(self.network, self._batch_spec(size))[1]
+                graphs[size] = GraphedHalf(half, example, device=self.device)
+                if name == "eager" and size > 1:
+                    frames = tuple(tensor.repeat(size, 1, 1, 1) for tensor in frame)
+                    many[size] = GraphedHalf(encode, frames, device=self.device)
+                self._fits = size
+            return _Engine(name, GraphedHalf(encode, frame, device=self.device), graphs, many)
+
+    def _too_large(self, exc: torch.OutOfMemoryError) -> str:
+        """What to say where the GPU's memory is too small."""
+        remedy = f"set model.max_batch={self._fits}, which fits" if self._fits else "take a smaller network"
+        if self._fits == self._batches[-1]:
+            remedy = "free memory of the GPU, or set model.max_batch lower"
+        return (
+            f"{self.device} has too little memory for {self._batches[-1]} windows at once: {remedy} ({exc})"
+        )
 
     def _gpu_halves(self, name: str, *, only_found: bool) -> tuple[Half, Mapping[int, Half]] | None:
         """The halves of an engine; with only_found None for what would have to be built for minutes."""
         if name == "eager":
+            if self.dtype != torch.float32:
+                self.network.norms_to_precision(self.dtype)
             return self._eager.encode, self._eager.decode
         if name == "inductor":
             from model.engines.inductor import compile_halves
 
-            compiled = [compile_halves(self.network, self._batch_spec(size)) for size in self._batches]
-            return compiled[0][0], {size: each[1] for size, each in zip(self._batches, compiled, strict=True)}
+            # One size, the largest: each takes a minute. Fewer windows are decoded eager.
+            largest = self._batches[-1]
+            encode, decode = compile_halves(self.network, self._batch_spec(largest))
+            return encode, {**self._eager.decode, largest: decode}
         # Looked for first: without its libraries an import of torch_tensorrt prints and raises.
         if only_found and not any(self._cache.root.glob("*/key.json")):
             return None
@@ -302,6 +356,9 @@ class Runtime:
         allowed, errors = TOLERANCE[self.dtype], []
         for seed in range(_CHECK_INPUTS):
             errors.append(engine_error(self.network, specs, halves[0], halves[1], seed=seed))
+            for size, half in engine.encode_many.items():
+                error = frames_error(self.network, specs[1], half, self._eager.encode, size=size, seed=seed)
+                errors[-1] = max(errors[-1], error) if error == error else error
             if errors[-1] <= allowed:
                 return
         raise EngineError(

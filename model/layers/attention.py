@@ -102,10 +102,11 @@ _FEW = 1 << 17
 def planar_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention over T at every place on its own; all of shape (M, D, B, T, P), places innermost.
 
-    The logits are a sum of D outer products over T×T, each a long contiguous pass over the places.
+    The logits are a sum of D outer products over T×T, each a long contiguous pass over the places. Where the
+    number of calls is the cost, as on a GPU, all products are made at once.
     """
     query = query * query.shape[1] ** -0.5
-    if query.numel() * query.shape[3] <= _FEW:
+    if query.is_cuda or query.numel() * query.shape[3] <= _FEW:
         pairs = (query[:, :, :, :, None] * key[:, :, :, None]).sum(dim=1)  # (M, B, T, S, P)
         return (pairs.softmax(dim=3)[:, None] * value[:, :, :, None]).sum(dim=4)
     logits = query[:, 0, :, :, None] * key[:, 0, :, None]  # (M, B, T, S, P)
@@ -241,20 +242,22 @@ class CellAttention(nn.Module):
         missing = None
         if layout.missing is not None:
             missing = layout.missing[:, None].repeat(B, 1, 1)  # (B·Z, 1, T·slots)
-        scale = (width // self.num_heads) ** -0.5
-        query, key, value = gathered.chunk(3, dim=-1)
-        heads = [
-            self._attend(*parts, scale=scale, missing=missing)
-            for parts in zip(
-                query.chunk(self.num_heads, dim=-1),
-                key.chunk(self.num_heads, dim=-1),
-                value.chunk(self.num_heads, dim=-1),
-                strict=True,
-            )
-        ]
-        attended = torch.cat(heads, dim=-1).view(B, cells * tokens, width)
+        attend = self._attend_at_once if x.is_cuda else self._attend_by_head
+        attended = attend(*gathered.chunk(3, dim=-1), missing=missing).reshape(B, cells * tokens, width)
         output: Tensor = self.out_proj(attended.index_select(1, layout.scatter).view(B, T, P, width))
         return output
+
+    def _attend_at_once(self, *parts: Tensor, missing: Tensor | None) -> Tensor:
+        """All heads in one call, query, key and value (Z, N, d) each, missing (Z, 1, N): few launches."""
+        query, key, value = (split_dim(each, -1, (self.num_heads, -1)).transpose(1, 2) for each in parts)
+        mask = None if missing is None else ~missing[:, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    def _attend_by_head(self, *parts: Tensor, missing: Tensor | None) -> Tensor:
+        """The same, head by head: on a CPU copying what one call wants costs more than the calls."""
+        scale = (parts[0].shape[-1] // self.num_heads) ** -0.5
+        heads = zip(*(each.chunk(self.num_heads, dim=-1) for each in parts), strict=True)
+        return torch.cat([self._attend(*each, scale=scale, missing=missing) for each in heads], dim=-1)
 
     @staticmethod
     def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, missing: Tensor | None) -> Tensor:

@@ -10,7 +10,10 @@ Dimensions: N images, H × W pixels, R cue planes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,8 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.modules import GroupNorm
+
+logger = logging.getLogger(__name__)
 
 BLOCKS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet18": ("basic", (2, 2, 2, 2)),
@@ -76,10 +81,8 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
+        y = convolved(self.conv1, self.bn1, x)
+        return convolved(self.conv2, self.bn2, y, x if self.downsample is None else self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -97,11 +100,56 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
+        y = convolved(self.conv1, self.bn1, x)
+        y = convolved(self.conv2, self.bn2, y)
+        return convolved(self.conv3, self.bn3, y, x if self.downsample is None else self.downsample(x))
+
+
+def convolved(conv: nn.Conv2d, norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """relu(norm(conv(x)) + shortcut); in one launch on a GPU where cuDNN can, norms are folded and nothing is
+    learnt."""
+    if x.is_cuda and isinstance(norm, nn.Identity) and fuses(x):
+        rest: tuple[Any, ...] = (conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if shortcut is None:
+            return torch.cudnn_convolution_relu(x, conv.weight, *rest)
+        return torch.cudnn_convolution_add_relu(x, conv.weight, shortcut, 1.0, *rest)
+    y: Tensor = norm(conv(x))
+    if shortcut is not None:
+        y += shortcut
+    return F.relu(y, inplace=True)
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether `convolved` may take cuDNN's fused form: not for gradients, compilers and exports."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and fused_form_works(x.device, x.dtype)
+    )
+
+
+@cache
+def fused_form_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether cuDNN's fused convolutions run on a device and agree with the plain ones; asked once."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((1, 16, 9, 13), (16, 16, 3, 3)))
+    x, weight = (each.to(device, dtype).contiguous(memory_format=torch.channels_last) for each in (x, weight))
+    bias, rest = torch.ones(16, device=device, dtype=dtype), ((1, 1), (1, 1), (1, 1), 1)
+    try:
+        got = (
+            torch.cudnn_convolution_relu(x, weight, bias, *rest),
+            torch.cudnn_convolution_add_relu(x, weight, x, 1.0, bias, *rest),
+        )
+    except RuntimeError as exc:
+        logger.info("%s: convolutions are not fused: %s", device, str(exc).splitlines()[0])
+        return False
+    plain = F.conv2d(x, weight, bias, padding=1)
+    wanted = (plain.relu(), (plain + x).relu())
+    error = max(float((one - other).abs().max()) for one, other in zip(got, wanted, strict=True))
+    limit = 2e-2 * float(wanted[1].abs().max())
+    if error > limit:
+        logger.warning("%s: convolutions are not fused: they differ by %.1e from plain ones", device, error)
+    return error <= limit
 
 
 def _shortcut(

@@ -153,7 +153,7 @@ class NetworkPredictor:
 
     def prepare(self, frame: Frame) -> None:
         """Encode the frame (`Capabilities.prepare`)."""
-        self._encode(frame, self._kept(frame.source))
+        self._encode([(frame, self._kept(frame.source))])
 
     def predict(self, window: Window) -> WindowPrediction:
         """Return the candidates of one window at once."""
@@ -166,6 +166,7 @@ class NetworkPredictor:
         Only frames that no window has held and that were not prepared are encoded. Windows of different
         sources are decoded together as far as the engine does that.
         """
+        self._encode([(frame, kept) for window in windows for frame, kept in self._missing(window)])
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
         coming = ComingCandidates(output, self._config, self._outputs)
@@ -188,16 +189,18 @@ class NetworkPredictor:
         *_, newest = (kept.moving.pop(frame.index, None) for frame in window.new)
         return newest
 
+    def _missing(self, window: Window) -> list[tuple[Frame, _Kept]]:
+        """The window's frames that must be encoded now; room is made for them."""
+        kept = self._kept(window.frames[-1].source)
+        if not self._cache:
+            kept.features.keep(())
+        kept.features.keep(frame.index for frame in window.real)
+        return [(frame, kept) for frame in window.real if frame.index not in kept.features]
+
     def _features(self, window: Window) -> list[FrameFeatures]:
         """The features of the window's T places, which are kept for the next window."""
         kept = self._kept(window.frames[-1].source)
         ring = kept.features
-        if not self._cache:
-            ring.keep(())
-        ring.keep(frame.index for frame in window.real)
-        for frame in window.real:
-            if frame.index not in ring:
-                self._encode(frame, kept)
         kept.planes = {index: planes for index, planes in kept.planes.items() if index in ring}
         return [ring[frame.index] for frame in window.frames]
 
@@ -239,15 +242,21 @@ class NetworkPredictor:
             self._sources[source] = _Kept(FeatureRing(self._num_slots), cues)
         return self._sources[source]
 
-    def _encode(self, frame: Frame, kept: _Kept) -> None:
+    def _encode(self, frames: Sequence[tuple[Frame, _Kept]]) -> None:
+        """Encode frames and keep their features: several in one call where the runtime does that."""
+        inputs = [self._input(frame, kept) for frame, kept in frames]
+        for (frame, kept), features in zip(frames, self._runtime.encode_each(inputs), strict=True):
+            kept.features.store(frame.index, features)
+
+    def _input(self, frame: Frame, kept: _Kept) -> tuple[Tensor, Tensor | None]:
+        """The model's input of a frame: images (1, 3, H, W), cues (1, R, H, W) or None."""
         images = self._converted(frame.yuv) if frame.yuv is not None else None
         cues = None
         if images is None:
             content, fit = fit_content(frame.rgb(), height=self._config.height, width=self._config.width)
             images = normalise_content(content, fit)
             cues = self._cue_planes(frame, kept, content, fit)
-        encoded = self._runtime.encode(images[None], None if cues is None else cues[None], lent=True)
-        kept.features.store(frame.index, encoded)
+        return images[None], None if cues is None else cues[None]
 
     def _converted(self, yuv: YuvPicture) -> Tensor | None:
         """The model's input (3, H, W) of a picture's planes, on the device; None where RGB must be made."""

@@ -6,10 +6,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.small_models import live_model, random_images, small_config
 
 from model.config import Intra, ModelConfig, Variant
 from model.engines.halves import prepared
+from model.layers.attention import CellAttention, planar_attention
+from model.layers.backbone import fused_form_works
 from model.layers.position import level_sizes
 from model.network import FrameFeatures, Network, build_model, with_cues
 
@@ -408,3 +411,57 @@ def test_a_half_network_answers_as_the_whole_and_keeps_coordinates_in_float32(
     assert {"encoder.layers.0.norm1.weight", "decoder.class_embed.0.weight"} <= kept
     assert half.backbone.conv1.weight.dtype == torch.bfloat16
     assert half.encoder.layers[0].attention.value_proj.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("with_parent", [False, True])
+@pytest.mark.parametrize("size", [(16, 24), (13, 9)], ids=["whole cells", "odd borders"])
+def test_all_heads_at_once_are_the_heads_one_by_one(size: tuple[int, int], with_parent: bool) -> None:
+    """What a GPU runs, and what a CPU runs."""
+    block = CellAttention(16, num_heads=4, with_parent=with_parent)
+    torch.nn.init.normal_(block.slot_embed)
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(7, 5 * block.slot_embed.shape[0], 16, generator=generator) for _ in range(3)]
+    missing = torch.zeros(7, 1, parts[0].shape[1], dtype=torch.bool)
+    missing[3:, :, 1::4] = size == (13, 9)
+    for mask in (None, missing):
+        torch.testing.assert_close(
+            block._attend_at_once(*parts, missing=mask), block._attend_by_head(*parts, missing=mask)
+        )
+
+
+def test_attention_over_time_is_the_same_product_by_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 4, 1, 5, 30, generator=generator) for _ in range(3)]
+    at_once = planar_attention(*parts)
+    monkeypatch.setattr("model.layers.attention._FEW", 0)
+    torch.testing.assert_close(planar_attention(*parts), at_once)
+
+
+def test_fused_convolutions_are_asked_for_what_the_plain_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's functions exist on a GPU only; here plain ones stand for them, given the same arguments."""
+
+    def relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return F.conv2d(x, weight, bias, *rest).relu()
+
+    def add_relu(
+        x: torch.Tensor, weight: torch.Tensor, z: torch.Tensor, alpha: float, bias: torch.Tensor, *rest: Any
+    ) -> torch.Tensor:
+        return (F.conv2d(x, weight, bias, *rest) + alpha * z).relu()
+
+    network = prepared(live_model(small_config(backbone="resnet50", norm="frozen_bn")))
+    images = random_images(1, 3, 64, 96)
+    with torch.inference_mode():
+        wanted = network.backbone(images)
+        monkeypatch.setattr(torch, "cudnn_convolution_relu", relu)
+        monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
+        monkeypatch.setattr("model.layers.backbone.fuses", lambda x: True)
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        got = network.backbone(images)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_on_a_cpu_convolutions_are_not_fused(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert not fused_form_works(torch.device("cpu"), torch.float32)
+    assert "cpu: convolutions are not fused: " in caplog.text

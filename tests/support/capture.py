@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -40,7 +41,10 @@ def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
     """
     if not torch.backends.cuda.is_built():
         _cuda_guard()
-    with mode or FakeTensorMode(), torch.no_grad():
+        _fused_convolutions()
+    with mode or FakeTensorMode(), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        # What would try them out on a GPU.
+        patch.setattr("model.layers.backbone.fused_form_works", lambda device, dtype: True)
         yield
 
 
@@ -54,6 +58,25 @@ def _cuda_guard() -> ctypes.CDLL:
     link_flags = [f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-lc10"]
     source = Path(__file__).parent / "cuda_guard.cpp"
     return ctypes.CDLL(str(build_library(source, cache_folder(), flags=flags, link_flags=link_flags)))
+
+
+@lru_cache(maxsize=1)
+def _fused_convolutions() -> torch.library.Library:
+    """Shapes of cuDNN's fused convolutions, which a torch without CUDA does not know; kept as
+    `_cuda_guard`."""
+
+    def relu(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        return torch.ops.aten.convolution(x, weight, bias, *rest[:3], False, [0, 0], rest[3])
+
+    def add_relu(
+        x: Tensor, weight: Tensor, z: Tensor, alpha: float, bias: Tensor | None, *rest: Any
+    ) -> Tensor:
+        return relu(x, weight, bias, *rest)
+
+    library = torch.library.Library("aten", "IMPL", "Meta")
+    library.impl("cudnn_convolution_relu", relu)
+    library.impl("cudnn_convolution_add_relu", add_relu)
+    return library
 
 
 class HostOperations(TorchDispatchMode):
@@ -97,7 +120,7 @@ def fake_network(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Net
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ready = prepared(network)
         if dtype != torch.float32:
-            ready.to_precision(dtype)
+            ready.to_precision(dtype).norms_to_precision(dtype)
     for module in ready.modules():
         for name, value in module.named_parameters(recurse=False):
             empty = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=DEVICE)

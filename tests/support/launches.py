@@ -15,29 +15,40 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 OURS = {"vis::deform_attn": 1}
 """Kernels of our own operators; others of ours are traced through to what they run on a GPU."""
 
-SEVERAL = {
-    "aten::topk": 2,
-    "aten::sort": 2,
-    "aten::nonzero": 3,
-    "aten::native_group_norm": 2,
-    "aten::cumsum": 1,
-}
+SEVERAL = {"aten::topk": 2, "aten::sort": 2, "aten::nonzero": 3, "aten::native_group_norm": 2}
 """Operations of torch that launch more than one kernel."""
 
-NONE = (
-    "aten::empty",
-    "aten::new_empty",
-    "aten::sym_",
-    "aten::_local_scalar_dense",
-    "prim::",
-    "aten::lift_fresh",
-)
+NONE = ("aten::empty", "aten::new_empty", "aten::sym_", "aten::_unsafe_view", "aten::lift_fresh", "prim::")
 """Beginnings of the names of operations that launch nothing."""
+
+ATTENTION = "scaled_dot_product_attention"
+"""One kernel on a GPU, and one more for a mask that it wants in its own layout; a trace without a GPU takes
+it apart."""
+
+
+class _Attention(TorchFunctionMode):
+    """Lets an attention count as what a GPU launches for it."""
+
+    def __init__(self, launches: Launches) -> None:
+        super().__init__()
+        self._launches = launches
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self._launches.silent = True
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._launches.silent = False
+            masked = (kwargs or {}).get("attn_mask") is not None
+            self._launches.by_operation[ATTENTION] += 1 + masked
 
 
 class Launches(TorchDispatchMode):
@@ -46,6 +57,7 @@ class Launches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.by_operation: Counter[str] = Counter()
+        self.silent = False
 
     @property
     def total(self) -> int:
@@ -53,8 +65,8 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func._schema.name
-        self.by_operation[name] += launches_of(func, args, kwargs or {}, result)
+        if not self.silent:
+            self.by_operation[func._schema.name] += launches_of(func, args, kwargs or {}, result)
         return result
 
 
@@ -86,6 +98,6 @@ def _is_view(func: Any) -> bool:
 def count_launches(call: Callable[[], object]) -> Launches:
     """The launches of the second call of two: constants are there then."""
     call()
-    with Launches() as launches:
+    with Launches() as launches, _Attention(launches):
         call()
     return launches
