@@ -30,10 +30,21 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise EngineError(
-                f"device {name!r}: torch sees {count} GPUs here; use device 'cpu', or install torch with CUDA"
-            )
+            raise EngineError(f"device {name!r}: {_no_such_gpu(count)}")
     return device
+
+
+def _no_such_gpu(count: int) -> str:
+    """Why a GPU cannot be had, and what can be done."""
+    if count:
+        there = ", ".join(f"cuda:{index}" for index in range(count))
+        return f"torch sees {count} GPUs here: use {there}" if count > 1 else "torch sees one GPU: use cuda:0"
+    if torch.version.cuda is None:
+        return "torch sees 0 GPUs, it is built without CUDA: use device 'cpu', or install torch with CUDA"
+    return (
+        f"torch sees 0 GPUs: it is built for CUDA {torch.version.cuda}, so the driver may be missing or too old "
+        "(nvidia-smi tells its CUDA version); use device 'cpu', or install a torch for that version"
+    )
 
 
 def cpu_has_bf16() -> bool:

@@ -5,6 +5,7 @@ A stand-in takes the place of CUDA graphs alone: it runs the half at once and no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,6 +21,7 @@ import model.engines.cuda_graph
 import model.engines.runtime
 from model.engines.cache import EngineCache
 from model.engines.cuda_graph import GraphedHalf
+from model.engines.device import choose_device
 from model.engines.halves import EncodeHalf, HalvesSpec, present
 from model.engines.runtime import Runtime
 from model.errors import EngineError
@@ -195,3 +197,24 @@ def test_a_graph_is_captured_and_replayed_on_its_own_device(monkeypatch: pytest.
     assert torch.equal(graph.inputs[0], torch.ones(3))
     assert found.shape == (3,)
     assert current == ["the thread's"]
+
+
+@pytest.mark.parametrize(
+    ("count", "built", "told"),
+    [
+        (1, "13.0", "device 'cuda:7': torch sees one GPU: use cuda:0"),
+        (2, "13.0", "device 'cuda:7': torch sees 2 GPUs here: use cuda:0, cuda:1"),
+        (0, "13.0", "built for CUDA 13.0, so the driver may be missing or too old"),
+        (0, None, "it is built without CUDA: use device 'cpu', or install torch with CUDA"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, count: int, built: str | None, told: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    with pytest.raises(EngineError, match=re.escape(told)):
+        choose_device("cuda:7")
+    if count == 2:
+        assert choose_device("cuda:1") == torch.device("cuda", 1)

@@ -558,7 +558,7 @@ def test_an_engine_may_order_its_queries_otherwise_and_in_half_types_choose_one_
         ({"device": "mps"}, ValueError, "'mps' is not one of"),
         ({"precision": "int8"}, ValueError, "'int8' is not one of auto, fp32, bf16, fp16"),
         ({"precision": "fp16"}, EngineError, "'fp16' is for GPUs"),
-        ({"device": "cuda:99"}, EngineError, r"'cuda:99': torch sees \d+ GPUs here; use device 'cpu'"),
+        ({"device": "cuda:99"}, EngineError, "'cuda:99': torch sees "),
     ],
 )
 def test_devices_and_precisions_that_cannot_be_had_are_named(
