@@ -42,8 +42,8 @@ def _no_such_gpu(count: int) -> str:
     if torch.version.cuda is None:
         return "torch sees 0 GPUs, it is built without CUDA: use device 'cpu', or install torch with CUDA"
     return (
-        f"torch sees 0 GPUs: it is built for CUDA {torch.version.cuda}, so the driver may be missing or too old "
-        "(nvidia-smi tells its CUDA version); use device 'cpu', or install a torch for that version"
+        f"torch sees 0 GPUs: it is built for CUDA {torch.version.cuda}, so the driver may be missing or too "
+        "old (nvidia-smi tells its CUDA version); use device 'cpu', or install a torch for that version"
     )
 
 
