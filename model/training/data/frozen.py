@@ -28,7 +28,7 @@ from model.errors import MissingPackageError
 from model.training.data.instances import MIN_VISIBLE
 from model.training.data.render import SceneRenderer
 from model.training.data.scene.scenes import Scene
-from model.training.data.sprite_scenes import DECOY, SpriteScene, draw_sprite_scene
+from model.training.data.scene.sprite_scenes import DECOY, SpriteScene, draw_sprite_scene
 from model.training.data.sprites import SpriteRenderer
 from model.training.data.street import draw_scene
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from model.cues.state import CueState, clip_cues
 from model.training.data.clip import TrainingClip
 from model.training.data.draw import canvas, sensor
-from model.training.data.draw.backgrounds import cloud_noise, colour_noise, dead_leaves
 from model.training.data.draw.palette import any_colour
+from model.training.data.draw.textures import cloud_noise, colour_noise, dead_leaves
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.scene.scenes import Light
-from model.training.data.sprite_scenes import (
+from model.training.data.scene.sprite_scenes import (
     DECOY,
     Corruption,
     SpriteScene,

@@ -18,13 +18,14 @@ from model.class_lists import ClassListName, categories
 from model.config import CUE_PLANES
 from model.cues.state import clip_cues, mirrored_planes
 from model.training.data.clip import TrainingClip
-from model.training.data.draw.backgrounds import list_photos
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.meshes.figures import list_figures
 from model.training.data.render import SceneRenderer
-from model.training.data.scene.crowd import REFERENCE_ROWS, Crowd, draw_seed, ground_range, rounded
+from model.training.data.scene.crowd import REFERENCE_ROWS, Crowd, ground_range
 from model.training.data.scene.scenes import ACTOR_KINDS, Backdrop, Scene
 from model.training.data.scene.setting import draw_camera, draw_clutter, draw_light, draw_look, draw_view
+from model.training.data.scene.values import draw_seed, rounded
+from model.training.data.scenery.photographs import list_photos
 
 __all__ = ["StreetClips", "draw_scene"]
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from model.training.data.scene.scenes import Actor, View
+from model.training.data.scene.values import draw_seed, rounded
 
-__all__ = ["Crowd", "draw_seed", "ground_range", "rounded"]
+__all__ = ["Crowd", "ground_range"]
 
 Rng = np.random.Generator
 
@@ -20,15 +21,6 @@ _HAND_METRES = 1.95
 """Below this height a camera is in somebody's hand, and people's feet may be below the picture."""
 _LONG_FOCAL = 3.0
 """Focal lengths above this many picture heights, in a hand, bring people larger than the picture."""
-
-
-def rounded(value: float) -> float:
-    """Descriptions carry four decimals, so that no platform's last bits reach their hash."""
-    return round(float(value), 4)
-
-
-def draw_seed(rng: Rng) -> int:
-    return int(rng.integers(0, 2**31))
 
 
 def ground_range(view: View, height: int) -> tuple[float, float]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from model.class_lists import categories
 from model.training.data.scene.scenes import Look
+from model.training.data.scene.values import draw_seed, rounded
 
 __all__ = [
     "CLASSES",
@@ -176,11 +177,11 @@ def draw_sprite_scene(
         num_frames=num_frames,
         fps=fps,
         backdrop=str(rng.choice(BACKDROPS, p=[0.3, 0.4, 0.3])),
-        backdrop_seed=_seed(rng),
+        backdrop_seed=draw_seed(rng),
         look=Look(
-            blur=_round(rng.uniform(0.2, 0.6) * height / _ROWS),
-            noise=_round(rng.uniform(0.5, 6.0)) if rng.random() < 0.5 else 0.0,
-            gain=_round(rng.uniform(0.8, 1.15)),
+            blur=rounded(rng.uniform(0.2, 0.6) * height / _ROWS),
+            noise=rounded(rng.uniform(0.5, 6.0)) if rng.random() < 0.5 else 0.0,
+            gain=rounded(rng.uniform(0.8, 1.15)),
         ),
         actors=cast.draw(),
         corruptions=_draw_corruptions(rng, num_frames),
@@ -192,7 +193,7 @@ def _draw_corruptions(rng: Rng, num_frames: int) -> tuple[Corruption, ...]:
     if rng.random() >= 1 / 3:
         return ()
     frames = sorted(rng.choice(np.arange(1, num_frames, 2), int(rng.integers(1, 3)), replace=False).tolist())
-    return tuple(Corruption(frame, str(rng.choice(CORRUPTIONS)), _seed(rng)) for frame in frames)
+    return tuple(Corruption(frame, str(rng.choice(CORRUPTIONS)), draw_seed(rng)) for frame in frames)
 
 
 class _Cast:
@@ -224,13 +225,13 @@ class _Cast:
         actor = SpriteActor(
             label=label,
             shape=name.rsplit("_", 1)[-1],
-            seed=_seed(rng),
+            seed=draw_seed(rng),
             size=size,
             end_size=size,
-            x=_round(rng.uniform(0.05, 0.95) * self.width),
-            y=_round(rng.uniform(0.05, 0.95) * self.height),
-            when=_round(rng.uniform(0, self.seconds)),
-            angle=_round(rng.uniform(0, 2 * math.pi)),
+            x=rounded(rng.uniform(0.05, 0.95) * self.width),
+            y=rounded(rng.uniform(0.05, 0.95) * self.height),
+            when=rounded(rng.uniform(0, self.seconds)),
+            angle=rounded(rng.uniform(0, 2 * math.pi)),
         )
         # What the class does not say is drawn for all alike, so that it says nothing about the class.
         to_and_fro = rng.random(2) < 0.5
@@ -244,42 +245,42 @@ class _Cast:
         course = rng.uniform(0, 2 * math.pi)
         along = (math.cos(course), math.sin(course))
         if not to_and_fro:
-            return replace(actor, velocity=(_round(speed * along[0]), _round(speed * along[1])))
-        rate = _round(rng.uniform(1.2, 2.0))
+            return replace(actor, velocity=(rounded(speed * along[0]), rounded(speed * along[1])))
+        rate = rounded(rng.uniform(1.2, 2.0))
         reach = speed / (4 * rate)  # a sine of that amplitude has the same mean speed
         return replace(
             actor,
-            swing=(_round(reach * along[0]), _round(reach * along[1])),
+            swing=(rounded(reach * along[0]), rounded(reach * along[1])),
             swing_rate=rate,
-            swing_phase=_round(rng.uniform(0, 2 * math.pi)),
+            swing_phase=rounded(rng.uniform(0, 2 * math.pi)),
         )
 
     def _turning(self, actor: SpriteActor, *, to_and_fro: bool) -> SpriteActor:
         rng = self.rng
         spin = rng.uniform(2.0, 4.0)
         if not to_and_fro:
-            return replace(actor, spin=_round(spin * rng.choice([-1.0, 1.0])))
-        rate = _round(rng.uniform(1.2, 2.0))
+            return replace(actor, spin=rounded(spin * rng.choice([-1.0, 1.0])))
+        rate = rounded(rng.uniform(1.2, 2.0))
         return replace(
             actor,
-            rock=_round(spin / (4 * rate)),
+            rock=rounded(spin / (4 * rate)),
             rock_rate=rate,
-            rock_phase=_round(rng.uniform(0, 2 * math.pi)),
+            rock_phase=rounded(rng.uniform(0, 2 * math.pi)),
         )
 
     def _zoomed(self, actor: SpriteActor) -> SpriteActor:
         """From smallest to largest or back, in view for the whole video; its motion stays of its kind."""
-        sizes = (_round(_SMALLEST * self.unit), _round(_LARGEST * self.unit))
+        sizes = (rounded(_SMALLEST * self.unit), rounded(_LARGEST * self.unit))
         if self.rng.random() < 0.5:
             sizes = (sizes[1], sizes[0])
         return replace(
             actor,
             size=sizes[0],
             end_size=sizes[1],
-            x=_round(self.rng.uniform(0.35, 0.65) * self.width),
-            y=_round(self.rng.uniform(0.35, 0.65) * self.height),
-            when=_round(self.seconds / 2),
-            velocity=(_round(0.4 * actor.velocity[0]), _round(0.4 * actor.velocity[1])),
+            x=rounded(self.rng.uniform(0.35, 0.65) * self.width),
+            y=rounded(self.rng.uniform(0.35, 0.65) * self.height),
+            when=rounded(self.seconds / 2),
+            velocity=(rounded(0.4 * actor.velocity[0]), rounded(0.4 * actor.velocity[1])),
         )
 
     def _twins(self) -> list[SpriteActor]:
@@ -291,9 +292,9 @@ class _Cast:
             one = replace(one, label=label, shape=CLASSES[label])
         one = replace(
             one,
-            x=_round(rng.uniform(0.3, 0.7) * self.width),
-            y=_round(rng.uniform(0.3, 0.7) * self.height),
-            when=_round(rng.uniform(0.35, 0.65) * self.seconds),
+            x=rounded(rng.uniform(0.3, 0.7) * self.width),
+            y=rounded(rng.uniform(0.3, 0.7) * self.height),
+            when=rounded(rng.uniform(0.35, 0.65) * self.seconds),
         )
         angle = rng.uniform(math.pi / 3, math.pi) * rng.choice([-1.0, 1.0])
         cosine, sine = math.cos(angle), math.sin(angle)
@@ -301,9 +302,9 @@ class _Cast:
         beside = rng.uniform(-0.3, 0.3) * one.size
         other = replace(
             one,
-            x=_round(one.x + beside),
-            y=_round(one.y - beside),
-            velocity=(_round(x * cosine - y * sine), _round(x * sine + y * cosine)),
+            x=rounded(one.x + beside),
+            y=rounded(one.y - beside),
+            velocity=(rounded(x * cosine - y * sine), rounded(x * sine + y * cosine)),
         )
         return [one, other]
 
@@ -327,20 +328,11 @@ class _Cast:
             seed=model.seed,
             size=size,
             end_size=size,
-            x=_round(rng.uniform(0.05, 0.95) * self.width),
-            y=_round(rng.uniform(0.05, 0.95) * self.height),
-            angle=_round(rng.uniform(0, 2 * math.pi)),
+            x=rounded(rng.uniform(0.05, 0.95) * self.width),
+            y=rounded(rng.uniform(0.05, 0.95) * self.height),
+            angle=rounded(rng.uniform(0, 2 * math.pi)),
         )
 
     def _size(self, largest: float) -> float:
         """Even in the logarithm."""
-        return _round(math.exp(self.rng.uniform(math.log(_SMALLEST), math.log(largest))) * self.unit)
-
-
-def _round(value: float) -> float:
-    """Descriptions carry four decimals, so that no platform's last bits reach their hash."""
-    return round(float(value), 4)
-
-
-def _seed(rng: Rng) -> int:
-    return int(rng.integers(0, 2**31))
+        return rounded(math.exp(self.rng.uniform(math.log(_SMALLEST), math.log(largest))) * self.unit)
