@@ -171,11 +171,26 @@ class TrainingOptions:
     """Fields that may change when a run is resumed."""
 
     def __post_init__(self) -> None:
+        self._check_stages()
+        self._check_run()
+        self._check_clips()
+        config = self.model_config
+        for stage in self.stages:
+            _check_stage_fits(stage, config)
+        if self.detector is not None and config.query_selection != "detector":
+            raise ValueError("detector: needs network.query_selection = 'detector'")
+        if self.detector is not None and self.initial_weights is not None:
+            raise ValueError("detector: initial_weights hold a detector already; leave one of the two out")
+
+    def _check_stages(self) -> None:
         if not self.stages:
             raise ValueError("stages: at least one stage is needed ([[stages]] in the file)")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages.name: {names} must differ")
+
+    def _check_run(self) -> None:
+        """Fields that say how the weights are found."""
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision: {self.precision!r} is not one of {get_args(Precision)}")
         if self.dropout is not None:
@@ -186,7 +201,13 @@ class TrainingOptions:
         if not self.ema_decay < 1:
             raise ValueError(f"ema_decay: {self.ema_decay} must be in [0, 1)")
         _check_number(self.checkpoint_seconds, "checkpoint_seconds", above=True)
-        for name in ("seed", "num_workers", "pool_clips"):
+        _check_count(self.seed, "seed", 0)
+        if self.piece_bytes is not None:
+            _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
+
+    def _check_clips(self) -> None:
+        """Fields that say where clips come from and how they look."""
+        for name in ("num_workers", "pool_clips"):
             _check_count(getattr(self, name), name, 0)
         _check_number(self.disguise, "disguise")
         if self.disguise > 1:
@@ -196,31 +217,10 @@ class TrainingOptions:
         for name in ("photos", "figures"):
             if getattr(self, name) is not None and not self.data.startswith("street"):
                 raise ValueError(f"{name}: is for the street sets, and data is {self.data!r}: leave it out")
-        if self.piece_bytes is not None:
-            _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
         if self.sampling not in get_args(Sampling):
             raise ValueError(f"sampling: {self.sampling!r} is not one of {get_args(Sampling)}")
         if self.fps is not None:
             _check_number(self.fps, "fps", above=True)
-        config = self.model_config
-        for stage in self.stages:
-            if stage.crop is not None and (stage.crop[0] > config.height or stage.crop[1] > config.width):
-                raise ValueError(
-                    f"stages.crop: {list(stage.crop)} is larger than the model's size, "
-                    f"[{config.height}, {config.width}]"
-                )
-            if stage.num_denoising and config.query_selection == "learned":
-                raise ValueError(
-                    "stages.num_denoising: needs network.query_selection = 'encoder' or 'detector'"
-                )
-            if stage.crop is not None and config.backbone == "csp" and any(side % 32 for side in stage.crop):
-                raise ValueError(
-                    f"stages.crop: {list(stage.crop)} must be multiples of 32 for network.backbone = 'csp'"
-                )
-        if self.detector is not None and config.query_selection != "detector":
-            raise ValueError("detector: needs network.query_selection = 'detector'")
-        if self.detector is not None and self.initial_weights is not None:
-            raise ValueError("detector: initial_weights hold a detector already; leave one of the two out")
 
     @property
     def model_config(self) -> ModelConfig:
@@ -290,6 +290,21 @@ def _tables(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(values.get("network", {}), Mapping):
         raise TypeError("network: must be a table, [network] in the file")
     return list(stages)
+
+
+def _check_stage_fits(stage: Stage, config: ModelConfig) -> None:
+    """Raise ValueError, naming the field, where a stage asks for what the network does not have."""
+    if stage.crop is not None and (stage.crop[0] > config.height or stage.crop[1] > config.width):
+        raise ValueError(
+            f"stages.crop: {list(stage.crop)} is larger than the model's size, "
+            f"[{config.height}, {config.width}]"
+        )
+    if stage.num_denoising and config.query_selection == "learned":
+        raise ValueError("stages.num_denoising: needs network.query_selection = 'encoder' or 'detector'")
+    if stage.crop is not None and config.backbone == "csp" and any(side % 32 for side in stage.crop):
+        raise ValueError(
+            f"stages.crop: {list(stage.crop)} must be multiples of 32 for network.backbone = 'csp'"
+        )
 
 
 def _check_count(value: object, name: str, least: int) -> None:
