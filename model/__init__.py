@@ -5,8 +5,9 @@ Exports are lazy, so that importing one name does not load what the others need.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ops.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from model.checkpoint.weights_file import load_weights
@@ -25,7 +26,4 @@ _EXPORTS = {
 __all__ = ["FrameFeatures", "ModelConfig", "Network", "Output", "build_model", "load_weights"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'model' has no attribute {name!r}; it exports {', '.join(__all__)}")
-    return getattr(import_module(_EXPORTS[name]), name)
+__getattr__, __dir__ = lazy_exports(globals(), _EXPORTS)

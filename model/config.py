@@ -6,13 +6,13 @@ standard library is imported here, so that a config can be read, checked and com
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from model.class_lists import Category, ClassListName, categories, output_categories, used_outputs
+from model.errors import did_you_mean
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "csp"]
 Norm = Literal["frozen_bn", "bn", "gn"]
@@ -266,9 +266,8 @@ def check_keys(mapping: Mapping[str, Any]) -> None:
     names = [entry.name for entry in fields(ModelConfig)]
     for key in mapping:
         if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"unknown model key {key!r}: {hint}allowed: {', '.join(names)}")
+            hint = did_you_mean(str(key), names)
+            raise ValueError(f"unknown model key {key!r}: {hint and f'{hint} '}allowed: {', '.join(names)}")
 
 
 def contradictions(stored: ModelConfig, wanted: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,17 @@
 A caller's own mistake (a wrong config value, a tensor of a wrong shape) is a ValueError or TypeError.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question for a mistyped name, `did you mean 'x'?`; empty where none of the known names is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
 
 class ModelError(Exception):
     """Base of every error that `model` raises for a fault that is not the caller's code."""

@@ -25,7 +25,7 @@ OUTSIDE = -10.0
 """Logit beyond BORDER."""
 
 NUM_PLACES = 4
-"""Inputs beside the features: x, y and their squares, so that one layer can draw an ellipse."""
+"""Inputs besides the features: x, y and their squares, so that one layer can draw an ellipse."""
 
 SOURCE = Path(__file__).parent / "kernels" / "box_masks.cpp"
 _MAX_CHANNELS = 64

@@ -1,4 +1,4 @@
-"""A kernel of `vis::deform_attn` beside the portable form, on random input: what each is asked before use.
+"""A kernel of `vis::deform_attn` next to the portable form, on random input: what each is asked before use.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """

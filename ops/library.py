@@ -18,7 +18,9 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["build_kernel", "build_library", "cache_folder", "find_compiler", "kernel_or_none"]
+from ops.files import cache_folder
+
+__all__ = ["build_kernel", "build_library", "find_compiler", "kernel_or_none"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,6 @@ Kernel = TypeVar("Kernel")
 
 _COMPILERS = ("g++", "c++", "clang++")
 _COMPILE_SECONDS = 120
-
-
-def cache_folder() -> Path:
-    """Where compiled libraries are kept: `$XDG_CACHE_HOME/mssts-stream` or `~/.cache/mssts-stream`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mssts-stream"
 
 
 def find_compiler() -> str:

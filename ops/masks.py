@@ -21,7 +21,7 @@ from ops.rle import CropRLE, encode_runs
 __all__ = ["CropMasks", "crop_masks"]
 
 _HUGE = np.float32(1e12)
-"""What an infinite logit counts; a hundredth beside it still shows in float64."""
+"""What an infinite logit counts; a hundredth next to it still shows in float64."""
 
 
 class CropMasks(Protocol):

@@ -17,7 +17,7 @@ from pipeline.arguments import Parser
 from pipeline.errors import MessageError, OutputError, StreamError
 from pipeline.types import MaskMessage, check_source_id
 
-log = logging.getLogger("pipeline")
+logger = logging.getLogger("pipeline")  # not __main__: the name that readers know
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (TimeoutError, MessageError) as error:
-        log.error("%s", error)
+        logger.error("%s", error)
         return 2
     except StreamError as error:
-        log.error("%s", error)
+        logger.error("%s", error)
         return error.exit_code
     except (ModelError, ValueError, OSError) as error:
-        log.error("%s", error)
+        logger.error("%s", error)
         return 1
 
 
@@ -75,13 +75,13 @@ def subscribe(options: argparse.Namespace) -> int:
                 if message is None:
                     break
                 if number == 0 and not message.trained:
-                    log.warning(
+                    logger.warning(
                         "the weights of model %s are untrained: its masks mean nothing", message.model_name
                     )
                 number += 1
                 print(_json_line(message) if options.json else _line(message), flush=True)
         finally:
-            log.info(
+            logger.info(
                 "%d messages, %d lost, %d skipped, %d malformed",
                 number,
                 sum(subscriber.lost.values()),
@@ -90,7 +90,7 @@ def subscribe(options: argparse.Namespace) -> int:
             )
             for end in subscriber.ended.values():
                 detail = f": {end.detail}" if end.detail else ""
-                log.info("source %s ended (%s)%s", end.source, end.reason, detail)
+                logger.info("source %s ended (%s)%s", end.source, end.reason, detail)
     return 0
 
 

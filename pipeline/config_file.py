@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from model.errors import did_you_mean
 from pipeline.config import StreamConfig
 from pipeline.errors import ConfigError
 from pipeline.redact import redact, redact_url
@@ -145,6 +145,6 @@ def _suggest(path: Sequence[str]) -> str:
         field = getattr(section, "model_fields", {}).get(part)
         section = None if field is None else field.annotation
     allowed = list(getattr(section, "model_fields", {}))
-    close = difflib.get_close_matches(path[-1], allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(path[-1], allowed)
+    hint = hint and f"; {hint}"
     return f"{hint} (allowed: {', '.join(allowed)})" if allowed else hint

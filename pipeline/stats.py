@@ -47,7 +47,7 @@ class Ledger:
             self._dropped[cause] += number
 
     def count_packet_error(self) -> None:
-        """A packet could not be decoded (beside the ledger: such a frame was never read)."""
+        """A packet could not be decoded (outside the ledger: such a frame was never read)."""
         with self._lock:
             self._packet_errors += 1
 
@@ -57,7 +57,7 @@ class Ledger:
             self._reconnects += 1
 
     def count_revision_dropped(self) -> None:
-        """A later revision of a published frame was dropped before the sinks (beside the ledger)."""
+        """A later revision of a published frame was dropped before the sinks (outside the ledger)."""
         with self._lock:
             self._revisions_dropped += 1
 

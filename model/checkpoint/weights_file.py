@@ -14,7 +14,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from model.config import FORMER_WEIGHTS, SHIPPED_WEIGHTS, ModelConfig, Variant
 from model.errors import CheckpointError, MissingPackageError
 from model.layers.encoder import INSIDE
 from model.network import Network, build_model, empty_network
+from ops.files import written_whole
 
 FORMAT = "mssts-stream/1"
 
@@ -108,9 +108,9 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def write_tensors(path: Path, tensors: StateDict, metadata: Mapping[str, str]) -> None:
     """Write a .safetensors file, whole or not at all. Raises OSError where it cannot be written."""
     save = _safetensors().torch.save
-    _write_whole(
-        path, save({key: value.contiguous().cpu() for key, value in tensors.items()}, dict(metadata))
-    )
+    content = save({key: value.contiguous().cpu() for key, value in tensors.items()}, dict(metadata))
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def weights_path(name: str) -> Path:
@@ -248,22 +248,6 @@ def _fill(network: Network, tensors: StateDict, *, where: str, may_lack: Set[str
 def _some(keys: Sequence[str]) -> str:
     shown = ", ".join(keys[:4])
     return shown if len(keys) <= 4 else f"{shown} and {len(keys) - 4} more"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace `path` by a complete file, or leave it as it was."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _safetensors() -> Any:

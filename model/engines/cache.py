@@ -24,7 +24,7 @@ import torch
 
 from model.engines.stages import StageSpec
 from model.network import Network
-from ops.library import cache_folder
+from ops.files import cache_folder
 
 __all__ = ["EngineCache", "engine_key"]
 

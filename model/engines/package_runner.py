@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ops.library import build_library, cache_folder
+from ops.files import cache_folder
+from ops.library import build_library
 
 __all__ = ["PackageRunner", "runner_library"]
 

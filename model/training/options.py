@@ -6,7 +6,6 @@ and `[network]` for what differs from `model.ModelConfig`'s defaults.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import tomllib
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model.config import ModelConfig
-from model.errors import DatasetError
+from model.errors import DatasetError, did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "steps", "constant"]
@@ -323,9 +322,8 @@ def _check_keys(values: Mapping[str, Any], kind: type, *, where: str) -> None:
     known = {entry.name: entry for entry in fields(kind)}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown field {where}{key}{hint}")
+            hint = did_you_mean(key, known)
+            raise ValueError(f"unknown field {where}{key}{hint and f'; {hint}'}")
     missing = [
         name
         for name, entry in known.items()

@@ -43,7 +43,7 @@ from model.training.step import Auxiliary, Judged, step_loss
 
 __all__ = ["CHECKPOINT", "Trainer", "TrainingError"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
 _LOG_EVERY = 20
@@ -145,7 +145,7 @@ class Trainer:
             torch.set_rng_state(state["random"][self.rank])
             self.noise.set_state(state["noise"][self.rank])
         else:
-            _log.warning(
+            logger.warning(
                 "the checkpoint is of %d processes, this run has %d: dropout and noise are drawn anew",
                 len(state["random"]),
                 self.world,

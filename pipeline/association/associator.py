@@ -26,7 +26,7 @@ from pipeline.association.tracks import Track, TrackTable
 from pipeline.config import AssociationConfig
 from pipeline.types import Frame, FrameResult, Window, WindowPrediction
 
-logger = logging.getLogger("pipeline.associate")
+logger = logging.getLogger(__name__)
 
 
 class Associator:
@@ -280,7 +280,7 @@ class Associator:
         self._table.move(tracks, candidates.boxes[chosen], later)
         newest_places = candidates.newest[chosen] - len(window.real)
         self._movement.see(tracks, candidates.boxes[chosen], newest_places, scale=scale)
-        # Who was withheld for want of a name and gets one is a new acquaintance.
+        # A track that was withheld because it had no name begins anew when it gets one.
         named = ~self._unnamed[candidates.labels[chosen]]
         withheld = np.array([self._emitter.withheld(track) for track in tracks])
         self._table.learn(

@@ -23,7 +23,7 @@ from pipeline.types import TrackState
 
 @dataclass(slots=True, eq=False)
 class Track:
-    """What is known of a track beside its arrays."""
+    """What is known of a track besides its arrays."""
 
     id: int
     """Never reused."""

@@ -1,4 +1,4 @@
-"""A data set in YouTube-VIS JSON as videos of frames: the images beside the file, each frame exactly once.
+"""A data set in YouTube-VIS JSON as videos of frames: the images next to the file, each frame exactly once.
 
 Nothing is dropped: a frame that is missing, damaged or of another size than its video is an error, because
 every frame of the ground truth counts.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.config import CUE_PLANES
 
 LEAST: dict[str, float] = {"background": 0.3, "flow": 0.2}
-"""Length of a cue's planes that counts as 1: 19 grey levels beside the background, 0.8 pixels in 0.1 s."""
+"""Length of a cue's planes that counts as 1: 19 grey levels off the background, 0.8 pixels in 0.1 s."""
 
 
 def motion_map(planes: NDArray[np.float32], cues: Sequence[str], *, stride: int) -> NDArray[np.float32]:

@@ -47,7 +47,7 @@ from pipeline.inference.predictor import (
 )
 from pipeline.types import Frame, Window, WindowPrediction, YuvPicture
 
-logger = logging.getLogger("pipeline.predict")
+logger = logging.getLogger(__name__)
 
 
 _MASK_STRIDE = 4

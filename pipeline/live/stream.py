@@ -1,7 +1,7 @@
 """The one place where stages, queues and threads are composed.
 
     decode thread per source → frames (bounded lanes) → inference thread (`inference`) → results (bounded
-    lanes) → caller's thread; beside inference a thread that prepares the frames that come next
+    lanes) → caller's thread; next to inference a thread that prepares the frames that come next
 
 The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
 yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
@@ -32,7 +32,7 @@ from pipeline.sinks.table import build_sinks
 from pipeline.sources.source import Source
 from pipeline.types import End, EndReason, Frame, FrameResult, Gap
 
-logger = logging.getLogger("pipeline.stream")
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 15.0

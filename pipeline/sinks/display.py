@@ -20,7 +20,7 @@ from pipeline.errors import OutputError
 from pipeline.sinks.overlay import Painter
 from pipeline.types import End, FrameResult, Gap, SourceState
 
-logger = logging.getLogger("pipeline.display")
+logger = logging.getLogger(__name__)
 
 _LARGEST_FIRST_SIZE = (1280, 720)
 _KEY_ESCAPE = 27

@@ -10,7 +10,7 @@ from pipeline.sources.addresses import parse_address
 from pipeline.types import End, FrameResult, Gap, SourceState
 from pipeline.wire.publisher import Publisher, SourceFacts, StreamFacts
 
-logger = logging.getLogger("pipeline.sinks")
+logger = logging.getLogger(__name__)
 
 
 class PublishSink:

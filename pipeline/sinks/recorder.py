@@ -39,7 +39,7 @@ from pipeline.sinks.file_lock import FileLock
 from pipeline.sinks.overlay import Painter
 from pipeline.types import End, Frame, FrameResult, Gap, SourceState
 
-logger = logging.getLogger("pipeline.video")
+logger = logging.getLogger(__name__)
 
 _TIME_BASE = Fraction(1, 90_000)
 _BT709 = 1  # the number for matrix, primaries and transfer alike (ITU-T H.273)

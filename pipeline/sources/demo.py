@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.files import cache_folder, written_whole
 from pipeline.errors import SourceUnreadable
 
 WIDTH, HEIGHT = 640, 360
@@ -116,25 +115,18 @@ def demo_frame(index: int) -> DemoFrame:
 def demo_clip_path() -> Path:
     """Return the encoded clip (H.264, mp4), made on first use in the user's cache folder.
 
-    The folder is `$XDG_CACHE_HOME/mssts-stream` or `~/.cache/mssts-stream`; the name holds a hash of this
-    module, so that a changed drawing is encoded anew. Raises SourceUnreadable where it cannot be written.
+    The folder is `ops.files.cache_folder`'s; the name holds a hash of this module, so that a changed drawing
+    is encoded anew. Raises SourceUnreadable where it cannot be written.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "mssts-stream"
+    folder = cache_folder()
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     path = folder / f"demo-{version}.mp4"
     if path.is_file():
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(prefix="demo-", suffix=".part.mp4", dir=folder)
-        os.close(handle)
-        try:
-            _encode(Path(unfinished))
-            # Atomic: a second process sees the whole clip or none, and both write the same.
-            os.replace(unfinished, path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
+        with written_whole(path) as unfinished:
+            _encode(unfinished)
     except OSError as error:
         raise SourceUnreadable(
             f"the demo clip cannot be written to {folder}: {error.strerror}; set "

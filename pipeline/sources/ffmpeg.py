@@ -30,7 +30,7 @@ from pipeline.sources.ffmpeg_errors import mapped_faults
 from pipeline.sources.sampling import size_fault
 from pipeline.stats import Ledger
 
-logger = logging.getLogger("pipeline.container")
+logger = logging.getLogger(__name__)
 
 # FFmpeg looks at the stream for so long (µs) before it opens; its default of 5 s costs a second on RTSP.
 _ANALYZE_MICROSECONDS = 100_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from natsort import natsorted, ns
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceUnreadable
 from pipeline.sources.sampling import PictureError, Sampler
 from pipeline.types import End, Frame, Gap, SourceState
 
-logger = logging.getLogger("pipeline.images")
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -35,12 +35,6 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     }
 )
-
-
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key that compares runs of digits as numbers and the rest without case."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts if part)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -129,4 +123,5 @@ class ImageSource:
                 f"({', '.join(sorted(IMAGE_SUFFIXES))})",
                 source=source,
             )
-        return sorted(paths, key=lambda path: natural_key(path.name))
+        # By name first: names that differ in case alone come in one order on every file system.
+        return natsorted(sorted(paths), key=lambda path: path.name, alg=ns.IGNORECASE)

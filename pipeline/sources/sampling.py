@@ -20,7 +20,7 @@ from pipeline.sources.cadence import Cadence
 from pipeline.stats import Ledger
 from pipeline.types import MAX_SIDE, Frame, Gap, YuvPicture
 
-logger = logging.getLogger("pipeline.sampling")
+logger = logging.getLogger(__name__)
 
 # Steps back up to here are jitter of the clock (RTCP corrections); beyond, another recording begins.
 MAX_BACKWARDS_SECONDS = 0.5

@@ -31,7 +31,7 @@ from pipeline.sources.sampling import Sampler
 from pipeline.stats import Ledger
 from pipeline.types import End, EndReason, Frame, Gap, SourceState, YuvPicture
 
-logger = logging.getLogger("pipeline.source")
+logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""The values on the wire beside MaskMessage, and the names that version 1 fixes (docs/wire.md)."""
+"""The values on the wire other than MaskMessage, and the names that version 1 fixes (docs/wire.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ END_REASONS: tuple[EndReason, ...] = get_args(EndReason)
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What is known of a source beside its frames."""
+    """What is known of a source besides its frames."""
 
     kind: str
     """file, images, rtsp, http, device or demo."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Publisher", "SourceFacts", "StreamFacts"]
 
-log = logging.getLogger("pipeline.publish")
+logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 2.0
 LINGER_BLOCK_SECONDS = 30.0
@@ -261,7 +261,7 @@ class Publisher:
                 done = not self._queue and not self._subscriptions.due
                 if self._closing and (done or time.monotonic() >= self._deadline):
                     if self._queue:
-                        log.warning(
+                        logger.warning(
                             "%s: closed with %d messages that a subscriber had no room for",
                             self.address,
                             len(self._queue),

@@ -1,4 +1,4 @@
-"""What a publisher tells of a source beside its masks: `event`, `heartbeat` and `end`."""
+"""What a publisher tells of a source besides its masks: `event`, `heartbeat` and `end`."""
 
 from __future__ import annotations
 

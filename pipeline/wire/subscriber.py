@@ -27,10 +27,10 @@ from pipeline.wire.endpoint import check_remote, keep_alive
 from pipeline.wire.messages import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage, WireMessage, topic
 from pipeline.wire.socket_thread import SocketThread
 
-log = logging.getLogger("pipeline.subscribe")
+logger = logging.getLogger(__name__)
 
 SOCKET_HIGH_WATER_MARK = 16
-"""Messages held by the socket beside `max_waiting`: few, so that a slow reader is felt by the publisher."""
+"""Messages that the socket keeps on top of `max_waiting`: few, so that the publisher feels a slow reader."""
 FOREIGN_GRACE_SECONDS = 2.5
 """How long a publisher of another major version may take to show that it speaks ours too: two heartbeats."""
 SILENCE_WARNING_SECONDS = 5.0
@@ -250,7 +250,7 @@ class Subscriber:
             self._warn_at = None
         elif self._warn_at is not None and time.monotonic() >= self._warn_at:
             self._warn_at = None
-            log.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
+            logger.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
 
     def _patience_ms(self) -> int | None:
         """Milliseconds until one of the two checks has something to say; None: never."""
@@ -261,20 +261,20 @@ class Subscriber:
     def _note_refusal(self, reason: str | None) -> None:
         if reason is not None and reason != self._refused:
             self._refused = reason
-            log.warning("%s: %s", self.address, reason)
+            logger.warning("%s: %s", self.address, reason)
 
     def _receive(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
         try:
             message = decode(parts, class_names=self._class_names)
         except WireVersionError as error:
             if not self._heard_ours and self._foreign is None:
-                log.warning("%s: %s", self.address, error)
+                logger.warning("%s: %s", self.address, error)
                 self._foreign = (time.monotonic() + FOREIGN_GRACE_SECONDS, error)
             return
         except MessageError as error:
             self.malformed += 1
             if self.malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood must not fill the log
-                log.warning("%s: malformed message (%d so far): %s", self.address, self.malformed, error)
+                logger.warning("%s: malformed message (%d so far): %s", self.address, self.malformed, error)
             return
         if not self._heard_ours:
             self._heard_ours = True
@@ -323,7 +323,7 @@ class Subscriber:
                 dropped=dropped,
             )
         if self.sources.get(source) != state:
-            log.info("%s: source %s is %s", self.address, source, state)
+            logger.info("%s: source %s is %s", self.address, source, state)
         self.sources[source] = state
 
     def _count_lost(self, message: WireMessage) -> None:
@@ -349,7 +349,7 @@ class Subscriber:
         number = self.lost.get(source, 0) - self._lost_reported.get(source, 0)
         if number and (source not in self._lost_reported or not isinstance(message, MaskMessage)):
             self._lost_reported[source] = self.lost[source]
-            log.warning(
+            logger.warning(
                 "%s: source %s: %d messages lost before seq %s: read faster, or use latest()",
                 self.address,
                 source,

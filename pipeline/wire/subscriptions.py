@@ -11,7 +11,7 @@ import zmq
 
 from pipeline.wire.messages import WIRE_VERSION, topic
 
-log = logging.getLogger("pipeline.joins")
+logger = logging.getLogger(__name__)
 
 _VERSION_TOPIC = re.compile(rb"vis([0-9]{1,4})/.")
 
@@ -50,7 +50,7 @@ class Subscriptions:
                 socket.setsockopt(zmq.UNSUBSCRIBE, wanted)
                 self._count(wanted, -1)
             else:
-                log.debug("%s: a subscriber sent %d bytes that are no subscription", address, len(data))
+                logger.debug("%s: a subscriber sent %d bytes that are no subscription", address, len(data))
                 continue
             changed = True
 
@@ -77,7 +77,7 @@ def _warn_of_version(wanted: bytes, address: str) -> None:
     """Name both versions; a bare `vis2` is a subscriber of ours that looks for other versions here."""
     match = _VERSION_TOPIC.match(wanted)
     if match and int(match[1]) != WIRE_VERSION[0]:
-        log.warning(
+        logger.warning(
             "%s: a subscriber asks for wire version %d, this publishes version %d: "
             "use the same mssts-stream release on both sides",
             address,

@@ -377,7 +377,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.frames < 2 * NUM_WARM_UP:
         parser.error(f"--frames {args.frames}: give at least {2 * NUM_WARM_UP}")
-    logging.getLogger("pipeline.subscribe").setLevel(logging.ERROR)  # it listens before there is a stream
+    logging.getLogger("pipeline.wire.subscriber").setLevel(
+        logging.ERROR
+    )  # it listens before there is a stream
     result = measure(
         parts=args.parts,
         strides=args.strides,

@@ -33,7 +33,7 @@ def test_the_network_needs_neither_config_nor_file_nor_video_packages() -> None:
 
 def test_the_config_needs_nothing() -> None:
     loaded = loaded_after("from model import ModelConfig; ModelConfig()")
-    assert loaded.isdisjoint({"torch", "numpy", "cv2", "scipy", "ops"})
+    assert loaded.isdisjoint({"torch", "numpy", "cv2", "scipy"})
 
 
 def test_exports() -> None:

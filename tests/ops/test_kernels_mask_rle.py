@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from ops.launch import Launch, MaskRunsConfig, plan_mask_runs
 from ops.preprocess import Fit, fit_size
 from ops.rle import CropRLE
 from pipeline.config_file import load_config
+from pipeline.inference.predictor import Capabilities, Finish
 from pipeline.live.stream import Stream
+from pipeline.types import Window
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 CONFIGS = [
@@ -273,9 +276,12 @@ def test_tensors_on_the_cpu_go_to_crop_masks() -> None:
 
 
 class PredictorOnDevice(FixedPredictor):
-    """A predictor whose masks are made where it runs: on a CPU that stands for a GPU."""
+    """Makes its masks on its device, and says so."""
 
-    crop_masks = CropMasksOnDevice(torch.device("cpu"))
+    capabilities = Capabilities(crop_masks=CropMasksOnDevice(torch.device("cpu")))
+
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        return lambda: [self.predict(window) for window in windows]
 
 
 def test_a_stream_takes_its_masks_from_the_predictor_s_device(

@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves
 from model.config import ModelConfig
 from model.engines.stages import DecodeStage, EncodeStage, StageSpec, prepared
 from model.network import Network
-from ops.library import build_library, cache_folder
+from ops.files import cache_folder
+from ops.library import build_library
 
 ROOT = Path(__file__).parents[2]
 DEVICE = torch.device("cuda", 0)

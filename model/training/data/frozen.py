@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from model.training.data.scene.scenes import Scene
 from model.training.data.scene.sprite_scenes import DECOY, SpriteScene, draw_sprite_scene
 from model.training.data.sprites import SpriteRenderer
 from model.training.data.street import draw_scene
+from ops.files import written_whole
 
 __all__ = [
     "FrozenSet",
@@ -170,7 +170,7 @@ def write_frozen(
         "categories": [{"id": category.id, "name": category.name} for category in classes],
         "annotations": annotations,
     }
-    _replace_text(path, json.dumps(tree, separators=(",", ":")))
+    _write_text(path, json.dumps(tree, separators=(",", ":")))
     return path
 
 
@@ -281,15 +281,10 @@ def write_hashes(path: Path = HASHES) -> Path:
     tree = {
         name: {split: frozen_hashes(name, split) for split in get_args(Split)} for name in get_args(FrozenSet)
     }
-    _replace_text(path, json.dumps(tree, indent=0) + "\n")
+    _write_text(path, json.dumps(tree, indent=0) + "\n")
     return path
 
 
-def _replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="ascii")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _write_text(path: Path, text: str) -> None:
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="ascii")

@@ -8,8 +8,6 @@ Dimensions: T frames, N instances, H × W pixels, R cue planes.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,6 +19,7 @@ from model.cues.state import mirrored_planes
 from model.training.data.clip import ClipSource, TrainingClip
 from model.training.data.disguise import add_decoys, change_camera, dress, forget_cue, is_still, zoom
 from model.training.data.instances import MIN_VISIBLE, draw_window, owners
+from ops.files import written_whole
 
 
 class PooledClips:
@@ -137,13 +136,8 @@ def _save(path: Path, clip: TrainingClip) -> None:
     arrays: dict[str, Any] = {"images": clip.images, "owner": owners(clip.masks), "labels": clip.labels}
     if clip.cues is not None:
         arrays["cues"] = clip.cues.astype(np.float16)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            np.savez(file, **arrays)
-        except OSError:
-            Path(file.name).unlink()
-            raise
-    os.replace(file.name, path)
+    with written_whole(path) as unfinished:
+        np.savez(unfinished, **arrays)
 
 
 def _load(path: Path, *, cues: bool) -> TrainingClip:

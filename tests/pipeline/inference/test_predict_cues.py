@@ -129,7 +129,7 @@ def test_a_source_too_short_to_warm_up_runs_and_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_folder(tmp_path / "short", [picture(i) for i in range(8)])
-    with caplog.at_level(logging.INFO, logger="pipeline.predict"):
+    with caplog.at_level(logging.INFO, logger="pipeline.inference.network_predictor"):
         given, _ = run_recorded(tiny_config(folder))
     assert len(given) == 8
     assert not any(planes is None or planes[0].any() for planes in given)
@@ -139,7 +139,7 @@ def test_a_source_too_short_to_warm_up_runs_and_is_told_once(
     assert "source0: 8 frames" in told[0].message
     assert told[0].message.endswith("stayed zero: background")
     caplog.clear()
-    with caplog.at_level(logging.INFO, logger="pipeline.predict"):
+    with caplog.at_level(logging.INFO, logger="pipeline.inference.network_predictor"):
         run_recorded(tiny_config(write_folder(tmp_path / "long", [picture(i) for i in range(15)])))
     assert not [record for record in caplog.records if "cues" in record.message]
 
@@ -195,7 +195,7 @@ def test_cues_can_be_switched_off(
     tmp_path: Path, model: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_folder(tmp_path / "clip", [picture(i) for i in range(3)])
-    with caplog.at_level(logging.INFO, logger="pipeline.predict"):
+    with caplog.at_level(logging.INFO, logger="pipeline.inference.network_predictor"):
         given, _ = run_recorded(tiny_config(folder, model=model))
     assert given == [None] * 3
     assert "cues" not in caplog.text

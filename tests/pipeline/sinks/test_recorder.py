@@ -215,7 +215,7 @@ def test_the_file_is_whole_after_an_exception(tmp_path: Path) -> None:
 def test_without_frames_no_file_is_left_and_an_older_one_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="pipeline.video")
+    caplog.set_level("INFO", logger="pipeline.sinks.recorder")
     record(tmp_path / "out.mp4", [End("source0", 0, "lost")])
     assert os.listdir(tmp_path) == []
     assert "nothing was recorded" in caplog.text

@@ -31,6 +31,16 @@ def test_images_come_in_natural_order_as_frames_of_a_rate(tmp_path: Path) -> Non
     assert reading.ledger.read == 12
 
 
+def test_any_digits_sort_and_names_that_differ_in_case_come_in_one_order(tmp_path: Path) -> None:
+    """A superscript is a digit to `str.isdigit` and no number to `int`."""
+    names = ["1.png", "2.png", "2²3.png", "10.png", "A3.png", "a3.png", "a12.png"]
+    for number, name in enumerate(names):
+        write_image(tmp_path / name, number)
+    assert sorted(read_number(frame.image) for frame in read(tmp_path).frames) == list(range(7))
+    order = [names[read_number(frame.image)] for frame in read(tmp_path).frames]
+    assert [name for name in order if "²" not in name] == [name for name in names if "²" not in name]
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".bmp", ".webp", ".tiff", ".ppm"])
 def test_usual_formats_are_read_as_rgb(tmp_path: Path, suffix: str) -> None:
     image = np.zeros((40, 60, 3), np.uint8)

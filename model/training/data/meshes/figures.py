@@ -25,6 +25,7 @@ from model.training.data.meshes import bodies
 from model.training.data.meshes.cars import car_surfaces
 from model.training.data.meshes.outfits import Wardrobe, draw_outfit
 from model.training.data.meshes.surfaces import Light, Surface, view
+from ops.files import written_whole
 
 __all__ = [
     "Figure",
@@ -120,10 +121,8 @@ def _make_one(kind: str, seed: int, folder: Path | None, path: Path) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Written whole or not at all."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, format=np.int64(_FORMAT), **figure._asdict())
-    part.replace(path)
+    with written_whole(path) as unfinished:
+        np.savez(unfinished, format=np.int64(_FORMAT), **figure._asdict())
 
 
 @lru_cache(maxsize=64)
