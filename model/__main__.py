@@ -92,21 +92,21 @@ def evaluate(arguments: Sequence[str]) -> None:
         "--results", required=True, metavar="FILE", help="a list of {video_id, category_id, score, …}"
     )
     parser.add_argument(
-        "--frames", action="store_true", help="also figures of single frames and of identities"
+        "--frames", action="store_true", help="also metrics of single frames and of identities"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     from model.evaluation.dataset import read_ground_truth, read_results
     from model.evaluation.frame_metrics import frame_metrics
-    from model.evaluation.report import format_figures
+    from model.evaluation.report import format_metrics
     from model.evaluation.ytvis_ap import evaluate as evaluate_tracks
 
     truth = read_ground_truth(options.gt)
     results = read_results(options.results, truth)
-    figures: dict[str, Any] = {**evaluate_tracks(truth, results)}
+    metrics: dict[str, Any] = {**evaluate_tracks(truth, results)}
     if options.frames:
-        figures["frames"] = frame_metrics(truth, results)
-    print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
+        metrics["frames"] = frame_metrics(truth, results)
+    print(json.dumps(metrics, indent=1) if options.json else format_metrics(metrics))
 
 
 def adapt(arguments: Sequence[str]) -> None:

@@ -135,7 +135,7 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Run windows, network and association over an annotated data set and print its figures."""
+    """Run windows, network and association over an annotated data set and print its metrics."""
     from pipeline.process import tune_process
 
     # Nothing else runs meanwhile: no core is left to a decoder.
@@ -145,16 +145,16 @@ def evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from model.evaluation.clips import to_json
-    from model.evaluation.report import format_figures
+    from model.evaluation.report import format_metrics
     from pipeline.config_file import load_config
-    from pipeline.evaluation.evaluate import figures_of, predict_dataset
+    from pipeline.evaluation.evaluate import metrics_of, predict_dataset
     from pipeline.evaluation.workers import DataPlace, predict_in_processes
     from pipeline.inference.network_predictor import load_predictor
 
     section = {"weights": options.weights, "num_threads": options.threads}
     values = {"model": {key: value for key, value in section.items() if value is not None}}
     config = load_config(options.config, overrides=options.overrides, values=values)
-    # Figures must not depend on what a machine has compiled before, nor on its arithmetic.
+    # Metrics must not depend on what a machine has compiled before, nor on its arithmetic.
     fixed = {"engine": "eager", "precision": "fp32"}
     changed = {key: value for key, value in fixed.items() if getattr(config.model, key) == "auto"}
     config = config.model_copy(update={"model": config.model.model_copy(update=changed)})
@@ -180,8 +180,8 @@ def evaluate(options: argparse.Namespace) -> int:
         # The ground truth too: it may be cut into clips, or have other categories than the file.
         target.write_text(json.dumps(predictions.rows))
         truth_target.write_text(json.dumps(to_json(predictions.truth)))
-    figures = figures_of(predictions, options.mode)
-    print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
+    metrics = metrics_of(predictions, options.mode)
+    print(json.dumps(metrics, indent=1) if options.json else format_metrics(metrics))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Figures frame by frame over YouTube-VIS JSON: AP50, recall by object height, IDF1, id switches.
+"""Metrics frame by frame over YouTube-VIS JSON: AP50, recall by object height, IDF1, id switches.
 
 The YouTube-VIS AP judges whole tracks: one id switch halves it and hides whether the masks were right. These
 say the two apart: masks (AP50 and recall of single frames) and identities (IDF1 and switches).
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.evaluation.dataset import GroundTruth, Json, MaskTrack, read_ground_truth, read_results
-from model.evaluation.frame_tallies import FrameTally, ObjectTally, frame_figures, share, tally
+from model.evaluation.frame_tallies import FrameTally, ObjectTally, metrics_of_frames, share, tally
 
 HEIGHTS = (0, 12, 24, 48, 96)
 """Bounds of the ranges of object height in pixels; the last range has no end."""
@@ -27,7 +27,7 @@ def frame_metrics(
     min_score: float = 0.0,
     use_categories: bool = True,
 ) -> dict[str, Any]:
-    """Return figures of single frames and of identities; shares in 0..1, −1 where nothing is to be found.
+    """Return metrics of single frames and of identities; shares in 0..1, −1 where nothing is to be found.
 
     AP50: average precision of the masks of single frames at IoU 0.5, mean over categories.
     recall, precision: share of the objects' frames that are covered by, and of the detections' masks that
@@ -48,7 +48,7 @@ def frame_metrics(
     frames = [frame for video in videos for frame in video.frames]
     objects = [each for video in videos for each in video.objects]
     return {
-        **frame_figures(frames),
+        **metrics_of_frames(frames),
         "recall_by_height": [_recall_between(objects, low, high) for low, high in pairwise([*bounds, inf])],
         "num_id_switches": sum(video.num_switches for video in videos),
         "num_tracks": len(objects),

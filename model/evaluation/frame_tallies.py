@@ -1,6 +1,6 @@
-"""What every single frame adds to the figures of `frame_metrics`.
+"""What every single frame adds to the metrics of `frame_metrics`.
 
-Sums of them are the figures of any choice of frames: an interval by resampling needs many choices, and
+Sums of them are the metrics of any choice of frames: an interval by resampling needs many choices, and
 matching is done once.
 
 F frames, D detected and G annotated tracks of one video.
@@ -99,7 +99,7 @@ def tally(
     return tallies
 
 
-def frame_figures(tallies: Sequence[FrameTally]) -> dict[str, float]:
+def metrics_of_frames(tallies: Sequence[FrameTally]) -> dict[str, float]:
     """Return AP50, recall, precision, IDF1, id_precision and id_recall of some frames, as `frame_metrics`
     does of all."""
     ranked: defaultdict[int, list[Matches]] = defaultdict(list)

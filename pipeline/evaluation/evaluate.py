@@ -70,12 +70,12 @@ def evaluate_dataset(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
-    """Run a predictor over a data set; return the twelve YouTube-VIS figures and more (see `figures_of`)."""
-    return figures_of(predict_dataset(config, predictor, dataset, mode, progress=progress), mode)
+    """Run a predictor over a data set; return the twelve YouTube-VIS metrics and more (see `metrics_of`)."""
+    return metrics_of(predict_dataset(config, predictor, dataset, mode, progress=progress), mode)
 
 
-def figures_of(predictions: Predictions, mode: Mode) -> dict[str, Any]:
-    """Return AP … AR_large, `frames` (figures of single frames and identities), mode and amounts."""
+def metrics_of(predictions: Predictions, mode: Mode) -> dict[str, Any]:
+    """Return AP … AR_large, `frames` (metrics of single frames and identities), mode and amounts."""
     results = read_results(predictions.rows, predictions.truth)
     return {
         **evaluate(predictions.truth, results),
@@ -219,8 +219,8 @@ def _whole(
     config: StreamConfig, predictor: Predictor, video: Video, frames: Iterable[Frame]
 ) -> Iterator[Row]:
     if video.length <= WHOLE_FRAMES:
-        held = tuple(frames)
-        window = Window(frames=held, first=0, last=len(held) - 1, num_new=len(held))
+        whole = tuple(frames)
+        window = Window(frames=whole, first=0, last=len(whole) - 1, num_new=len(whole))
         yield from _candidate_rows(config, predictor, window)
         return
     # The last window reaches back over frames that an earlier one has seen; elsewhere none are shared.

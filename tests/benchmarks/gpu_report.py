@@ -254,7 +254,7 @@ def time_layer(
         deform_attn_backward_bag(grad, *inputs)
 
     with torch.no_grad():
-        figures = {
+        metrics = {
             "kernel in a graph": graph_time_us(lambda: kernels.forward(*inputs), device),
             "kernel": time_us(lambda: kernels.forward(*inputs), device, calls=50),
             "portable": time_us(lambda: deform_attn_bag(*inputs), device, calls=5),
@@ -264,18 +264,18 @@ def time_layer(
         }
         if original is not None:
             given = gpu_original.arguments(inputs)
-            figures["original in a graph"] = graph_time_us(lambda: original(*given), device)
+            metrics["original in a graph"] = graph_time_us(lambda: original(*given), device)
         if dcnv4 is not None:
             packed = gpu_dcnv4.arguments(inputs)
-            figures["DCNv4 in a graph"] = graph_time_us(lambda: dcnv4(*packed), device)
-    figures["grid_sample, with gradients"] = time_us(textbook_with_gradients, device, calls=2)
+            metrics["DCNv4 in a graph"] = graph_time_us(lambda: dcnv4(*packed), device)
+    metrics["grid_sample, with gradients"] = time_us(textbook_with_gradients, device, calls=2)
     used = all(off != config for _, _, off in kernels.switched_off)
     return {
         "layer": layer,
         "dtype": str(dtype).removeprefix("torch."),
         "queries": frames * Q,
         "kernels_used": used,
-        "us": figures,
+        "us": metrics,
     }
 
 
@@ -302,7 +302,7 @@ def page(report: dict[str, Any]) -> str:
         us = row["us"]
         limit = LIMIT_US.get(row["layer"]) if row["dtype"] == "float16" else None
         target = f"; target on an H200: {limit:.0f} in a graph" if limit else ""
-        unused = "" if row["kernels_used"] else "; a kernel was switched off: the kernel's figures are void"
+        unused = "" if row["kernels_used"] else "; a kernel was switched off: the kernel's metrics are void"
         lines += [
             f"### {row['layer']}, {row['dtype']}, {row['queries']} queries{target}{unused}",
             "",

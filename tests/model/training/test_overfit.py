@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from support.toy_clips import ToyClips
 from support.training_runs import stage, tiny_options, trainer
-from support.ytvis import rle
+from support.ytvis import evaluate_files, rle
 
-from model.evaluation.ytvis_ap import evaluate_files
 from model.network import Network
 from model.postprocess import candidates
 from model.training.batch import make_batch
