@@ -1,9 +1,9 @@
 """Who is who over time: per-frame matching of tracks, id switches and IDF1, on masks.
 
-Sources: the CLEAR MOT matching (Bernardin, Stiefelhagen 2008: who was matched stays matched while it
-overlaps, the rest by best overlap) and IDF1 (Ristani et al. 2016: one id per object over the whole video).
-What differs: a pair overlaps where the IoU of the masks, not of boxes, is at least the threshold, and
-detections that lie in crowd regions count for nobody.
+Sources: the CLEAR MOT matching (Bernardin, Stiefelhagen 2008) keeps a pair while it overlaps and matches the
+rest by best overlap; IDF1 (Ristani et al. 2016) gives each object one id over the whole video. What differs:
+a pair overlaps where the IoU of the masks, not of the boxes, reaches the threshold. Detections in crowd
+regions are not counted.
 
 F frames, D detected and G annotated tracks of one video.
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:
-    """Return one line per AP and AR; below them what stands under `frames`, if any, then the rest as is."""
+    """Return one line per AP and AR, then the metrics of single frames where there are any, then the rest."""
     lines = [
         f"{name:<12}{percent(value)}" for name, value in metrics.items() if name.startswith(("AP", "AR"))
     ]

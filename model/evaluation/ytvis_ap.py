@@ -1,9 +1,9 @@
 """The YouTube-VIS average precision and recall: COCO's, with the overlap taken over space and time.
 
 Source: the definition in "Video Instance Segmentation" (Yang, Fan, Xu, ICCV 2019) and COCO's matching rules,
-down to ties, so that metrics equal those of the canonical evaluation. Two of its habits that one would not
-guess: a crowd's overlap is the same IoU as everybody's (COCO divides by the detection's own area), and area
-ranges go by a track's mean area, 128² and 256² pixels.
+down to ties, so that metrics equal those of the canonical evaluation. Two of its habits are unexpected: a
+crowd's overlap is the plain IoU (COCO divides by the detection's own area), and area ranges compare a track's
+mean area with 128² and 256² pixels.
 
 K categories, T IoU thresholds, R recall thresholds; of one video and category D detections, G annotations.
 """
@@ -130,10 +130,10 @@ def ious_of(
 def match(
     comparison: Comparison, area_range: tuple[float, float], thresholds: NDArray[np.float64]
 ) -> Matches:
-    """Give detections, best score first, the best annotation that is free, at each IoU threshold.
+    """Give each detection, best score first, the best annotation that is still free, at each IoU threshold.
 
-    Annotations outside of the area range and crowds are matched only by what finds no other, and then both
-    are ignored; a crowd takes any number of detections. An unmatched detection outside of the range is
+    A detection that finds no other annotation may match a crowd or one outside of the area range; then both
+    are ignored. A crowd takes any number of detections. An unmatched detection outside of the range is
     ignored too. Of equal overlaps the last annotation wins.
     """
     low, high = area_range

@@ -61,8 +61,9 @@ def denoising_queries(
 ) -> Denoising:
     """D queries for every window, two thirds of them noised boxes of its instances, the rest negatives.
 
-    content: None where the decoder starts from a detector's boxes: the first half of the queries then claims
-    a class as those do, negatives as surely as the others, and the rest are things that no detector names.
+    content: None where the decoder starts from a detector's boxes. The first half of the queries then claims
+    a class as a detector's boxes do, negatives as surely as positives. The other half stands for things
+    that no detector names.
     generator: on the CPU, so that every device draws the same noise.
     """
     assert decoder.selection is not None

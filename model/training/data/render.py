@@ -85,8 +85,8 @@ class _Standing(NamedTuple):
 class SceneRenderer:
     """Renders the frames of one scene, in any order.
 
-    `figures` is a folder of figures (`data.figures`) that most walkers, cars and vans are then shown as: the
-    description does not know of it, and without it everybody is drawn.
+    `figures` is a folder of figures (`meshes.figures`); most walkers, cars and vans are then shown as one of
+    them. The description does not know of it, and without it everybody is drawn.
     """
 
     def __init__(self, scene: Scene, *, photos: Path | None = None, figures: Path | None = None) -> None:

@@ -85,9 +85,9 @@ class SpriteRenderer:
 class SpriteClips:
     """Clip source of the sprites set: clip `index` is cut out of a scene of its own; labels are its classes.
 
-    `cues` names the planes of model.cues that each clip carries, as a live stream of the whole scene gives
-    them, corrupted frames included. `crop` (h, w) cuts the same window out of all frames, mostly one with
-    somebody in it. Raises ValueError where the crop is larger than the picture.
+    `cues` names the planes of model.cues that each clip carries; they are those of a stream of the whole
+    scene, corrupted frames included. `crop` (h, w) cuts the same window out of all frames, mostly one that
+    shows an instance. Raises ValueError where the crop is larger than the picture.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ def draw_scene(
 ) -> Scene:
     """The street scene of a seed. `photos` are the names of photographs that backgrounds may show.
 
-    walkers=False draws nobody on foot: what a network learns of people without them is measured so.
+    walkers=False draws nobody on foot, to measure what a network learns of people without them.
     """
     rng = np.random.default_rng(seed)
     rate = float(rng.choice(_FPS)) if fps is None else fps
@@ -127,7 +127,7 @@ class StreetClips:
     """Clip source of street scenes: clip `index` is cut out of a scene of its own.
 
     `cues` names the planes of model.cues that each clip carries; 15 % of the clips carry zeros. `crop`
-    (h, w) cuts the same window out of all frames, mostly one with somebody in it; sizes stay those of
+    (h, w) cuts the same window out of all frames, mostly one that shows an instance; sizes stay those of
     height × width. `photos` is a folder of photographs that some backgrounds show; None renders without.
     `close` is the part of the scenes that is filmed through a longer lens: what stands near the middle fills
     the picture. `walkers` as in `draw_scene`. `figures` is a folder of figures that most people on foot and

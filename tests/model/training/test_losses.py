@@ -341,7 +341,7 @@ def test_the_class_loss_of_things_is_of_those_alone_that_no_name_covers(matched:
     box = torch.tensor([0.5, 0.5, 0.2, 0.4])
     logits = torch.full((1, 4, 3), UNSEEN)
     logits[0, 0, 0] = SURE + 1  # named, on the instance
-    logits[0, 1:, 2] = 0.0  # things: on it too, beside it, and far away
+    logits[0, 1:, 2] = 0.0  # things: on it too, next to it, and far away
     shift = torch.tensor([0.0, 0.02, 0.15, 0.3])
     boxes = box.repeat(1, T, 4, 1)
     boxes[..., 0] += shift

@@ -90,7 +90,7 @@ class Crowd:
         if draw < 0.42:
             gap = rng.uniform(0.45, 0.8)
             for step in range(1, int(rng.integers(2, 4))):
-                self._beside(first, gap * step * (1 if rng.random() < 0.5 else -1), rng.uniform(-0.4, 0.4))
+                self._next_to(first, gap * step * (1 if rng.random() < 0.5 else -1), rng.uniform(-0.4, 0.4))
         elif draw < 0.6:
             self._crossing(first, speeds)
 
@@ -158,7 +158,7 @@ class Crowd:
                     values.insert(len(values) if direction > 0 else 0, value)
         return self._keep(kind, metres, times, xs, zs, yaw=heading)
 
-    def _beside(self, other: Actor, lateral: float, ahead: float) -> None:
+    def _next_to(self, other: Actor, lateral: float, ahead: float) -> None:
         """Somebody who walks next to another: a separate instance on a parallel way."""
         rng = self.rng
         dx, dz = other.xs[-1] - other.xs[0], other.zs[-1] - other.zs[0]

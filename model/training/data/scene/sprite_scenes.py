@@ -1,8 +1,9 @@
 """The sprites set, described: a seed gives a scene of flat shapes, every difficulty drawn on purpose.
 
-Six classes are told by shape alone (colour, texture, size and turn say nothing), four only over time: two
-pairs share look and speed, and one of each goes steadily on while the other goes to and fro. Twins share
-everything and cross. Decoys are copies that never move and count for nobody. Source: ours.
+Shape alone tells six of the classes: colour, texture, size and turn say nothing. Only time tells the other
+four: they are two pairs that share look and speed, and one of each pair goes steadily on while the other goes
+to and fro. Twins share everything and cross. Decoys are copies that never move and count for nobody.
+Source: ours.
 
 Lengths are pixels, x to the right and y down, the first pixel covering 0..1; angles are clockwise radians.
 """
@@ -284,7 +285,7 @@ class _Cast:
         )
 
     def _twins(self) -> list[SpriteActor]:
-        """Two that no frame tells apart; they meet in the middle of the video, each going straight on."""
+        """Two sprites that no frame tells apart; they meet around mid-video and go straight on."""
         rng = self.rng
         one = self._moving(self._actor(CLASSES.index("gliding_disc")), to_and_fro=False)
         if rng.random() < 0.7:
@@ -299,17 +300,17 @@ class _Cast:
         angle = rng.uniform(math.pi / 3, math.pi) * rng.choice([-1.0, 1.0])
         cosine, sine = math.cos(angle), math.sin(angle)
         x, y = one.velocity
-        beside = rng.uniform(-0.3, 0.3) * one.size
+        aside = rng.uniform(-0.3, 0.3) * one.size
         other = replace(
             one,
-            x=rounded(one.x + beside),
-            y=rounded(one.y - beside),
+            x=rounded(one.x + aside),
+            y=rounded(one.y - aside),
             velocity=(rounded(x * cosine - y * sine), rounded(x * sine + y * cosine)),
         )
         return [one, other]
 
     def _with_disappearance(self, actor: SpriteActor) -> SpriteActor:
-        """At one in four, gone for a few frames with some before and after."""
+        """One in four is gone for a few frames, neither the first nor the last ones."""
         rng = self.rng
         if rng.random() >= 0.25:
             return actor
