@@ -1,6 +1,7 @@
 """`python -m model <verb>`: work on files of weights and of results.
 
-Exit code 0 when done, 1 for bad arguments or files.
+Exit code 0 when done, 1 for bad arguments or files; of `adapt`, which `python -m pipeline` runs, 2 for a
+source that cannot be read.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from model.class_lists import CLASS_LISTS
 from model.config import Variant
-from model.errors import ModelError
+from model.errors import MissingPackageError, ModelError
 
 if TYPE_CHECKING:
     from model.engines.halves import HalvesSpec
@@ -109,56 +112,32 @@ def evaluate(arguments: Sequence[str]) -> None:
     print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
 
 
-def adapt(arguments: Sequence[str]) -> None:
+def adapt(arguments: Sequence[str]) -> int:
     """Re-estimate a network's normalisation statistics on a camera's own frames."""
-    from model.config import FORMER_WEIGHTS
+    return run_in_pipeline("adapt", arguments)
 
-    parser = argparse.ArgumentParser(prog="python -m model adapt", description=adapt.__doc__)
-    parser.add_argument(
-        "--source",
-        required=True,
-        metavar="SRC",
-        help="file, folder of images, rtsp:// or http(s):// URL, camera",
-    )
-    parser.add_argument(
-        "--weights",
-        default=FORMER_WEIGHTS,
-        metavar="IN",
-        help="the .safetensors file to start from (default: resnet18, which ships and has batch norms)",
-    )
-    parser.add_argument(
-        "--output",
-        default="adapted.safetensors",
-        metavar="OUT",
-        help="the .safetensors file to write (default: adapted.safetensors)",
-    )
-    parser.add_argument(
-        "--config-overlay", metavar="YAML", help="config that names OUT (default: OUT with the suffix .yaml)"
-    )
-    parser.add_argument("--frames", type=int, default=64, help="frames to learn from (default: 64)")
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, help="stream time they are spread over (default: 30)"
-    )
-    parser.add_argument(
-        "--fps", type=float, default=10.0, help="the stream's cadence.fps, for the cues (default: 10)"
-    )
-    parser.add_argument(
-        "--strength", type=float, default=1.0, help="share of the new statistics, 0..1 (default: 1)"
-    )
-    options = parser.parse_args(arguments)
-    from model.adapt import adapt as adapt_weights
 
-    report = adapt_weights(
-        options.source,
-        options.weights,
-        options.output,
-        overlay=options.config_overlay,
-        num_frames=options.frames,
-        seconds=options.seconds,
-        fps=options.fps,
-        strength=options.strength,
-    )
-    print(report)
+def run_in_pipeline(verb: str, arguments: Sequence[str]) -> int:
+    """Run `python -m pipeline VERB` in this process and return its exit code: it reads a source, of which
+    `model` knows nothing.
+
+    Raises MissingPackageError where `pipeline`, or a package that it needs, is not installed.
+    """
+    before = sys.argv
+    sys.argv = ["pipeline", verb, *arguments]
+    try:
+        import_module("pipeline")  # runpy does not tell that it is missing from other errors
+        runpy.run_module("pipeline", run_name="__main__", alter_sys=True)
+    except SystemExit as exc:
+        return int(exc.code or 0)
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError(
+            f"python -m model {verb} reads a source, for which the package {exc.name!r} is missing: "
+            "pip install mssts-stream"
+        ) from exc
+    finally:
+        sys.argv = before
+    return 0
 
 
 def import_detector(arguments: Sequence[str]) -> None:
@@ -396,7 +375,7 @@ def data_freeze(arguments: Sequence[str]) -> None:
     print(f"{path}: {options.num_videos} videos in {time.monotonic() - begun:.0f} s")
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+VERBS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "convert": convert,
     "import-detector": import_detector,
     "blend": blend,
@@ -425,14 +404,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see python -m model <verb> --help")
     try:
         options = parser.parse_args(arguments)
-        VERBS[options.verb](options.arguments)
+        return VERBS[options.verb](options.arguments) or 0
     except SystemExit as exc:
         # argparse ends with 2 for bad arguments; here that number means a lost source.
         return 1 if exc.code else 0
     except (ModelError, ValueError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
