@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.constants import kept
+from ops.levels import level_sizes, level_starts
 
 __all__ = ["deform_attn_backward_bag", "deform_attn_bag"]
 
@@ -64,16 +65,14 @@ class _Geometry(NamedTuple):
 def _geometry(
     height0: int, width0: int, L: int, K: int, M: int, dtype: torch.dtype, device: torch.device
 ) -> _Geometry:
-    heights, widths, starts = [height0], [width0], [0]
-    for _ in range(L):
-        starts.append(starts[-1] + heights[-1] * widths[-1])
-        heights.append((heights[-1] + 1) // 2)
-        widths.append((widths[-1] + 1) // 2)
+    level = level_sizes(height0, width0, num_levels=L)
+    starts = level_starts(level)
+    heights, widths = zip(*level, strict=True)
 
     if starts[-1] * M >= 1 << 24:
         raise ValueError(f"value has {starts[-1]}·{M} rows, more than float32 can number exactly (2^24)")
 
-    def per_sample(values: list[int]) -> Tensor:
+    def per_sample(values: tuple[int, ...]) -> Tensor:
         return torch.tensor(values[:L]).view(1, L, 1).expand(M, L, K).reshape(M, L * K)
 
     width, height, start = per_sample(widths), per_sample(heights), per_sample(starts)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.cuda import deform_attn_backward_cuda, deform_attn_cuda
+from ops.levels import level_sizes, level_starts
 from ops.native import deform_attn_backward_cpu, deform_attn_cpu
 
 __all__ = ["deform_attn"]
@@ -133,10 +134,7 @@ def _check(
     if value.dim() != 4:
         raise ValueError(f"value must be (B, S, M, D), got {tuple(value.shape)}")
     B, S, M, _ = value.shape
-    expected, height, width = 0, height0, width0
-    for _ in range(num_levels):
-        expected += height * width
-        height, width = (height + 1) // 2, (width + 1) // 2
+    expected = level_starts(level_sizes(height0, width0, num_levels=num_levels))[-1]
     if expected != S:
         raise ValueError(
             f"value has {S} positions, but {num_levels} levels from {height0}×{width0}, each half of the "

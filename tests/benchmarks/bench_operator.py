@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ops import deform_attn
 from ops.bag import deform_attn_bag
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 HEIGHT0, WIDTH0, L, K, M, D = 45, 80, 4, 4, 8, 32
 TARGET, PORTABLE_TARGET, LIMIT = 0.05, 0.15, 0.4

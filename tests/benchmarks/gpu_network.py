@@ -137,7 +137,7 @@ class Streams:
         kept = range(max(0, self._number + 1 - self._config.num_frames), self._number + 1)
         for stream, ring in enumerate(self._rings):
             images, cues = self.frame(stream, self._number)
-            ring.hold(kept)
+            ring.keep(kept)
             ring.store(self._number, self._runtime.encode(images, cues, lent=True))
         self._number += 1
         return kept

@@ -33,7 +33,8 @@ from ops.cuda import CupyCompiler, DeformAttnKernels
 from ops.cuda import kernels as kernels_of_the_operator
 from ops.kernel import Compiler
 from ops.launch import DeformAttnConfig
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 

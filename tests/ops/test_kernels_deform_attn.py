@@ -14,7 +14,8 @@ from torch import Tensor
 from ops.cuda import DeformAttnKernels
 from ops.kernel import Run, Scalar
 from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]

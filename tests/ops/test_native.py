@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
+from ops.levels import level_sizes
 from ops.library import build_kernel
 from ops.native import NativeKernels, load, native_kernels, usable
-from ops.reference import level_sizes
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import ops.deform_attn  # noqa: F401  (registers the operator)
 from ops.bag import deform_attn_bag
 from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
-from ops.reference import level_sizes
+from ops.levels import level_sizes
 from ops.tensorrt_plugin import PLUGIN, PluginCall, compile_ptx, entry_of, plan_call, register, why_not
 
 F32, F16 = torch.float32, torch.float16
