@@ -200,12 +200,6 @@ class Trainer:
             self.save()
         return True
 
-    def averaged_network(self) -> Network:
-        """A network in eval mode with the averaged weights: what is evaluated and shipped."""
-        network = build_model(self.options.model_config, seed=self.options.seed)
-        network.load_state_dict({name: value.cpu() for name, value in self.average.items()})
-        return network
-
     def save(self) -> None:
         """Write the checkpoint and the curves (the first process alone). Raises CheckpointError."""
         random = gather_states(torch.get_rng_state())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from ops.device_masks import (
     CAPACITY,
     CropMasksOnDevice,
     MaskRunsKernels,
-    crop_masks_of_tensors,
     crop_masks_on,
     crops_of_runs,
     mask_runs_cuda,
@@ -27,7 +28,9 @@ from ops.launch import Launch, MaskRunsConfig, plan_mask_runs
 from ops.preprocess import Fit, fit_size
 from ops.rle import CropRLE
 from pipeline.config_file import load_config
+from pipeline.inference.predictor import Capabilities, Finish
 from pipeline.live.stream import Stream
+from pipeline.types import Window
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 CONFIGS = [
@@ -265,17 +268,20 @@ def test_tensors_on_the_cpu_go_to_crop_masks() -> None:
     logits, boxes = blobs(fit, stride=4)
     assert mask_runs_cuda(logits, boxes, fit=fit) is None
     assert crop_masks_on(torch.device("cpu")) is crop_masks
-    assert crop_masks_of_tensors(logits, boxes, fit=fit) == on_host(logits, boxes, fit)
-    assert crop_masks_of_tensors(logits.bfloat16(), boxes, fit=fit) == on_host(logits.bfloat16(), boxes, fit)
-    assert crop_masks_of_tensors(logits[:0], boxes[:0], fit=fit) == []
+    crop = CropMasksOnDevice(torch.device("cpu"))
+    assert crop(logits.numpy(), boxes.numpy(), fit=fit) == on_host(logits, boxes, fit)
+    assert crop(logits[:0].numpy(), boxes[:0].numpy(), fit=fit) == []
     with pytest.raises(ValueError, match=r"boxes_xyxy \(N, 4\)"):
-        crop_masks_of_tensors(logits[:2], boxes, fit=fit)
+        crop(logits[:2].numpy(), boxes.numpy(), fit=fit)
 
 
 class PredictorOnDevice(FixedPredictor):
     """A predictor whose masks are made where it runs: on a CPU that stands for a GPU."""
 
-    crop_masks = CropMasksOnDevice(torch.device("cpu"))
+    capabilities = Capabilities(crop_masks=CropMasksOnDevice(torch.device("cpu")))
+
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        return lambda: [self.predict(window) for window in windows]
 
 
 def test_a_stream_takes_its_masks_from_the_predictor_s_device(
@@ -309,14 +315,15 @@ def test_masks_that_overflow_are_done_on_the_host(
 ) -> None:
     fit = fit_size(97, 211, height=96, width=160)
     logits, boxes = blobs(fit, stride=4)
-    # What a GPU would do: only the question whether there is one is answered for it.
-    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", kernels.device_runs)
     counts = kernels.device_runs(logits, boxes, fit=fit)
     assert counts is not None
     capacity = int(counts.num_runs.median())
     assert (counts.num_runs > capacity).any()
     assert (counts.num_runs <= capacity).any()
-    assert crop_masks_of_tensors(logits, boxes, fit=fit, capacity=capacity) == on_host(logits, boxes, fit)
+    # What a GPU would do with less room: only the question whether there is one is answered for it.
+    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", partial(kernels.device_runs, capacity=capacity))
+    crop = CropMasksOnDevice(torch.device("cpu"))
+    assert crop(logits.numpy(), boxes.numpy(), fit=fit) == on_host(logits, boxes, fit)
 
 
 @pytest.mark.parametrize(
