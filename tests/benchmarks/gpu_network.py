@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import EngineName, ModelConfig, Precision
 from model.engines.halves import HalvesSpec
 from model.engines.ring import FeatureRing
-from model.engines.runtime import EngineName, Precision, Runtime
+from model.engines.runtime import Runtime
 from model.errors import EngineError
 from model.network import FrameFeatures, Output, build_model
-from model.postprocess import ComingCandidates, candidates
+from model.postprocess import ComingCandidates
 
 R50 = ModelConfig.from_dict(
     {
@@ -159,7 +159,7 @@ class Streams:
 
     def step(self) -> int:
         """Return the candidates found, which are on the host then."""
-        return sum(len(found) for found in candidates(self.on_device(), self._config))
+        return sum(len(found) for found in ComingCandidates(self.on_device(), self._config).wait())
 
     def begin(self) -> ComingCandidates:
         """A step that the host does not wait for."""
