@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.constants import kept
 from ops.levels import level_sizes, level_starts
 
@@ -205,21 +206,14 @@ def _chunks(Q: int, N: int, elements: int, device: torch.device) -> list[tuple[i
     return [(start, min(Q, start + size)) for start in range(0, Q, size)]
 
 
-def deform_attn_bag(
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> Tensor:
+def deform_attn_bag(arguments: DeformAttnArguments) -> Tensor:
     """Forward of `vis::deform_attn` (see `ops.deform_attn` for shapes); records no gradient.
 
     The result of a batch element is the same, to the bit, whatever else is in the batch.
     """
+    value, sampling, reference, height0, width0, L, K = arguments
     B, S, M, D = value.shape
-    Q, L, K = sampling.shape[1], num_levels, num_points
+    Q = sampling.shape[1]
     N, dtype = M * L * K, _compute_dtype(value)
     geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
     result = torch.empty(B, Q, M * D, dtype=value.dtype, device=value.device)
@@ -246,22 +240,14 @@ def deform_attn_bag(
     return result
 
 
-def deform_attn_backward_bag(
-    grad: Tensor,
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def deform_attn_backward_bag(grad: Tensor, arguments: DeformAttnArguments) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, sampling and reference, given grad (B, Q, M·D). The forward pass is computed again.
 
     Where a position is a whole pixel, the derivative to the right is taken, as `grid_sample` does.
     """
+    value, sampling, reference, height0, width0, L, K = arguments
     B, S, M, D = value.shape
-    Q, L, K = sampling.shape[1], num_levels, num_points
+    Q = sampling.shape[1]
     N, dtype = M * L * K, _compute_dtype(value)
     geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
     grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)

@@ -31,12 +31,14 @@ def test_without_cupy_the_portable_form_runs_and_the_remedy_is_said_once() -> No
         "import logging, torch\n"
         "logging.basicConfig(level=logging.INFO)\n"
         "from ops.cuda import deform_attn_backward_cuda, deform_attn_cuda, kernels\n"
+        "from ops.arguments import DeformAttnArguments\n"
         "from ops.bag import deform_attn_backward_bag, deform_attn_bag\n"
-        "inputs = (torch.randn(1, 20, 2, 4), torch.randn(1, 3, 24), torch.rand(1, 3, 2), 4, 4, 2, 2)\n"
+        "tensors = torch.randn(1, 20, 2, 4), torch.randn(1, 3, 24), torch.rand(1, 3, 2)\n"
+        "inputs = DeformAttnArguments(*tensors, 4, 4, 2, 2)\n"
         "grad = torch.randn(1, 3, 8)\n"
         "assert kernels() is None\n"
-        "assert torch.equal(deform_attn_cuda(*inputs), deform_attn_bag(*inputs))\n"
-        "pairs = zip(deform_attn_backward_cuda(grad, *inputs), deform_attn_backward_bag(grad, *inputs))\n"
+        "assert torch.equal(deform_attn_cuda(inputs), deform_attn_bag(inputs))\n"
+        "pairs = zip(deform_attn_backward_cuda(grad, inputs), deform_attn_backward_bag(grad, inputs))\n"
         "assert all(torch.equal(ours, theirs) for ours, theirs in pairs)\n"
     )
     (line,) = done.stderr.splitlines()
