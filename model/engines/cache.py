@@ -22,16 +22,17 @@ from typing import Any
 
 import torch
 
-from model.engines.stages import StageSpec
+from model.engines.halves import HalvesSpec
 from model.network import Network
 from ops.files import cache_folder
 
-__all__ = ["EngineCache", "engine_key"]
+__all__ = ["EngineCache", "engine_key", "source_digest", "sources"]
 
-_PACKAGE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
+"""Where the packages `model` and `ops` lie."""
 
 
-def engine_key(network: Network, spec: StageSpec, *, engine: str) -> dict[str, Any]:
+def engine_key(network: Network, spec: HalvesSpec, *, engine: str) -> dict[str, Any]:
     """All that a compiled engine depends on, as plain values."""
     parameter = next(network.parameters())
     device = parameter.device
@@ -55,7 +56,7 @@ def engine_key(network: Network, spec: StageSpec, *, engine: str) -> dict[str, A
         "device": device.type,
         **place,
         "torch": torch.__version__,
-        "source": _digest_source(),
+        "source": source_digest(),
     }
 
 
@@ -68,23 +69,23 @@ def _digest_weights(network: Network) -> str:
 
 
 @lru_cache(maxsize=1)
-def _digest_source() -> str:
+def source_digest(root: Path = ROOT) -> str:
     """Of the code that a trace goes through and of the kernels: another version never meets old engines."""
     digest = hashlib.sha256()
-    for path in sources():
-        digest.update(str(path.relative_to(_PACKAGE)).encode())
+    for path in sources(root):
+        digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def sources() -> list[Path]:
+def sources(root: Path = ROOT) -> list[Path]:
     """The files that an engine depends on: all of `ops` and `model`, but not what trains and evaluates."""
-    found = [*_PACKAGE.glob("ops/**/*"), *_PACKAGE.glob("model/**/*")]
+    found = [*root.glob("ops/**/*"), *root.glob("model/**/*")]
     return sorted(
         path
         for path in found
         if path.suffix in (".py", ".cpp", ".cu")
-        and path.relative_to(_PACKAGE).parts[:2] not in (("model", "training"), ("model", "evaluation"))
+        and path.relative_to(root).parts[:2] not in (("model", "training"), ("model", "evaluation"))
     )
 
 

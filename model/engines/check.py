@@ -10,19 +10,18 @@ Dimensions: B windows, T frames, k kept queries.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from model.engines.stages import StageSpec, example_inputs
+from model.engines.halves import Half, HalvesSpec, example_inputs
 from model.network import Network
 
 __all__ = ["TOLERANCE", "engine_error"]
 
-Stage = Callable[..., tuple[Tensor, ...]]
-Stages = tuple[Stage, Mapping[int, Stage]]
-"""The first stage, and the second by the number of windows in a call."""
+Halves = tuple[Half, Mapping[int, Half]]
+"""The first half, and the second by the number of windows in a call."""
 
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest error of an engine against eager."""
@@ -33,19 +32,19 @@ _ANSWERED = {torch.float32: 1.0, torch.float16: 0.75, torch.bfloat16: 0.75}
 
 @torch.inference_mode()
 def engine_error(
-    network: Network, specs: Mapping[int, StageSpec], engine: Stages, eager: Stages, *, seed: int = 0
+    network: Network, specs: Mapping[int, HalvesSpec], engine: Halves, eager: Halves, *, seed: int = 0
 ) -> float:
-    """The largest difference between both stages of both, on the random input of a seed, relative to the
+    """The largest difference between both halves of both, on the random input of a seed, relative to the
     largest value of an output; NaN where the engine gives any.
 
-    specs: by the number of windows in a call, as the second stages.
+    specs: by the number of windows in a call, as the second halves.
     """
     frame, _ = example_inputs(network, specs[1], seed=seed)
     answered = _ANSWERED[next(network.parameters()).dtype]
     errors = [_apart(*pair) for pair in zip(engine[0](*frame), eager[0](*frame), strict=True)]
     for size, decode in engine[1].items():
         _, windows = example_inputs(network, specs[size], seed=seed)
-        outputs = (_by_query(stage(*windows)) for stage in (decode, eager[1][size]))
+        outputs = (_by_query(half(*windows)) for half in (decode, eager[1][size]))
         errors += [_answers_apart(*pair, answered=answered) for pair in zip(*outputs, strict=True)]
     return float(torch.stack(errors).max())  # not Python's max, which may drop a NaN
 

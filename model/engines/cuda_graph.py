@@ -1,45 +1,44 @@
-"""A stage as one CUDA graph: hundreds of launches become one, and the host has nothing to do between them.
+"""A half as one CUDA graph: hundreds of launches become one, and the host has nothing to do between them.
 
 Source: torch's CUDA graphs. Never run on a GPU yet (docs/gpu-pending.md).
 
-Dimensions: as the stage's.
+Dimensions: as the half's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-__all__ = ["GraphedStage", "Upload"]
+from model.engines.halves import Half
 
-Stage = Callable[..., tuple[Tensor, ...]]
+__all__ = ["GraphedHalf", "Upload"]
+
 
 _WARM_UP = 3
 """Calls before the capture: libraries choose their kernels and take their memory, kernels are compiled."""
 
 
-class GraphedStage:
-    """A stage captured once on example inputs, replayed for others of the same shapes.
+class GraphedHalf:
+    """A half captured once on example inputs, replayed for others of the same shapes.
 
     Inputs are copied into the graph's own, unless they are these, results out of it: what a call returns
-    stays valid. Works on the current stream. Raises RuntimeError (torch's) where the stage cannot be
+    stays valid. Works on the current stream. Raises RuntimeError (torch's) where the half cannot be
     captured.
     """
 
-    def __init__(self, stage: Stage, example: tuple[Tensor, ...]) -> None:
+    def __init__(self, half: Half, example: tuple[Tensor, ...]) -> None:
         self.inputs = tuple(tensor.clone() for tensor in example)
         """The graph's own; what is written here need not be copied."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                stage(*self.inputs)
+                half(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._outputs = stage(*self.inputs)
+            self._outputs = half(*self.inputs)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(output.clone() for output in self.lend(*tensors))

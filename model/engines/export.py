@@ -1,4 +1,4 @@
-"""The two stages as torch.export programs on disk, for a runtime of one's own (ExecuTorch, TensorRT, C++).
+"""The two halves as torch.export programs on disk, for a runtime of one's own (ExecuTorch, TensorRT, C++).
 
     encode.pt2, decode.pt2   graphs of aten operators and ours (`vis::`), weights within, static shapes
     export.json              what they are: spec, config, dtype, names and shapes of inputs and outputs
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from torch import Tensor
 import ops.box_masks
 import ops.deform_attn  # noqa: F401  (with box_masks: the operators that programs call by name)
 from model.config import ModelConfig
-from model.engines.inductor import export_stage
-from model.engines.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+from model.engines.halves import DecodeHalf, EncodeHalf, Half, HalvesSpec, example_inputs, prepared
+from model.engines.inductor import export_half
 from model.errors import EngineError
 from model.network import Network
 
@@ -35,25 +34,23 @@ FORMAT_VERSION = 1
 
 DESCRIPTION = "export.json"
 
-Stage = Callable[..., tuple[Tensor, ...]]
-
 
 @dataclass(frozen=True)
 class Exported:
-    """Both stages, reloaded; called like `EncodeStage` and `DecodeStage`."""
+    """Both halves, reloaded; called like `EncodeHalf` and `DecodeHalf`."""
 
-    encode: Stage
-    decode: Stage
-    spec: StageSpec
+    encode: Half
+    decode: Half
+    spec: HalvesSpec
     config: ModelConfig
     dtype: torch.dtype
-    """Of the images that the first stage takes."""
+    """Of the images that the first half takes."""
     description: dict[str, Any]
     """All of export.json."""
 
 
-def export_network(network: Network, spec: StageSpec, folder: Path) -> Path:
-    """Write both stages of a network for the spec's shapes into a folder, made if need be; return it.
+def export_network(network: Network, spec: HalvesSpec, folder: Path) -> Path:
+    """Write both halves of a network for the spec's shapes into a folder, made if need be; return it.
 
     Programs run on the device that the network is on. Files of an earlier export there are replaced.
 
@@ -63,12 +60,12 @@ def export_network(network: Network, spec: StageSpec, folder: Path) -> Path:
     ready = prepared(network)
     frame, window = example_inputs(ready, spec)
     features = _feature_names(ready)
-    encode = _write(folder / "encode.pt2", EncodeStage(ready), frame, ["images", "cues"], features)
+    encode = _write(folder / "encode.pt2", EncodeHalf(ready), frame, ["images", "cues"], features)
     operators = ["vis::deform_attn"]
     if frame[0].device.type == "cpu" and ready.config.mask_coordinates == "box":
         operators.append("vis::box_masks")
     answers = ["logits", "boxes", "mask_logits", "query_embeddings", "kept"]
-    decode = _write(folder / "decode.pt2", DecodeStage(ready, spec), window, features, answers)
+    decode = _write(folder / "decode.pt2", DecodeHalf(ready, spec), window, features, answers)
     description = {
         "version": FORMAT_VERSION,
         "torch": torch.__version__,
@@ -84,7 +81,7 @@ def export_network(network: Network, spec: StageSpec, folder: Path) -> Path:
 
 
 def load_exported(folder: Path) -> Exported:
-    """Both stages of a folder that `export_network` filled.
+    """Both halves of a folder that `export_network` filled.
 
     Raises EngineError for a missing folder or file, another version of the format, or a damaged program.
     """
@@ -104,10 +101,10 @@ def load_exported(folder: Path) -> Exported:
             f"{str(path)!r} is of version {version}, this program reads version {FORMAT_VERSION}; "
             "export again"
         )
-    stages = description["stages"]
+    halves = description["stages"]
     return Exported(
-        encode=_read(folder / stages["encode"]["file"], description),
-        decode=_read(folder / stages["decode"]["file"], description),
+        encode=_read(folder / halves["encode"]["file"], description),
+        decode=_read(folder / halves["decode"]["file"], description),
         spec=_spec(description["spec"]),
         config=ModelConfig.from_dict(description["config"]),
         dtype=getattr(torch, description["dtype"]),
@@ -115,14 +112,14 @@ def load_exported(folder: Path) -> Exported:
     )
 
 
-def _spec(values: dict[str, Any]) -> StageSpec:
+def _spec(values: dict[str, Any]) -> HalvesSpec:
     """The spec of its JSON, which knows no tuples."""
     outputs = values.get("outputs")
-    return StageSpec(**{**values, "outputs": None if outputs is None else tuple(outputs)})
+    return HalvesSpec(**{**values, "outputs": None if outputs is None else tuple(outputs)})
 
 
 def _feature_names(network: Network) -> list[str]:
-    """Of the tensors of `stages.present`, in its order."""
+    """Of the tensors of `halves.present`, in its order."""
     names = ["tokens"]
     names += ["narrow"] if network.config.variant != "baseline" else []
     names += ["c2"] if network.config.mask_source != "level1" else []
@@ -131,17 +128,17 @@ def _feature_names(network: Network) -> list[str]:
 
 def _write(
     path: Path,
-    stage: EncodeStage | DecodeStage,
+    half: EncodeHalf | DecodeHalf,
     example: tuple[Tensor, ...],
     inputs: list[str],
     outputs: list[str],
 ) -> dict[str, Any]:
-    """Export a stage to a file; what the description says of it. Names past those that there are stay out."""
-    program = export_stage(stage, example)
+    """Export a half to a file; what the description says of it. Names past those that there are stay out."""
+    program = export_half(half, example)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own: of a shared table it writes the whole
         torch.export.save(program, path)
-        results = stage(*example)
+        results = half(*example)
     return {
         "file": path.name,
         "inputs": [_entry(*pair) for pair in zip(inputs, example, strict=False)],
@@ -153,7 +150,7 @@ def _entry(name: str, tensor: Tensor) -> dict[str, Any]:
     return {"name": name, "shape": list(tensor.shape), "dtype": _name(tensor.dtype)}
 
 
-def _read(path: Path, description: dict[str, Any]) -> Stage:
+def _read(path: Path, description: dict[str, Any]) -> Half:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecations
@@ -166,10 +163,10 @@ def _read(path: Path, description: dict[str, Any]) -> Stage:
         ) from exc
     module = program.module()
 
-    def stage(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def half(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(module(*tensors))
 
-    return stage
+    return half
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""The two stages compiled ahead of time for a CPU by inductor (AOTInductor), as packages on disk.
+"""The two halves compiled ahead of time for a CPU by inductor (AOTInductor), as packages on disk.
 
 A package has the weights in it, folded and laid out for this machine, needs no Python to run but for our
 operator, and can never recompile. Building takes a minute or two of a laptop and a C++ compiler; loading a
@@ -14,7 +14,6 @@ import contextlib
 import logging
 import subprocess
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,17 +21,16 @@ from torch import Tensor, nn
 
 import ops.box_masks
 import ops.deform_attn  # noqa: F401  (with box_masks: the operators that packages call by name)
+from model.engines.halves import DecodeHalf, EncodeHalf, Half, HalvesSpec, example_inputs
 from model.engines.package_runner import PackageRunner, runner_library
-from model.engines.stages import DecodeStage, EncodeStage, StageSpec, example_inputs
 from model.errors import EngineError
 from model.network import Network
 from ops.library import find_compiler
 
-__all__ = ["build_packages", "compile_stages", "export_stage", "load_packages"]
+__all__ = ["build_packages", "compile_halves", "export_half", "load_packages"]
 
 logger = logging.getLogger(__name__)
 
-Stage = Callable[..., tuple[Tensor, ...]]
 
 ENCODE, DECODE = "encode.pt2", "decode.pt2"
 
@@ -40,18 +38,18 @@ _SETTINGS = {"freezing": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 """Weights are laid out for this machine; the code between kernels is not worth the time to optimise it."""
 
 
-def export_stage(stage: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    """The stage as a graph of tensor operations with static shapes; the network's tables are its buffers."""
+def export_half(half: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The half as a graph of tensor operations with static shapes; the network's tables are its buffers."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
-        return torch.export.export(lifted(_export(stage, example)), example, strict=False)
+        return torch.export.export(lifted(_export(half, example)), example, strict=False)
 
 
-def _export(stage: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def _export(half: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stage(*example)  # tables that are made at the first call must be there before the trace
-        return torch.export.export(stage, example, strict=False)
+        half(*example)  # tables that are made at the first call must be there before the trace
+        return torch.export.export(half, example, strict=False)
 
 
 def lifted(program: torch.export.ExportedProgram) -> nn.Module:
@@ -65,20 +63,20 @@ def lifted(program: torch.export.ExportedProgram) -> nn.Module:
     return module
 
 
-def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
-    """Compile both stages of a `prepared` network into `folder`.
+def build_packages(network: Network, spec: HalvesSpec, folder: Path) -> None:
+    """Compile both halves of a `prepared` network into `folder`.
 
     What calls them (`model.engines.package_runner`) is built, too. Raises RuntimeError where there is no
     compiler, torch's own errors (with the compiler's words) where it fails.
     """
     find_compiler()  # known before the trace, which takes a while
     frame, window = example_inputs(network, spec)
-    for name, stage, example in (
-        (ENCODE, EncodeStage(network), frame),
-        (DECODE, DecodeStage(network, spec), window),
+    for name, half, example in (
+        (ENCODE, EncodeHalf(network), frame),
+        (DECODE, DecodeHalf(network, spec), window),
     ):
         # A package reads its inputs with the strides of the example: contiguous, as `_load` hands them over.
-        program = export_stage(stage, tuple(tensor.contiguous() for tensor in example))
+        program = export_half(half, tuple(tensor.contiguous() for tensor in example))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(
@@ -88,40 +86,40 @@ def build_packages(network: Network, spec: StageSpec, folder: Path) -> None:
         runner_library()  # said where it is used
 
 
-def compile_stages(network: Network, spec: StageSpec) -> tuple[Stage, Stage]:
-    """Both stages compiled in this process, for a GPU: torch keeps the kernels in its own cache on disk.
+def compile_halves(network: Network, spec: HalvesSpec) -> tuple[Half, Half]:
+    """Both halves compiled in this process, for a GPU: torch keeps the kernels in its own cache on disk.
 
     One graph each and static shapes: another shape is an error, not a recompilation.
     """
     frame, window = example_inputs(network, spec)
     encode, decode = (
-        torch.compile(lifted(_export(stage, example)), fullgraph=True, dynamic=False)
-        for stage, example in ((EncodeStage(network), frame), (DecodeStage(network, spec), window))
+        torch.compile(lifted(_export(half, example)), fullgraph=True, dynamic=False)
+        for half, example in ((EncodeHalf(network), frame), (DecodeHalf(network, spec), window))
     )
     return encode, decode
 
 
-def load_packages(folder: Path, *, side_by_side: bool = False) -> tuple[Stage, Stage]:
-    """Both stages of a folder that `build_packages` filled.
+def load_packages(folder: Path, *, side_by_side: bool = False) -> tuple[Half, Half]:
+    """Both halves of a folder that `build_packages` filled.
 
-    Stages that leave Python's lock free; where what calls them cannot be built, those that do not, or with
+    Halves that leave Python's lock free; where what calls them cannot be built, those that do not, or with
     side_by_side EngineError. Raises RuntimeError for a damaged file.
     """
     try:
         runner_library()
     except (RuntimeError, OSError, subprocess.SubprocessError) as exc:
         if side_by_side:
-            raise EngineError(f"compiled stages would not run side by side here ({exc})") from exc
-        logger.warning("compiled stages will not run side by side: %s", exc)
+            raise EngineError(f"compiled halves would not run side by side here ({exc})") from exc
+        logger.warning("compiled halves will not run side by side: %s", exc)
         return _loaded_by_torch(folder / ENCODE), _loaded_by_torch(folder / DECODE)
     return PackageRunner(folder / ENCODE), PackageRunner(folder / DECODE)
 
 
-def _loaded_by_torch(path: Path) -> Stage:
+def _loaded_by_torch(path: Path) -> Half:
     """The package through torch's own binding, which holds Python's lock while it runs."""
     package = torch._inductor.aoti_load_package(str(path))
 
-    def stage(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def half(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(package(*(tensor.contiguous() for tensor in tensors)))
 
-    return stage
+    return half

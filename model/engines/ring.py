@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.engines.stages import present
+from model.engines.halves import present
 from model.network import FrameFeatures
 
 __all__ = ["FeatureRing", "WindowBuffer"]
@@ -25,39 +25,39 @@ __all__ = ["FeatureRing", "WindowBuffer"]
 class FeatureRing:
     """Slots for the features of one source's frames, by frame index.
 
-    A slot belongs to its frame from `store` until a window after the last one that holds the frame; a frame
-    that no window has held keeps its slot. One thread may call `store` beside another that calls the rest:
-    no slot is written that a window in the making reads.
+    A slot belongs to its frame from `store` until a window after the last one that contains the frame; a
+    frame that no window has contained yet keeps its slot. One thread may call `store` beside another that
+    calls the rest: no slot is written that a window in the making reads.
     """
 
     def __init__(self, num_slots: int) -> None:
-        """num_slots: T, and the frames that may be stored before a window holds them. All are made with the
-        first frame; where more are needed, more are made, and kept."""
+        """num_slots: T, and the frames that may be stored before a window contains them. All are made with
+        the first frame; where more are needed, more are made, and kept."""
         self.num_slots = 0
         """Slots that memory was taken for."""
         self._num_first = num_slots
         self._free: list[FrameFeatures] = []
         self._stored: dict[int, FrameFeatures] = {}
-        self._held: set[int] = set()
+        self._kept: set[int] = set()
         self._lock = threading.Lock()
 
     def __contains__(self, index: int) -> bool:
         return index in self._stored
 
     def __getitem__(self, index: int) -> FrameFeatures:
-        """The slot of a frame, N = 1, no copy: to be read before the next `hold` without the frame."""
+        """The slot of a frame, N = 1, no copy: to be read before the next `keep` without the frame."""
         return self._stored[index]
 
-    def hold(self, indices: Iterable[int]) -> None:
-        """Say which frames the next window holds, stored or yet to be: those of the window before that are
-        not among them give their slots back."""
-        held = set(indices)
+    def keep(self, indices: Iterable[int]) -> None:
+        """Keep the slots of these frames, which are the next window's, stored or yet to be: those of the
+        window before that are not among them give theirs back."""
+        kept = set(indices)
         with self._lock:
-            for index in self._held - held:
+            for index in self._kept - kept:
                 slot = self._stored.pop(index, None)
                 if slot is not None:
                     self._free.append(slot)
-            self._held = held
+            self._kept = kept
 
     @torch.inference_mode()
     def store(self, index: int, features: FrameFeatures) -> None:

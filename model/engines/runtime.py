@@ -1,8 +1,8 @@
 """How the network runs: device, precision and engine, behind one object with the cache seam's two calls.
 
     eager       torch's own kernels and ours, one after the other; always there
-    inductor    both stages compiled by torch's compiler (`model.engines.inductor`)
-    tensorrt    both stages built by TensorRT (`model.engines.tensorrt`), on a GPU alone; `auto` uses what
+    inductor    both halves compiled by torch's compiler (`model.engines.inductor`)
+    tensorrt    both halves built by TensorRT (`model.engines.tensorrt`), on a GPU alone; `auto` uses what
                 was built
     auto        the best that is there: on a CPU eager begins at once; what was compiled before is loaded
                 beside it, what was not is built by another process, and either is taken over when it is ready
@@ -28,20 +28,21 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from model.config import EngineName, Precision
 from model.engines.cache import EngineCache, engine_key
 from model.engines.check import TOLERANCE, engine_error
-from model.engines.cuda_graph import GraphedStage, Upload
-from model.engines.device import Precision, choose_device, choose_dtype
-from model.engines.ring import WindowBuffer
-from model.engines.stages import (
-    DecodeStage,
-    EncodeStage,
-    StageSpec,
+from model.engines.cuda_graph import GraphedHalf, Upload
+from model.engines.device import choose_device, choose_dtype
+from model.engines.halves import (
+    DecodeHalf,
+    EncodeHalf,
+    Half,
+    HalvesSpec,
     assembled,
     class_names,
     example_inputs,
@@ -49,6 +50,7 @@ from model.engines.stages import (
     present,
     to_output,
 )
+from model.engines.ring import WindowBuffer
 from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output
 
@@ -56,10 +58,8 @@ __all__ = ["ENGINES", "EngineName", "Runtime", "build_engine"]
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "eager", "inductor", "tensorrt"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
-Stage = Callable[..., tuple[Tensor, ...]]
 
 BUILD_SWITCH = "MSSTS_BUILD"
 """Environment variable; 0 keeps `auto` from compiling beside a running stream."""
@@ -73,8 +73,8 @@ _CHECK_INPUTS = 3
 @dataclass(frozen=True)
 class _Engine:
     name: str
-    encode: Stage
-    decode: Mapping[int, Stage]
+    encode: Half
+    decode: Mapping[int, Half]
     """By the number of windows in a call; 1 is always there."""
 
 
@@ -94,7 +94,7 @@ class Runtime:
     def __init__(
         self,
         network: Network,
-        spec: StageSpec,
+        spec: HalvesSpec,
         *,
         engine: EngineName = "auto",
         device: str = "cpu",
@@ -120,8 +120,8 @@ class Runtime:
         self._cache = EngineCache() if cache is None else cache
         self._weights = weights
         self._batches = [1 << power for power in range(max_windows.bit_length())]
-        decoders = {size: DecodeStage(self.network, self._batch_spec(size)) for size in self._batches}
-        self._eager = self._engine = _Engine("eager", EncodeStage(self.network), decoders)
+        decoders = {size: DecodeHalf(self.network, self._batch_spec(size)) for size in self._batches}
+        self._eager = self._engine = _Engine("eager", EncodeHalf(self.network), decoders)
         self._buffers = {size: WindowBuffer() for size in self._batches}
         on_cpu = self.device.type == "cpu"
         self._decoded = False
@@ -132,7 +132,7 @@ class Runtime:
         if not on_cpu:
             self._engine = self._on_gpu(engine)
             for size, decode in self._engine.decode.items():
-                if isinstance(decode, GraphedStage):
+                if isinstance(decode, GraphedHalf):
                     self._buffers[size] = WindowBuffer(assembled(self.network, spec, decode.inputs))
         elif engine == "tensorrt":
             raise EngineError(
@@ -163,7 +163,7 @@ class Runtime:
             tensors = self.upload(*tensors)
         tensors = tuple(tensor.to(self.dtype) for tensor in tensors)  # a package reads what it was made for
         encode = self._engine.encode
-        if lent and isinstance(encode, GraphedStage):
+        if lent and isinstance(encode, GraphedHalf):
             encode = encode.lend
         return assembled(self.network, self.spec, encode(*tensors))
 
@@ -191,7 +191,7 @@ class Runtime:
         self._decoded = True
         return to_output(parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True))))
 
-    def _batch_spec(self, size: int) -> StageSpec:
+    def _batch_spec(self, size: int) -> HalvesSpec:
         return replace(self.spec, num_windows=size)
 
     def _on_gpu(self, engine: EngineName) -> _Engine:
@@ -201,10 +201,10 @@ class Runtime:
         """
         for name in ("tensorrt", "inductor", "eager") if engine == "auto" else (engine,):
             try:
-                stages = self._gpu_stages(name, only_found=engine == "auto")
-                if stages is None:
+                halves = self._gpu_halves(name, only_found=engine == "auto")
+                if halves is None:
                     continue
-                graphs = self._graphed(name, *stages)
+                graphs = self._graphed(name, *halves)
                 self._check(graphs)
             except torch.OutOfMemoryError:
                 raise
@@ -223,23 +223,23 @@ class Runtime:
         logger.warning("no CUDA graph: the network runs eager on %s", self.device)
         return self._eager
 
-    def _graphed(self, name: str, encode: Stage, decode: Mapping[int, Stage]) -> _Engine:
-        """The stages as CUDA graphs, one for each number of windows."""
+    def _graphed(self, name: str, encode: Half, decode: Mapping[int, Half]) -> _Engine:
+        """The halves as CUDA graphs, one for each number of windows."""
         frame, _ = example_inputs(self.network, self.spec)
         graphs = {}
         with torch.inference_mode():
-            for size, stage in decode.items():
-                graphs[size] = GraphedStage(stage, example_inputs(self.network, self._batch_spec(size))[1])
-            return _Engine(name, GraphedStage(encode, frame), graphs)
+            for size, half in decode.items():
+                graphs[size] = GraphedHalf(half, example_inputs(self.network, self._batch_spec(size))[1])
+            return _Engine(name, GraphedHalf(encode, frame), graphs)
 
-    def _gpu_stages(self, name: str, *, only_found: bool) -> tuple[Stage, Mapping[int, Stage]] | None:
-        """The stages of an engine; with only_found None for what would have to be built for minutes."""
+    def _gpu_halves(self, name: str, *, only_found: bool) -> tuple[Half, Mapping[int, Half]] | None:
+        """The halves of an engine; with only_found None for what would have to be built for minutes."""
         if name == "eager":
             return self._eager.encode, self._eager.decode
         if name == "inductor":
-            from model.engines.inductor import compile_stages
+            from model.engines.inductor import compile_halves
 
-            compiled = [compile_stages(self.network, self._batch_spec(size)) for size in self._batches]
+            compiled = [compile_halves(self.network, self._batch_spec(size)) for size in self._batches]
             return compiled[0][0], {size: each[1] for size, each in zip(self._batches, compiled, strict=True)}
         # Looked for first: without its libraries an import of torch_tensorrt prints and raises.
         if only_found and not any(self._cache.root.glob("*/key.json")):
@@ -298,10 +298,10 @@ class Runtime:
     def _check(self, engine: _Engine) -> None:
         """Raises EngineError where the engine differs from eager on random input: on all of a few."""
         specs = {size: self._batch_spec(size) for size in self._batches}
-        stages = [(each.encode, each.decode) for each in (engine, self._eager)]
+        halves = [(each.encode, each.decode) for each in (engine, self._eager)]
         allowed, errors = TOLERANCE[self.dtype], []
         for seed in range(_CHECK_INPUTS):
-            errors.append(engine_error(self.network, specs, stages[0], stages[1], seed=seed))
+            errors.append(engine_error(self.network, specs, halves[0], halves[1], seed=seed))
             if errors[-1] <= allowed:
                 return
         raise EngineError(
@@ -366,7 +366,7 @@ class _Builder:
     def __init__(
         self,
         weights: Path,
-        spec: StageSpec,
+        spec: HalvesSpec,
         root: Path,
         load: Callable[[], _Engine | None],
         *,
@@ -419,7 +419,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def build_engine(network: Network, spec: StageSpec, *, cache: EngineCache) -> Path:
+def build_engine(network: Network, spec: HalvesSpec, *, cache: EngineCache) -> Path:
     """The folder of the compiled engine of a `prepared` network, built if it is not there yet.
 
     Raises EngineError where it cannot be built, with the remedy.

@@ -1,4 +1,4 @@
-"""The two stages as TensorRT engines, by torch_tensorrt: built on the GPU that runs them, kept on disk.
+"""The two halves as TensorRT engines, by torch_tensorrt: built on the GPU that runs them, kept on disk.
 
 The only importer of torch_tensorrt, which needs libraries that come from NVIDIA's own package index. The
 network comes cast (`Network.to_precision`): TensorRT is strongly typed and keeps each operation's type, so
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor
 
 import ops.deform_attn  # noqa: F401  (registers vis::deform_attn, which programs call by name)
-from model.engines.inductor import DECODE, ENCODE, export_stage
-from model.engines.stages import DecodeStage, EncodeStage, StageSpec, example_inputs
+from model.engines.halves import DecodeHalf, EncodeHalf, Half, HalvesSpec, example_inputs
+from model.engines.inductor import DECODE, ENCODE, export_half
 from model.errors import EngineError
 from model.network import Network
 from ops import tensorrt_plugin
@@ -40,7 +39,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Stage = Callable[..., tuple[Tensor, ...]]
 
 SETTINGS: dict[str, Any] = {
     "disable_tf32": True,
@@ -58,8 +56,8 @@ _REMEDY = (
 )
 
 
-def build_engines(network: Network, spec: StageSpec, folder: Path, *, plugin: bool = True) -> None:
-    """Compile both stages of a `prepared` network on a GPU into `folder`; takes minutes.
+def build_engines(network: Network, spec: HalvesSpec, folder: Path, *, plugin: bool = True) -> None:
+    """Compile both halves of a `prepared` network on a GPU into `folder`; takes minutes.
 
     plugin=False leaves attention to PyTorch even where it could be in the engines.
 
@@ -75,11 +73,11 @@ def build_engines(network: Network, spec: StageSpec, folder: Path, *, plugin: bo
     torch_tensorrt = import_torch_tensorrt()
     with_plugin = plugin and _has_plugin(torch_tensorrt)
     frame, window = example_inputs(network, spec)
-    for name, stage, example in (
-        (ENCODE, EncodeStage(network), frame),
-        (DECODE, DecodeStage(network, spec), window),
+    for name, half, example in (
+        (ENCODE, EncodeHalf(network), frame),
+        (DECODE, DecodeHalf(network, spec), window),
     ):
-        program = export_stage(stage, example)
+        program = export_half(half, example)
         wanted = count_attention(program.graph_module)
         settings = {**SETTINGS, "timing_cache_path": str(folder / "timing.bin")}
         if not with_plugin:
@@ -91,8 +89,8 @@ def build_engines(network: Network, spec: StageSpec, folder: Path, *, plugin: bo
         )
 
 
-def load_engines(folder: Path) -> tuple[Stage, Stage]:
-    """Both stages of a folder that `build_engines` filled.
+def load_engines(folder: Path) -> tuple[Half, Half]:
+    """Both halves of a folder that `build_engines` filled.
 
     Raises EngineError where torch_tensorrt cannot be imported, torch's own errors for a bad file.
     """
@@ -187,10 +185,10 @@ def _check(name: str, module: torch.nn.Module, *, wanted: int, with_plugin: bool
         )
 
 
-def _load(path: Path) -> Stage:
+def _load(path: Path) -> Half:
     module = torch.export.load(path).module()
 
-    def stage(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def half(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(module(*(tensor.contiguous() for tensor in tensors)))
 
-    return stage
+    return half

@@ -80,7 +80,7 @@ class CspTrunk(nn.Module):
         )
 
     def forward(self, images: Tensor, cues: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cues are none of this trunk's: they join behind it (model.cue_pyramid)."""
+        """Cues are none of this trunk's: they join behind it (model.layers.cue_pyramid)."""
         x = F.max_pool2d(self.stem(images), 3, stride=2, padding=1)
         maps = []
         for stage in self.stages:

@@ -27,7 +27,8 @@ FIXED_NOISE = 0.15
 """The same where the network does not refine boxes: about as much as a detector is wrong."""
 
 NEGATIVE_SHARE = 3
-"""Every third query is a negative: its box lies next to its instance, and it must score as background."""
+"""Every third query is a negative: its box lies beside its instance, and it must score as background."""
+
 
 CLAIMED_LOGIT = (-0.5, 1.5)
 """Mean and deviation of the class logit that a query claims, where a detector's queries bring theirs."""
@@ -61,17 +62,20 @@ def denoising_queries(
 ) -> Denoising:
     """D queries for every window, two thirds of them noised boxes of its instances, the rest negatives.
 
-    content: None where the decoder starts from a detector's boxes. The first half of the queries then claims
-    a class as a detector's boxes do, negatives as surely as positives. The other half stands for things
-    that no detector names.
+    content: None where the decoder starts from a detector's boxes: the first half of the queries then claims
+    a class as those do, negatives as surely as the others, and the rest are things that no detector names.
     generator: on the CPU, so that every device draws the same noise.
     """
     assert decoder.selection is not None
+    D, Q = num_queries, decoder.num_queries
     device = targets[0].boxes.device
-    num_named = 0 if content is not None else num_queries // 2
+    num_named = 0 if content is not None else D // 2
+    largest = torch.full((D, 1), NOISE, device=device)
+    largest[:num_named] = FIXED_NOISE
     num_labels = content.embed.num_embeddings if content is not None else decoder.num_outputs
-    roles = _Roles.of(num_queries, num_named, device)
-    noised = [_noised(target, roles, num_labels, generator) for target in targets]
+    noised = [
+        _noised(target, largest=largest, num_labels=num_labels, generator=generator) for target in targets
+    ]
     reference = torch.stack([each.reference for each in noised])  # (B, T, D, 4)
     claimed = torch.stack([each.labels for each in noised])  # (B, D)
     class_logits = None
@@ -79,75 +83,61 @@ def denoising_queries(
         embedded = content.embed(claimed)
     else:
         assert decoder.start is not None
-        class_logits = _claimed_logits(claimed, num_named, num_labels, generator)
+        claimed[:, num_named:] = num_labels - 1
+        class_logits = _claims(claimed, num_labels, generator=generator)
         embedded = decoder.start.content(class_logits, num_boxes=num_named)
+    mask = torch.zeros(Q + D, Q + D, dtype=torch.bool, device=device)
+    mask[:, :Q] = True
+    mask[Q:, Q:] = torch.eye(D, dtype=torch.bool, device=device)
     extra = ExtraQueries(
         content=embedded,
-        position=decoder.selection.embed(reference[:, reference.shape[1] // 2]),
+        position=decoder.selection.embed(reference[:, targets[0].num_frames // 2]),
         reference=reference,
-        mask=_blind_to_each_other(decoder.num_queries, num_queries, device),
+        mask=mask,
         class_logits=class_logits,
     )
-    return Denoising(extra, [each.matches for each in noised], num_named)
-
-
-class _Roles(NamedTuple):
-    """What each of the D queries of a window does."""
-
-    negative: Tensor
-    """(D,) bool."""
-    turn: Tensor
-    """(D,) its number among those of its role: whose turn it is, of the instances."""
-    largest: Tensor
-    """(D, 1) largest noise of a positive, in sides of the box."""
-
-    @classmethod
-    def of(cls, num_queries: int, num_named: int, device: torch.device) -> _Roles:
-        place = torch.arange(num_queries, device=device)
-        negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
-        # Positives take turns among themselves: else, of three instances, one would have negatives alone.
-        turn = torch.where(negative, place // NEGATIVE_SHARE, place - place // NEGATIVE_SHARE)
-        largest = torch.full((num_queries, 1), NOISE, device=device)
-        largest[:num_named] = FIXED_NOISE
-        return cls(negative, turn, largest)
+    return Denoising(extra, [each.match for each in noised], num_named)
 
 
 class _Noised(NamedTuple):
     """The queries of one window."""
 
     reference: Tensor
-    """(T, D, 4)"""
+    """(T, D, 4)."""
     labels: Tensor
-    """(D,) what they claim to be."""
-    matches: tuple[Tensor, Tensor]
-    """Queries and the instances that they must bring back, by instance."""
+    """(D,) the class that each claims, sometimes a wrong one."""
+    match: tuple[Tensor, Tensor]
+    """Positive queries and their instances."""
 
 
-def _noised(target: Target, roles: _Roles, num_labels: int, generator: torch.Generator) -> _Noised:
-    """Noise the boxes of a window's instances; without instances draw boxes anywhere, which match nobody."""
+def _noised(target: Target, *, largest: Tensor, num_labels: int, generator: torch.Generator) -> _Noised:
+    """The D queries of a window; largest (D, 1) is the noise of a positive one, in sides of its box."""
+    D, T, N = len(largest), target.num_frames, target.num_instances
     device = target.boxes.device
-    D, T, N = len(roles.negative), target.num_frames, target.num_instances
     noise = (torch.rand(D, 4, generator=generator) * 2 - 1).to(device)
-    sign = torch.where(noise >= 0, 1.0, -1.0)
     flip = torch.rand(D, generator=generator).to(device)
     other = torch.randint(num_labels, (D,), generator=generator).to(device)
     if N == 0:
         anywhere = torch.rand(D, 4, generator=generator).to(device).expand(T, D, 4) * 0.5 + 0.25
         nobody = torch.zeros(0, dtype=torch.int64, device=device)
         return _Noised(anywhere, other, (nobody, nobody))
+    place = torch.arange(D, device=device)
+    negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
+    # Positives take turns among themselves: else, of three instances, one would have negatives alone.
+    turn = torch.where(negative, place // NEGATIVE_SHARE, place - place // NEGATIVE_SHARE)
     order = torch.randperm(N, generator=generator).to(device)
-    chosen = order[roles.turn % N]
+    chosen = order[turn % N]
     boxes = _known_boxes(target)[chosen]  # (D, T, 4)
-    far = noise * NOISE + sign * 0.6
-    change = torch.where(roles.negative[:, None], far, noise * roles.largest)
+    far = noise * NOISE + torch.where(noise >= 0, 1.0, -1.0) * 0.6
+    change = torch.where(negative[:, None], far, noise * largest)
     moved = torch.cat(
         (
             boxes[..., :2] + change[:, None, :2] * boxes[..., 2:],
-            boxes[..., 2:] * (1 + noise[:, None, 2:] * roles.largest[:, None]),
+            boxes[..., 2:] * (1 + noise[:, None, 2:] * largest[:, None]),
         ),
         dim=-1,
     ).clamp(1e-3, 1 - 1e-3)
-    positive = (~roles.negative).nonzero()[:, 0]
+    positive = (~negative).nonzero()[:, 0]
     by_instance = chosen[positive].argsort(stable=True)
     return _Noised(
         moved.transpose(0, 1),
@@ -156,23 +146,11 @@ def _noised(target: Target, roles: _Roles, num_labels: int, generator: torch.Gen
     )
 
 
-def _claimed_logits(claimed: Tensor, num_named: int, num_labels: int, generator: torch.Generator) -> Tensor:
-    """Class logits (B, D, labels) like those of a detector: queries past `num_named` claim the last label."""
+def _claims(claimed: Tensor, num_labels: int, *, generator: torch.Generator) -> Tensor:
+    """Class logits (B, D, K) of queries that claim a class (B, D) as a detector's queries do."""
     mean, deviation = CLAIMED_LOGIT
     noise = torch.randn(*claimed.shape, 1, generator=generator).to(claimed.device) * deviation + mean
-    unseen = noise.new_full((*claimed.shape, num_labels), UNSEEN)
-    named = claimed.clone()
-    named[:, num_named:] = num_labels - 1
-    return unseen.scatter(2, named[..., None], noise)
-
-
-def _blind_to_each_other(num_queries: int, num_denoising: int, device: torch.device) -> Tensor:
-    """Mask (Q + D, Q + D): all see the network's queries, and a denoising query sees itself as well."""
-    Q, D = num_queries, num_denoising
-    mask = torch.zeros(Q + D, Q + D, dtype=torch.bool, device=device)
-    mask[:, :Q] = True
-    mask[Q:, Q:] = torch.eye(D, dtype=torch.bool, device=device)
-    return mask
+    return noise.new_full((*claimed.shape, num_labels), UNSEEN).scatter(2, claimed[..., None], noise)
 
 
 def _known_boxes(target: Target) -> Tensor:

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from model.errors import CheckpointError, ModelError
-from model.network import Network, build_model
 from model.training.batch import Batch, batches
 from model.training.data.clip import ClipSource
 from model.training.discriminator import Discriminator, discriminator_loss
@@ -202,12 +201,6 @@ class Trainer:
                     saved = now
             self.save()
         return True
-
-    def averaged_network(self) -> Network:
-        """A network in eval mode with the averaged weights: what is evaluated and shipped."""
-        network = build_model(self.options.model_config, seed=self.options.seed)
-        network.load_state_dict({name: value.cpu() for name, value in self.average.items()})
-        return network
 
     def save(self) -> None:
         """Write the checkpoint and the curves (the first process alone). Raises CheckpointError."""

@@ -1,9 +1,9 @@
 """Windows → instance candidates by the MS-STS network.
 
 Per-frame work (backbone, projections, positions, layer 1's deformable update) is done once per frame and kept
-in a ring per source (`model.ring`) for the windows that overlap: bit-equal to doing it again, because every
-frame is encoded on its own either way. Cues (`model.cues`) need the stream's order: they are computed once
-per frame, when it is prepared or a window first holds it.
+in a ring per source (`model.engines.ring`) for the windows that overlap: bit-equal to doing it again, because
+every frame is encoded on its own either way. Cues (`model.cues`) need the stream's order: they are computed
+once per frame, when it is prepared or a window first holds it.
 
 On a CPU a stream has the next frames prepared by a thread of its own while a window is decoded: two threads
 of one core each get more done than one of two, which meet at hundreds of barriers.
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from model.checkpoint.weights_file import load_weights, weights_path
 from model.class_lists import UNNAMED
-from model.config import FORMER_WEIGHTS, ModelConfig, contradictions
-from model.cues.state import CueState, Motion, scale_motion
-from model.engines.device import Precision
+from model.config import FORMER_WEIGHTS, ModelConfig, Precision, contradictions
+from model.cues.flow import Motion, scale_motion
+from model.cues.state import CueState
+from model.engines.halves import HalvesSpec, spec_outputs
 from model.engines.ring import FeatureRing
 from model.engines.runtime import EngineName, Runtime
-from model.engines.stages import StageSpec, spec_outputs
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import ComingCandidates, WindowCandidates
@@ -110,7 +110,7 @@ class NetworkPredictor:
         """Pixels of what every frame is fitted into."""
         self._cache = cache
         self._cues = config.cues if cues else ()
-        spec = StageSpec(
+        spec = HalvesSpec(
             height=config.height,
             width=config.width,
             num_frames=config.num_frames,
@@ -192,8 +192,8 @@ class NetworkPredictor:
         kept = self._kept(window.frames[-1].source)
         ring = kept.features
         if not self._cache:
-            ring.hold(())
-        ring.hold(frame.index for frame in window.real)
+            ring.keep(())
+        ring.keep(frame.index for frame in window.real)
         for frame in window.real:
             if frame.index not in ring:
                 self._encode(frame, kept)

@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cues.state import ShotDetector
+from model.cues.cut import ShotDetector
 from pipeline.errors import SourceUnreadable
 from pipeline.sources.cadence import Cadence
 from pipeline.stats import Ledger

@@ -29,8 +29,8 @@ from benchmarks.processes import OtherWork
 
 from model.checkpoint.weights_file import load_weights, shipped_weights
 from model.engines.cache import EngineCache
+from model.engines.halves import HalvesSpec, example_inputs, prepared
 from model.engines.runtime import Runtime, build_engine
-from model.engines.stages import StageSpec, example_inputs, prepared
 from model.network import FrameFeatures, Network
 
 STRIDES = (1, 2)
@@ -61,7 +61,7 @@ def step(runtime: Runtime, frame: tuple[torch.Tensor, ...], *, stride: int) -> d
 def compare(network: Network, *, num_frames: int, threads: int, rounds: int) -> dict[str, Any]:
     """Best and median milliseconds by engine and part, and eager's time over compiled's."""
     torch.set_num_threads(threads)
-    spec = StageSpec(
+    spec = HalvesSpec(
         height=network.config.height,
         width=network.config.width,
         num_frames=num_frames,

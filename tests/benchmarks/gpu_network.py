@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import EngineName, ModelConfig, Precision
+from model.engines.halves import HalvesSpec
 from model.engines.ring import FeatureRing
-from model.engines.runtime import EngineName, Precision, Runtime
-from model.engines.stages import StageSpec
+from model.engines.runtime import Runtime
 from model.errors import EngineError
 from model.network import FrameFeatures, Output, build_model
-from model.postprocess import ComingCandidates, candidates
+from model.postprocess import ComingCandidates
 
 R50 = ModelConfig.from_dict(
     {
@@ -103,7 +103,7 @@ def frames_of(config: ModelConfig, num: int) -> list[tuple[Tensor, Tensor | None
 def make_runtime(case: Case, device: torch.device) -> Runtime:
     """Raises EngineError where it cannot be had."""
     config = case.config
-    spec = StageSpec(
+    spec = HalvesSpec(
         height=config.height,
         width=config.width,
         num_frames=config.num_frames,
@@ -137,7 +137,7 @@ class Streams:
         kept = range(max(0, self._number + 1 - self._config.num_frames), self._number + 1)
         for stream, ring in enumerate(self._rings):
             images, cues = self.frame(stream, self._number)
-            ring.hold(kept)
+            ring.keep(kept)
             ring.store(self._number, self._runtime.encode(images, cues, lent=True))
         self._number += 1
         return kept
@@ -159,7 +159,7 @@ class Streams:
 
     def step(self) -> int:
         """Return the candidates found, which are on the host then."""
-        return sum(len(found) for found in candidates(self.on_device(), self._config))
+        return sum(len(found) for found in ComingCandidates(self.on_device(), self._config).wait())
 
     def begin(self) -> ComingCandidates:
         """A step that the host does not wait for."""

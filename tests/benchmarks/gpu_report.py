@@ -28,12 +28,14 @@ from benchmarks.gpu_timing import capture, graph_time_us, time_us
 from torch import Tensor
 
 from ops import deform_attn
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.cuda import CupyCompiler, DeformAttnKernels
 from ops.cuda import kernels as kernels_of_the_operator
 from ops.kernel import Compiler
 from ops.launch import DeformAttnConfig
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
@@ -50,10 +52,10 @@ LAYERS = {
 }
 LIMIT_US = {"R50, T = 5, 360×640": 40.0}  # float16, the target for an H200
 
-Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]
 
-
-def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device, *, B: int, Q: int) -> Inputs:
+def make(
+    config: DeformAttnConfig, size0: tuple[int, int], device: torch.device, *, B: int, Q: int
+) -> DeformAttnArguments:
     """Random inputs: references reach a little outside 0..1, offsets a few pixels outside the levels."""
     generator = torch.Generator().manual_seed(0)
     M, D, L, K = config.num_heads, config.head_dim, config.num_levels, config.num_points
@@ -62,7 +64,7 @@ def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device,
     sampling = torch.randn(B, Q, 3 * M * L * K, generator=generator) * 2
     points = (B, Q, L, config.coordinates) if config.per_level else (B, Q, config.coordinates)
     reference = torch.rand(points, generator=generator) * 1.4 - 0.2
-    return (
+    return DeformAttnArguments(
         value.to(device, config.value),
         sampling.to(device, config.sampling),
         reference.to(device, config.reference),
@@ -72,7 +74,7 @@ def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device,
     )
 
 
-def exact(inputs: Inputs, grad: Tensor) -> list[Tensor]:
+def exact(inputs: DeformAttnArguments, grad: Tensor) -> list[Tensor]:
     """Result and gradients of the textbook form in float64."""
     leaves = [tensor.double().requires_grad_() for tensor in inputs[:3]]
     result = deform_attn_reference(*leaves, *inputs[3:])
@@ -108,7 +110,7 @@ def check(
     for size0 in pyramids:
         inputs = make(config, size0, device, B=2, Q=37)
         grad = torch.randn(2, 37, config.num_heads * config.head_dim).to(device, config.value)
-        result, grads = kernels.forward(*inputs), kernels.backward(grad, *inputs)
+        result, grads = kernels.forward(inputs), kernels.backward(grad, inputs)
         if result is None or grads is None:
             return {"name": name, "passed": False, "why": "; ".join(kernels.switched_off.values())}
         errors.append(worst([result, *grads], exact(inputs, grad)))
@@ -139,7 +141,7 @@ def check_portable(device: torch.device) -> dict[str, Any]:
     inputs = make(DeformAttnConfig(F32, F32, F32, *SHAPES["R50"], 4, True), (13, 9), device, B=2, Q=37)
     grad = torch.randn(2, 37, 256, device=device)
     try:
-        got = [deform_attn_bag(*inputs), *deform_attn_backward_bag(grad, *inputs)]
+        got = [deform_attn_bag(inputs), *deform_attn_backward_bag(grad, inputs)]
     except RuntimeError as exc:
         return {"name": name, "passed": False, "why": str(exc).splitlines()[0]}
     error = worst(got, exact(inputs, grad))
@@ -152,13 +154,13 @@ def check_stream(kernels: DeformAttnKernels, device: torch.device) -> dict[str, 
     inputs = make(config, (45, 80), device, B=2, Q=300)
     wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
     late = torch.zeros_like(inputs[0])
-    kernels.forward(*inputs)
+    kernels.forward(inputs)
     torch.cuda.synchronize(device)
     stream = torch.cuda.Stream(device)
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)
         late.copy_(inputs[0])
-        result = kernels.forward(late, *inputs[1:])
+        result = kernels.forward(DeformAttnArguments(late, *inputs[1:]))
     stream.synchronize()
     if result is None:
         return {"name": "a stream of its own", "passed": False, "why": "kernel switched off"}
@@ -175,7 +177,7 @@ def check_graph(kernels: DeformAttnKernels, device: torch.device) -> dict[str, A
     """Captured once, replayed with other inputs."""
     config = DeformAttnConfig(F16, F16, F32, *SHAPES["R50"], 2, False)
     inputs = make(config, (45, 80), device, B=2, Q=300)
-    graph, result = capture(lambda: kernels.forward(*inputs), device)
+    graph, result = capture(lambda: kernels.forward(inputs), device)
     for tensor in inputs[:2]:
         tensor.copy_(tensor.flip(1))
     wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
@@ -246,18 +248,18 @@ def time_layer(
         torch.autograd.grad(deform_attn_reference(*leaves, *inputs[3:]), leaves, grad)
 
     def kernel_with_gradients() -> None:
-        kernels.forward(*inputs)
-        kernels.backward(grad, *inputs)
+        kernels.forward(inputs)
+        kernels.backward(grad, inputs)
 
     def portable_with_gradients() -> None:
-        deform_attn_bag(*inputs)
-        deform_attn_backward_bag(grad, *inputs)
+        deform_attn_bag(inputs)
+        deform_attn_backward_bag(grad, inputs)
 
     with torch.no_grad():
         metrics = {
-            "kernel in a graph": graph_time_us(lambda: kernels.forward(*inputs), device),
-            "kernel": time_us(lambda: kernels.forward(*inputs), device, calls=50),
-            "portable": time_us(lambda: deform_attn_bag(*inputs), device, calls=5),
+            "kernel in a graph": graph_time_us(lambda: kernels.forward(inputs), device),
+            "kernel": time_us(lambda: kernels.forward(inputs), device, calls=50),
+            "portable": time_us(lambda: deform_attn_bag(inputs), device, calls=5),
             "grid_sample": time_us(lambda: deform_attn_reference(*inputs), device, calls=5),
             "kernel, with gradients": time_us(kernel_with_gradients, device, calls=10),
             "portable, with gradients": time_us(portable_with_gradients, device, calls=2),

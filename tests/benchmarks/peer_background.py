@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.box_tracker import Boxes, BoxTracker, PeerInstance
 from numpy.typing import NDArray
 
-from model.cues.state import CutDetector, median_image
+from model.cues.background import median_image
+from model.cues.cut import CutDetector
 
 Image = NDArray[np.uint8]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from model.checkpoint.nanodet import load_detector
 from model.class_lists import categories
-from model.cues.state import CutDetector
+from model.cues.cut import CutDetector
 from model.layers.csp import STRIDES, CspTrunk, Detector
 from ops.preprocess import fit_image
 

@@ -129,7 +129,7 @@ def test_scaling_rows_are_of_each_stream() -> None:
         replace(shipped, num_frames=each.num_frames, height=each.height, width=each.width)
 
 
-def test_stages_of_a_running_stream_add_up(clip: Path) -> None:
+def test_network_and_spec_a_running_stream_add_up(clip: Path) -> None:
     tiny = {"weights": None, "network": TINY_NETWORK}
     found = bench_stages.run(clip, engine="eager", stride=1, model=tiny)
     by_part = {row["part"]: row for row in found["rows"]}

@@ -4,7 +4,7 @@
 
 Needs an NVIDIA GPU, torch with CUDA, torch_tensorrt with TensorRT's libraries, and CuPy or nvcc for the attention
 plugin (without: attention runs in PyTorch between the engines, and the page says so). Takes minutes. Writes
-docs/performance/tensorrt-<device>-<dtype>.md and .json. Exit code 0: both stages agree with eager; 1: they do not, or
+docs/performance/tensorrt-<device>-<dtype>.md and .json. Exit code 0: both halves agree with eager; 1: they do not, or
 something is missing, and what.
 """
 
@@ -17,7 +17,6 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from benchmarks.gpu_timing import wall_time_us
 from torch import Tensor
 
 from model.checkpoint.weights_file import load_weights, shipped_weights
-from model.engines.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+from model.engines.halves import DecodeHalf, EncodeHalf, Half, HalvesSpec, example_inputs, prepared
 from model.engines.tensorrt import build_engines, count_attention, import_torch_tensorrt, load_engines
 from model.errors import EngineError
 from ops import tensorrt_plugin
@@ -39,8 +38,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # Largest difference from eager in the same type, relative to the output's largest value.
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 SEEDS = 3  # where two queries nearly tie, rounding may choose otherwise: wrong only if wrong on all
-
-Stage = Callable[..., tuple[Tensor, ...]]
 
 
 def missing() -> str | None:
@@ -66,10 +63,10 @@ def error(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
 def check(
     weights: Path, dtype: torch.dtype, num_kept: int, device: torch.device, *, plugin: bool
 ) -> dict[str, Any]:
-    """Build, load, compare and time both stages of a file of weights."""
+    """Build, load, compare and time both halves of a file of weights."""
     network = prepared(load_weights(weights)).to_precision(dtype).to(device)
     config = network.config
-    spec = StageSpec(
+    spec = HalvesSpec(
         height=config.height,
         width=config.width,
         num_frames=config.num_frames,
@@ -82,8 +79,8 @@ def check(
         seconds = time.monotonic() - began
         names = ("encode", "decode")
         programs = {name: torch.export.load(Path(folder) / f"{name}.pt2").graph_module for name in names}
-        engines: dict[str, Stage] = dict(zip(names, load_engines(Path(folder)), strict=True))
-    eager: dict[str, Stage] = {"encode": EncodeStage(network), "decode": DecodeStage(network, spec)}
+        engines: dict[str, Half] = dict(zip(names, load_engines(Path(folder)), strict=True))
+    eager: dict[str, Half] = {"encode": EncodeHalf(network), "decode": DecodeHalf(network, spec)}
     return {
         "weights": weights.name,
         "dtype": str(dtype).removeprefix("torch."),
@@ -107,7 +104,7 @@ def check(
 
 @torch.inference_mode()
 def compare(
-    engine: Stage, eager: Stage, examples: list[tuple[Tensor, ...]], device: torch.device, tolerance: float
+    engine: Half, eager: Half, examples: list[tuple[Tensor, ...]], device: torch.device, tolerance: float
 ) -> dict[str, Any]:
     """Errors on each of the examples, times on the first."""
     errors = [error(engine(*example), eager(*example)) for example in examples]

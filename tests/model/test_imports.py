@@ -48,3 +48,15 @@ def test_exports() -> None:
     assert all(getattr(model, name).__name__ == name for name in model.__all__)
     with pytest.raises(AttributeError, match="build_network"):
         _ = model.build_network
+
+
+def test_paths_that_documentation_names_stay() -> None:
+    from model.checkpoint import load_seqformer, load_weights, save_weights
+    from model.export import load_exported
+    from model.runtime import Runtime
+
+    assert Runtime.__module__ == "model.engines.runtime"
+    assert load_exported.__module__ == "model.engines.export"
+    assert {each.__module__ for each in (load_seqformer, load_weights, save_weights)} == {
+        "model.checkpoint.weights_file"
+    }

@@ -10,7 +10,7 @@ import torch
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor, nn
 
-from model.engines.stages import prepared
+from model.engines.halves import prepared
 from model.layers.decoder import inverse_sigmoid
 from model.network import Decoded, Network
 

@@ -1,4 +1,4 @@
-"""Whether a stage can be captured into a CUDA graph, seen without a GPU: it is traced with fake CUDA tensors.
+"""Whether a half can be captured into a CUDA graph, seen without a GPU: it is traced with fake CUDA tensors.
 
 A capture holds what runs on the device. What breaks it is a tensor on the host that takes part in an
 operation (a constant made in the call, a copy to or from the device) and a value or a size that the host has
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import ModelConfig
-from model.engines.stages import DecodeStage, EncodeStage, StageSpec, prepared
+from model.engines.halves import DecodeHalf, EncodeHalf, HalvesSpec, prepared
 from model.network import Network
 from ops.files import cache_folder
 from ops.library import build_library
@@ -107,19 +107,19 @@ def fake_network(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Net
 
 
 def encode_call(network: Network, *, num_frames: int, with_cues: bool) -> Callable[[], tuple[Tensor, ...]]:
-    """The first stage on `num_frames` frames of the config's size; within `fake_cuda`."""
-    config, stage = network.config, EncodeStage(network)
+    """The first half on `num_frames` frames of the config's size; within `fake_cuda`."""
+    config, half = network.config, EncodeHalf(network)
     dtype = network.level_embed.dtype
     planes = [3, config.num_cue_planes] if with_cues else [3]
     shapes = [(num_frames, channels, config.height, config.width) for channels in planes]
     inputs = [torch.empty(shape, dtype=dtype, device=DEVICE) for shape in shapes]
-    return lambda: stage(*inputs)
+    return lambda: half(*inputs)
 
 
 def decode_call(network: Network, *, num_frames: int, num_windows: int) -> Callable[[], tuple[Tensor, ...]]:
-    """The second stage on windows of `num_frames` frames, 20 queries kept; within `fake_cuda`."""
+    """The second half on windows of `num_frames` frames, 20 queries kept; within `fake_cuda`."""
     config = network.config
-    spec = StageSpec(
+    spec = HalvesSpec(
         height=config.height,
         width=config.width,
         num_frames=num_frames,
@@ -128,5 +128,5 @@ def decode_call(network: Network, *, num_frames: int, num_windows: int) -> Calla
         num_windows=num_windows,
     )
     features = encode_call(network, num_frames=num_frames * num_windows, with_cues=False)()
-    stage = DecodeStage(network, spec)
-    return lambda: stage(*features)
+    half = DecodeHalf(network, spec)
+    return lambda: half(*features)

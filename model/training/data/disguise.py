@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import CUE_PLANES
-from model.cues.state import LIMIT
+from model.cues.planes import LIMIT
 from model.training.data.clip import TrainingClip
 from model.training.data.instances import draw_window, owners
 

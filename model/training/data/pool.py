@@ -15,8 +15,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cues.state import mirrored_planes
 from model.training.data.clip import ClipSource, TrainingClip
+from model.training.data.cue_clips import mirrored_planes
 from model.training.data.disguise import add_decoys, change_camera, dress, forget_cue, is_still, zoom
 from model.training.data.instances import MIN_VISIBLE, draw_window, owners
 from ops.files import written_whole

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cues.state import CueState, clip_cues
+from model.cues.state import CueState
 from model.training.data.clip import TrainingClip
+from model.training.data.cue_clips import clip_cues
 from model.training.data.draw import canvas, sensor
 from model.training.data.draw.palette import any_colour
 from model.training.data.draw.textures import cloud_noise, colour_noise, dead_leaves

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from model.class_lists import ClassListName, categories
 from model.config import CUE_PLANES
-from model.cues.state import clip_cues, mirrored_planes
 from model.training.data.clip import TrainingClip
+from model.training.data.cue_clips import clip_cues, mirrored_planes
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.meshes.figures import list_figures
 from model.training.data.render import SceneRenderer

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import ModelConfig
-from model.cues.state import clip_cues
 from model.errors import DatasetError
 from model.evaluation.dataset import GroundTruth, MaskTrack, Video, read_ground_truth
 from model.training.data.clip import TrainingClip
+from model.training.data.cue_clips import clip_cues
 from model.training.data.transforms import View, random_view
 from model.training.options import Sampling
 from ops.preprocess import IMAGENET_MEAN, Fit, fit_content, fit_size

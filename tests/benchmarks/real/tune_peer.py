@@ -29,7 +29,7 @@ from benchmarks.real.people_boxes import TUNING_BEFORE
 from benchmarks.real.runs import Found, Image, clip_frames, from_peer, half, labelled, load_labels, select
 
 from model.config import ModelConfig
-from model.cues.state import CutDetector
+from model.cues.cut import CutDetector
 
 MEDIANS: dict[str, tuple[Any, ...]] = {
     "num_samples": (3, 5, 9, 15, 31),

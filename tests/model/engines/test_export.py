@@ -15,12 +15,12 @@ from support.small_models import live_model, small_config
 from model.__main__ import main
 from model.checkpoint.weights_file import save_weights
 from model.engines.export import FORMAT_VERSION, export_network, load_exported
-from model.engines.stages import DecodeStage, EncodeStage, StageSpec, example_inputs, prepared
+from model.engines.halves import DecodeHalf, EncodeHalf, HalvesSpec, example_inputs, prepared
 from model.errors import EngineError
 from model.network import Network
 
 ROOT = Path(__file__).parents[3]
-SPEC = StageSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=True, outputs=(0, 3))
+SPEC = HalvesSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=True, outputs=(0, 3))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_reloaded_programs_equal_eager(network: Network, folder: Path) -> None:
     assert exported.config == network.config
     assert exported.dtype == torch.float32
     ready = prepared(network)
-    encode, decode = EncodeStage(ready), DecodeStage(ready, SPEC)
+    encode, decode = EncodeHalf(ready), DecodeHalf(ready, SPEC)
     for seed in range(3):  # the graphs were traced on seed 0
         frame, window = example_inputs(ready, SPEC, seed=seed)
         for ours, theirs in zip(exported.encode(*frame), encode(*frame), strict=True):
@@ -89,8 +89,8 @@ def test_attention_stays_one_operator_in_the_graph(folder: Path) -> None:
 
 
 def test_heads_that_leave_autocast_leave_nothing_of_it_in_the_graphs(folder: Path) -> None:
-    for stage in ("encode.pt2", "decode.pt2"):
-        program = torch.export.load(folder / stage)
+    for half in ("encode.pt2", "decode.pt2"):
+        program = torch.export.load(folder / half)
         nodes = [node for module in program.graph_module.modules() for node in module.graph.nodes]
         assert not [node.name for node in nodes if "autocast" in str(node.target)]
         assert {node.op for node in nodes} <= {"placeholder", "call_function", "output"}
@@ -115,7 +115,7 @@ def test_a_half_network_says_its_dtype(network: Network, tmp_path: Path) -> None
     assert exported.dtype == torch.bfloat16
     frame, _ = example_inputs(half, SPEC)
     assert frame[0].dtype == torch.bfloat16
-    wanted = EncodeStage(half)(*frame)[0]
+    wanted = EncodeHalf(half)(*frame)[0]
     torch.testing.assert_close(exported.encode(*frame)[0], wanted, rtol=0.05, atol=0.05)
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from support.small_models import live_model, random_images, small_config
 
+from model.engines.halves import HalvesSpec, present
 from model.engines.ring import FeatureRing, WindowBuffer, same_layout
 from model.engines.runtime import Runtime
-from model.engines.stages import StageSpec, present
 from model.network import FrameFeatures
 
 T = 3
@@ -48,7 +48,7 @@ def windows(num: int) -> Iterator[range]:
 def test_a_stream_of_windows_needs_t_slots_and_one_buffer() -> None:
     ring, buffer, places, addresses = FeatureRing(T), WindowBuffer(), set(), set()
     for window in windows(20):
-        ring.hold(window)
+        ring.keep(window)
         ring.store(window[-1], features(window[-1]))
         places.add(ring[window[-1]].tokens.data_ptr())
         chosen = [window[0]] * (T - len(window)) + list(window)  # missing places repeat the oldest
@@ -61,13 +61,13 @@ def test_a_stream_of_windows_needs_t_slots_and_one_buffer() -> None:
     assert len(addresses) == 1
 
 
-def test_frames_that_no_window_has_held_keep_their_slots() -> None:
+def test_frames_that_no_window_has_contained_keep_their_slots() -> None:
     ring = FeatureRing(T + 3)
     for window in windows(20):
         for ahead in range(window[-1], window[-1] + 3):
             if ahead not in ring:
                 ring.store(ahead, features(ahead))
-        ring.hold(window)
+        ring.keep(window)
         assert numbers(FrameFeatures.stack([ring[number] for number in window])) == list(window)
     assert 21 in ring
     assert ring.num_slots == T + 3
@@ -91,7 +91,7 @@ def test_one_thread_stores_while_another_reads() -> None:
     buffer = WindowBuffer()
     for window in windows(300):
         assert stored.acquire(timeout=30)
-        ring.hold(window)
+        ring.keep(window)
         room.release()
         chosen = [window[0]] * (T - len(window)) + list(window)
         assert numbers(buffer.fill([ring[number] for number in chosen])) == chosen
@@ -104,7 +104,7 @@ def test_another_layout_or_type_replaces_the_slots_and_the_buffer_one_by_one() -
     ring, buffer = FeatureRing(T), WindowBuffer()
     for window in windows(12):
         last = window[-1]
-        ring.hold(window)
+        ring.keep(window)
         given = features(last, channels_last=last < 4, dtype=torch.float32 if last < 8 else torch.bfloat16)
         ring.store(last, given)
         assert same_layout(ring[last], given)
@@ -131,13 +131,13 @@ def test_an_engines_own_input_is_filled_in_place() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"variant": "baseline"}, {"mask_source": "level1"}])
 def test_windows_of_a_network_are_those_of_features_stacked_anew(changes: dict[str, str]) -> None:
-    spec = StageSpec(height=64, width=96, num_frames=T, num_kept=4, with_cues=False)
+    spec = HalvesSpec(height=64, width=96, num_frames=T, num_kept=4, with_cues=False)
     runtime = Runtime(live_model(small_config(**changes)), spec, engine="eager", max_windows=2)
     images = random_images(8, 1, 3, 64, 96)
     rings = [FeatureRing(T), FeatureRing(T)]
     for window in windows(4):
         for first, ring in zip((0, 4), rings, strict=True):
-            ring.hold(window)
+            ring.keep(window)
             ring.store(window[-1], runtime.encode(images[first + window[-1]], lent=True))
         chosen = [window[0]] * (T - len(window)) + list(window)
         got = runtime.decode([ring[number] for ring in rings for number in chosen], num_windows=2)

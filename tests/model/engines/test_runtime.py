@@ -22,33 +22,33 @@ from torch.overrides import TorchFunctionMode
 
 import model.engines.device
 import model.engines.runtime
-from model.__main__ import _add_stage_options, _stages_of, compile_engine
 from model.checkpoint.weights_file import save_weights
 from model.config import ModelConfig
 from model.engines.cache import EngineCache, engine_key
 from model.engines.check import TOLERANCE, engine_error
 from model.engines.device import choose_dtype
-from model.engines.inductor import ENCODE
-from model.engines.package_runner import PackageRunner, runner_library
-from model.engines.ring import FeatureRing, WindowBuffer
-from model.engines.runtime import Runtime
-from model.engines.stages import (
-    DecodeStage,
-    EncodeStage,
-    StageSpec,
+from model.engines.halves import (
+    DecodeHalf,
+    EncodeHalf,
+    HalvesSpec,
     class_names,
     example_inputs,
     prepared,
     spec_outputs,
 )
+from model.engines.inductor import ENCODE
+from model.engines.package_runner import PackageRunner, runner_library
+from model.engines.ring import FeatureRing, WindowBuffer
+from model.engines.runtime import Runtime
 from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output, build_model
 from model.postprocess import ComingCandidates
+from model.verbs.engines import add_network_options, compile_engine, network_and_spec
 from pipeline.process import tune_process
 
 pytestmark = pytest.mark.timeout(600)  # for the one test that waits for the compiler
 
-SPEC = StageSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=False)
+SPEC = HalvesSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=False)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_no_step_of_a_window_waits_for_the_device_or_brings_anything_to_it(chang
         images, cues = torch.empty(1, 3, 192, 320), torch.empty(1, config.num_cue_planes, 192, 320)
 
     def one_window() -> Output:
-        ring.hold({0})
+        ring.keep({0})
         ring.store(0, network.encode_frames(images, cues))
         output = network.decode_window(buffer.fill([ring[0]] * 3), num_kept=20)
         ComingCandidates(output, config)
@@ -258,7 +258,7 @@ def others_run(call: Any) -> int:
         other.join()
 
 
-def test_a_compiled_stage_leaves_pythons_lock_free(network: Network, cache: EngineCache) -> None:
+def test_a_compiled_half_leaves_pythons_lock_free(network: Network, cache: EngineCache) -> None:
     ready = prepared(network)
     path = cache.folder(engine_key(ready, SPEC, engine="inductor")) / ENCODE
     frame = list(example_inputs(ready, SPEC)[0])
@@ -276,20 +276,20 @@ def test_a_package_is_freed_when_the_call_under_way_has_ended(
     ready = prepared(network)
     path = cache.folder(engine_key(ready, SPEC, engine="inductor")) / ENCODE
     frame, _ = example_inputs(ready, SPEC)
-    stage = PackageRunner(path)
+    half = PackageRunner(path)
     said: list[str] = []
 
     def work() -> None:
         try:
             while True:
-                stage(*frame)
+                half(*frame)
         except RuntimeError as exc:
             said.append(str(exc))
 
     worker = threading.Thread(target=work)
     worker.start()
     time.sleep(0.2)
-    stage._loaded.free()
+    half._loaded.free()
     worker.join(timeout=60)
     assert said == ["the program ends: the package is closed"]
 
@@ -312,10 +312,10 @@ def test_a_package_says_what_it_does_not_take(network: Network, cache: EngineCac
     ready = prepared(network)
     folder = cache.folder(engine_key(ready, SPEC, engine="inductor"))
     frame, _ = example_inputs(ready, SPEC)
-    stage = PackageRunner(folder / ENCODE)
+    half = PackageRunner(folder / ENCODE)
     with pytest.raises(ValueError, match=r"float16.*float32, torch\.int64"):
-        stage(frame[0].half())
-    assert len(stage(*frame)) == len(EncodeStage(ready)(*frame))  # it goes on
+        half(frame[0].half())
+    assert len(half(*frame)) == len(EncodeHalf(ready)(*frame))  # it goes on
     (tmp_path / "none.pt2").write_bytes(b"no package")
     with pytest.raises(RuntimeError, match=r"\w"):
         PackageRunner(tmp_path / "none.pt2")
@@ -336,7 +336,7 @@ def test_without_a_compiler_a_found_package_runs_with_the_lock_held(
             runtime = Runtime(network, SPEC, precision="fp32", engine="inductor", cache=cache)
     finally:
         runner_library.cache_clear()
-    assert "compiled stages will not run side by side: the C++ compiler" in caplog.text
+    assert "compiled halves will not run side by side: the C++ compiler" in caplog.text
     eager = Runtime(network, SPEC, precision="fp32", engine="eager")
     features = window(eager)
     assert_close(runtime.decode(features).mask_logits, eager.decode(features).mask_logits)
@@ -362,7 +362,7 @@ def test_without_a_compiler_auto_stays_eager(
         runner_library.cache_clear()
     assert runtime.engine == "eager"
     assert len(caplog.messages) == 1
-    assert "compiled stages would not run side by side here" in caplog.text
+    assert "compiled halves would not run side by side here" in caplog.text
 
 
 def test_a_program_that_ends_while_an_engine_is_loaded_ends_well(
@@ -376,7 +376,7 @@ from model.checkpoint.weights_file import load_weights
 from model.engines.cache import EngineCache
 from model.network import FrameFeatures
 from model.engines.runtime import Runtime
-from model.engines.stages import StageSpec
+from model.engines.halves import HalvesSpec
 weights = Path({str(weights)!r})
 cache = EngineCache(Path({str(cache.root)!r}))
 runtime = Runtime(load_weights(weights), {SPEC!r}, precision="fp32", weights=weights, cache=cache)
@@ -416,7 +416,7 @@ def test_compile_counts_the_classes_that_a_stream_counts(tmp_path: Path) -> None
     path = tmp_path / "coco.safetensors"
     save_weights(network, path, name="coco", trained=False)
     parser = argparse.ArgumentParser()
-    _add_stage_options(parser)
+    add_network_options(parser)
     every = [category.name for category in network.config.output_categories if category is not None]
     for names in (None, ["dog", "person"], every):
         outputs = spec_outputs(network.config, names)
@@ -425,7 +425,7 @@ def test_compile_counts_the_classes_that_a_stream_counts(tmp_path: Path) -> None
         said = ["--classes", *class_names(network, spec)]
         for given in (said, [] if names is None else ["--classes", *names]):
             options = parser.parse_args(["--weights", str(path), "--num-kept", "4", *given])
-            assert _stages_of(options)[1].outputs == outputs
+            assert network_and_spec(options)[1].outputs == outputs
 
 
 def test_without_a_compiler_auto_says_so_once_and_eager_goes_on(
@@ -493,27 +493,27 @@ def test_a_damaged_package_is_left_out_by_auto_and_an_error_by_name(
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
-@pytest.mark.parametrize(("stage", "output"), [(0, 0), (1, 0), (1, 2)], ids=["tokens", "logits", "masks"])
+@pytest.mark.parametrize(("half", "output"), [(0, 0), (1, 0), (1, 2)], ids=["tokens", "logits", "masks"])
 def test_an_engine_that_differs_from_eager_is_not_used(
     network: Network,
     cache: EngineCache,
-    stage: int,
+    half: int,
     output: int,
     factor: float,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ready = prepared(network)
-    right = [EncodeStage(ready), DecodeStage(ready, SPEC)]
+    right = [EncodeHalf(ready), DecodeHalf(ready, SPEC)]
 
     def wrong(*tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs = list(right[stage](*tensors))
+        outputs = list(right[half](*tensors))
         outputs[output] = outputs[output] * factor
         return tuple(outputs)
 
-    stages: list[Any] = list(right)
-    stages[stage] = wrong
-    monkeypatch.setattr("model.engines.inductor.load_packages", lambda folder, **_: tuple(stages))
+    halves: list[Any] = list(right)
+    halves[half] = wrong
+    monkeypatch.setattr("model.engines.inductor.load_packages", lambda folder, **_: tuple(halves))
     with pytest.raises(EngineError, match="differs from eager by"):
         Runtime(network, SPEC, precision="fp32", engine="inductor", cache=cache)
     with caplog.at_level(logging.WARNING):
@@ -539,7 +539,7 @@ def test_an_engine_may_order_its_queries_otherwise_and_in_half_types_choose_one_
     ready = prepared(network)
     if dtype != torch.float32:
         ready.to_precision(dtype)
-    encode, decode = EncodeStage(ready), DecodeStage(ready, SPEC)
+    encode, decode = EncodeHalf(ready), DecodeHalf(ready, SPEC)
 
     def reordered(*tensors: Tensor) -> tuple[Tensor, ...]:
         logits, boxes, masks, embeddings, kept = decode(*tensors)
@@ -596,15 +596,15 @@ def test_a_compiled_engine_is_given_the_type_that_it_was_made_for(
     wanted = [[tensor.dtype for tensor in tensors] for tensors in example_inputs(half, SPEC)]
     given: list[list[torch.dtype]] = []
 
-    def recorded(stage: torch.nn.Module) -> Any:
+    def recorded(half: torch.nn.Module) -> Any:
         def run(*tensors: Tensor) -> Any:
             given.append([tensor.dtype for tensor in tensors])
-            return stage(*tensors)
+            return half(*tensors)
 
         return run
 
-    stages = recorded(EncodeStage(half)), recorded(DecodeStage(half, SPEC))
-    monkeypatch.setattr("model.engines.inductor.load_packages", lambda folder, **_: stages)
+    halves = recorded(EncodeHalf(half)), recorded(DecodeHalf(half, SPEC))
+    monkeypatch.setattr("model.engines.inductor.load_packages", lambda folder, **_: halves)
     monkeypatch.setattr(model.engines.runtime, "build_engine", lambda *_, **__: tmp_path)
     runtime = Runtime(network, SPEC, engine="inductor", precision="bf16")
     given.clear()
@@ -621,7 +621,7 @@ def test_the_key_holds_weights_spec_threads_and_precision(network: Network) -> N
     assert engine_key(other, SPEC, engine="inductor")["weights"] != key["weights"]
     fewer = replace(SPEC, outputs=(0,))
     assert engine_key(network, fewer, engine="inductor") != engine_key(network, SPEC, engine="inductor")
-    longer = StageSpec(height=64, width=96, num_frames=3, num_kept=4, with_cues=False)
+    longer = HalvesSpec(height=64, width=96, num_frames=3, num_kept=4, with_cues=False)
     cache = EngineCache(Path("unused"))
     assert cache.folder(engine_key(network, longer, engine="inductor")) != cache.folder(key)
     threads = torch.get_num_threads()
@@ -663,7 +663,7 @@ def test_a_build_that_fails_leaves_nothing_and_two_builds_at_once_are_one(tmp_pa
     assert len(built) == 1
 
 
-def test_example_inputs_are_the_stages_inputs(network: Network) -> None:
+def test_example_inputs_are_the_inputs_of_the_halves(network: Network) -> None:
     frame, features = example_inputs(network, SPEC)
     assert [tuple(tensor.shape) for tensor in frame] == [(1, 3, 64, 96)]
     assert features[0].shape[0] == 2

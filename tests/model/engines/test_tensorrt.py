@@ -13,13 +13,13 @@ import pytest
 import torch
 from support.small_models import live_model, small_config
 
-from model.engines.inductor import export_stage
-from model.engines.stages import DecodeStage, StageSpec, example_inputs, prepared
+from model.engines.halves import DecodeHalf, HalvesSpec, example_inputs, prepared
+from model.engines.inductor import export_half
 from model.engines.tensorrt import SETTINGS, build_engines, count_attention, versions
 from model.errors import EngineError
 
 ROOT = Path(__file__).parents[3]
-SPEC = StageSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=False)
+SPEC = HalvesSpec(height=64, width=96, num_frames=2, num_kept=4, with_cues=False)
 INSTALLED = find_spec("torch_tensorrt") is not None
 
 ATTEMPT = (
@@ -111,7 +111,7 @@ def test_attention_goes_to_tensorrt_as_the_operator_and_survives_decomposition()
     """torch_tensorrt decomposes a program before it partitions it; what it meets then is counted here."""
     network = prepared(live_model(small_config(encoder_layers=1, num_frames=2, num_levels=3, num_points=2)))
     _, window = example_inputs(network, SPEC)
-    program = export_stage(DecodeStage(network, SPEC), window)
+    program = export_half(DecodeHalf(network, SPEC), window)
     before = count_attention(program.graph_module)
     assert before == sum("vis.deform_attn" in str(node.target) for node in program.graph.nodes) > 0
     assert count_attention(program.run_decompositions().graph_module) == before

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.training_runs import stage, state_tensors, tiny_options, toy_clips, trainer
+from support.training_runs import averaged_network, stage, state_tensors, tiny_options, toy_clips, trainer
 from torch import nn
 
 from model.checkpoint.weights_file import save_weights
@@ -235,7 +235,7 @@ def test_only_a_stage_that_asks_for_it_trains_the_discriminator(tmp_path: Path) 
     assert run.run()
     moved = [name for name, value in run.discriminator.state_dict().items() if not value.equal(start[name])]
     assert len(moved) == len(start)
-    assert not any("judge" in name for name in run.averaged_network().state_dict())
+    assert not any("judge" in name for name in averaged_network(run).state_dict())
 
 
 def test_bf16_trains_otherwise_than_fp32_and_keeps_its_weights_in_fp32(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_average_follows_the_weights(tmp_path: Path) -> None:
         run.run(max_seconds=0.0)
         decay = min(0.9, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * run.network.state_dict()[name]
-    averaged = run.averaged_network()
+    averaged = averaged_network(run)
     assert torch.allclose(averaged.state_dict()[name], expected, atol=1e-7)
     assert not averaged.state_dict()[name].equal(run.network.state_dict()[name])
     assert not averaged.training
@@ -312,7 +312,7 @@ def test_a_run_may_start_from_weights_of_the_same_network(tmp_path: Path) -> Non
     first = trainer(tiny_options(), tmp_path / "first")
     first.run()
     file = tmp_path / "first.safetensors"
-    save_weights(first.averaged_network(), file, name="first", trained=True)
+    save_weights(averaged_network(first), file, name="first", trained=True)
     second = trainer(tiny_options(initial_weights=str(file)), tmp_path / "second")
     for name, value in second.network.state_dict().items():
         assert torch.equal(value, first.average[name]), name

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from support.truth import CLASSES, Corruption, Mover, Oracle, Path, Scene, run, script
 
-from model.cues.state import CueState, scale_motion
+from model.cues.flow import scale_motion
+from model.cues.state import CueState
 from pipeline.association.associator import Associator
 from pipeline.config import AssociationConfig
 from pipeline.inference.window import Windower

@@ -1,4 +1,4 @@
-"""Cues on the live path: what the network is given is what `model.cues` says, frame by frame."""
+"""Cues on the live path: what the network is given is what `model.cues.state` says, frame by frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from support.streams import tiny_config
 from support.video import write_resized_video
 
-from model.cues.state import CueState, clip_cues
+from model.cues.state import CueState
+from model.training.data.cue_clips import clip_cues
 from model.training.data.render import SceneRenderer
 from model.training.data.street import StreetClips
 from pipeline.config import StreamConfig

@@ -1,7 +1,7 @@
 """The two halves of the network as functions of tensors alone, in the form that engines compile.
 
-`EncodeStage` is `Network.encode_frames`, `DecodeStage` is `Network.decode_window`; shapes are fixed by a
-`StageSpec`. Ours.
+`EncodeHalf` is `Network.encode_frames`, `DecodeHalf` is `Network.decode_window`; shapes are fixed by a
+`HalvesSpec`. Ours.
 
 Dimensions: B windows, T frames, P positions of all levels, C width, Q queries, R cue planes, H × W pixels.
 """
@@ -9,7 +9,7 @@ Dimensions: B windows, T frames, P positions of all levels, C width, Q queries, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,19 +20,23 @@ from model.config import ModelConfig
 from model.network import FrameFeatures, Network, Output
 
 __all__ = [
-    "DecodeStage",
-    "EncodeStage",
-    "StageSpec",
+    "DecodeHalf",
+    "EncodeHalf",
+    "Half",
+    "HalvesSpec",
     "class_names",
     "example_inputs",
     "prepared",
     "spec_outputs",
 ]
 
+Half = Callable[..., tuple[Tensor, ...]]
+"""One half as an engine gives it: called like `EncodeHalf` or `DecodeHalf`."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class StageSpec:
-    """What the two stages are compiled for."""
+class HalvesSpec:
+    """What the two halves are compiled for."""
 
     height: int
     """Rows of the network's input, pixels."""
@@ -44,13 +48,13 @@ class StageSpec:
     with_cues: bool
     """Whether frames come with their cue planes."""
     num_windows: int = 1
-    """B: windows in one call of the second stage."""
+    """B: windows in one call of the second half."""
     outputs: tuple[int, ...] | None = None
     """Class outputs that count in the choice of queries; None: all that stand for a category."""
 
 
 def spec_outputs(config: ModelConfig, names: Sequence[str] | None = None) -> tuple[int, ...] | None:
-    """`StageSpec.outputs` for the classes of these names, None: those that the class list recommends.
+    """`HalvesSpec.outputs` for the classes of these names, None: those that the class list recommends.
 
     Raises ValueError as `class_lists.chosen_outputs`.
     """
@@ -58,14 +62,14 @@ def spec_outputs(config: ModelConfig, names: Sequence[str] | None = None) -> tup
     return None if outputs == config.used_outputs else outputs
 
 
-def class_names(network: Network, spec: StageSpec) -> list[str]:
+def class_names(network: Network, spec: HalvesSpec) -> list[str]:
     """The names of the classes that count: `spec_outputs` makes the spec's outputs of them again."""
     table = network.config.output_categories
     outputs = network.config.used_outputs if spec.outputs is None else spec.outputs
     return [each.name for index in outputs if (each := table[index]) is not None]
 
 
-class EncodeStage(nn.Module):
+class EncodeHalf(nn.Module):
     """images (1, 3, H, W) and, where the spec has cues, cues (1, R, H, W) → the tensors of FrameFeatures."""
 
     def __init__(self, network: Network) -> None:
@@ -76,10 +80,10 @@ class EncodeStage(nn.Module):
         return present(self.network.encode_frames(images, cues))
 
 
-class DecodeStage(nn.Module):
+class DecodeHalf(nn.Module):
     """The tensors of the FrameFeatures of B·T frames → the tensors of Output, `kept` last."""
 
-    def __init__(self, network: Network, spec: StageSpec) -> None:
+    def __init__(self, network: Network, spec: HalvesSpec) -> None:
         super().__init__()
         self.network = network
         self.spec = spec
@@ -102,7 +106,7 @@ def present(features: FrameFeatures) -> tuple[Tensor, ...]:
     return tuple(tensor for tensor in tensors if tensor is not None)
 
 
-def assembled(network: Network, spec: StageSpec, tensors: tuple[Tensor, ...]) -> FrameFeatures:
+def assembled(network: Network, spec: HalvesSpec, tensors: tuple[Tensor, ...]) -> FrameFeatures:
     """The features of `present`'s tensors."""
     rest = list(tensors[1:])
     narrow = rest.pop(0) if network.config.variant != "baseline" else None
@@ -123,9 +127,9 @@ def prepared(network: Network) -> Network:
 @torch.inference_mode(False)
 @torch.no_grad()
 def example_inputs(
-    network: Network, spec: StageSpec, *, seed: int = 0
+    network: Network, spec: HalvesSpec, *, seed: int = 0
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Random inputs of both stages; the second's are what the first makes of random frames."""
+    """Random inputs of both halves; the second's are what the first makes of random frames."""
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(seed)
 
@@ -136,13 +140,13 @@ def example_inputs(
             planes.append(torch.rand(shape, generator=generator))
         return tuple(plane.to(parameter.device, parameter.dtype) for plane in planes)
 
-    encode = EncodeStage(network)
+    encode = EncodeHalf(network)
     frames = [frame() for _ in range(spec.num_frames * spec.num_windows)]
     features = [encode(*each) for each in frames]
     return frames[0], tuple(torch.cat(parts) for parts in zip(*features, strict=True))
 
 
 def to_output(tensors: tuple[Tensor, ...]) -> Output:
-    """The second stage's result by name."""
+    """The second half's result by name."""
     logits, boxes, mask_logits, embeddings, kept = tensors
     return Output(logits=logits, boxes=boxes, mask_logits=mask_logits, query_embeddings=embeddings, kept=kept)

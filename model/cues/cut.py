@@ -1,0 +1,83 @@
+"""Cuts, seen in the images: for the cues within a model's frames, for a source in its own pictures. Ours."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model.cues.planes import Image, as_image
+
+__all__ = ["CutDetector", "ShotDetector"]
+
+_CUT_LEVELS = 30
+_CUT_CELL = 8
+_SHOT_ROWS = 192
+"""Rows, at least, that a picture is thinned out to before cells are compared."""
+_FLAT_LEVELS = 4.0
+_SAME_LIGHT = 0.5
+
+
+class CutDetector:
+    """Tells whether a frame shows another scene than the one before: most of the picture differs at once.
+
+    Both are reduced to cells of 8×8 pixels; at a cut more than half of them differ by over 30 grey levels in
+    a colour. A sudden change of all light counts too: what was learnt of the background is worth nothing.
+    """
+
+    def __init__(self) -> None:
+        self._previous: Image | None = None
+
+    def update(self, rgb: Image) -> bool:
+        """Take the next frame, (H, W, 3); another size than before is a cut."""
+        height, width = rgb.shape[:2]
+        rows, columns = max(1, height // _CUT_CELL), max(1, width // _CUT_CELL)
+        whole = rgb[: rows * _CUT_CELL, : columns * _CUT_CELL]  # a whole ratio is several times as fast
+        small = as_image(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA))
+        previous, self._previous = self._previous, small
+        if previous is None:
+            return False
+        if previous.shape != small.shape:
+            return True
+        return bool(np.median(cv2.absdiff(small, previous).max(axis=2)) > _CUT_LEVELS)
+
+    def reset(self) -> None:
+        """Forget the previous frame."""
+        self._previous = None
+
+
+class ShotDetector:
+    """Tells whether a frame begins another shot: most of the picture differs at once, as for `CutDetector`,
+    and bright and dark lie elsewhere.
+
+    Switching on a lamp changes the first and not the second. A picture of one colour shows nothing: the next
+    is compared with the one before it.
+    """
+
+    def __init__(self) -> None:
+        self._previous: NDArray[np.float32] | None = None
+
+    def update(self, picture: Image) -> bool:
+        """Take the next frame, (H, W, 3) RGB or (H, W) luma; another size than before is another shot."""
+        height, width = picture.shape[:2]
+        step = max(1, min(height, width) // _SHOT_ROWS)
+        rows, columns = max(1, height // step // _CUT_CELL), max(1, width // step // _CUT_CELL)
+        sparse = np.ascontiguousarray(picture[::step, ::step])
+        small = np.asarray(cv2.resize(sparse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
+        light = small.mean(axis=2) if small.ndim == 3 else small
+        if light.std() < _FLAT_LEVELS:
+            return False
+        previous, self._previous = self._previous, small
+        if previous is None:
+            return False
+        if previous.shape != small.shape:
+            return True
+        apart = np.abs(small - previous)
+        if np.median(apart.max(axis=2) if apart.ndim == 3 else apart) <= _CUT_LEVELS:
+            return False
+        before = previous.mean(axis=2) if previous.ndim == 3 else previous
+        return bool(np.corrcoef(light.ravel(), before.ravel())[0, 1] < _SAME_LIGHT)
+
+    def reset(self) -> None:
+        """Forget the previous frame."""
+        self._previous = None
