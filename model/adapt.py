@@ -26,8 +26,11 @@ from model.config import FORMER_WEIGHTS, ModelConfig
 from model.cues.state import CueState
 from model.errors import CheckpointError
 from model.network import Network
-from model.video import read_frames, shown
 from ops.preprocess import fit_content, fit_size, normalise_content
+
+Frames = Iterable[tuple[NDArray[np.uint8], float] | None]
+"""A stream's frames in order: (H, W, 3) RGB and stream time in seconds. None: what follows does not continue
+what came before (a reconnect, a cut)."""
 
 BATCH_FRAMES = 8
 _WRITTEN_ANEW = ("format", "config", "name", "trained")
@@ -116,26 +119,28 @@ class Thinned:
 
 
 def adapt(
-    source: str,
+    frames: Frames,
     weights: str,
     output: str,
     *,
+    shown: str,
     overlay: str | None = None,
     num_frames: int = 64,
-    seconds: float = 30.0,
-    fps: float = 10.0,
     strength: float = 1.0,
 ) -> Report:
-    """Adapt weights in a file (`resnet18`: the former default) to a source, write them and a config that
-    names them; see `read_frames`, `collect` and `re_estimate`.
+    """Adapt weights in a file (`resnet18`: the former default) to a camera's frames, write them and a config
+    that names them; see `collect` and `re_estimate`.
 
-    overlay: where the config goes; None: `output` with the suffix .yaml. fps is the rate that the network
-    runs at on this source (`cadence.fps`), as the cues depend on it.
-    Raises CheckpointError for weights that cannot be read or have no batch norm, VideoError for a source that
-    cannot be read, ValueError for a number out of range, OSError where a file cannot be written.
+    frames come at the rate that the network runs at on this camera (`cadence.fps`), as the cues depend on it;
+    the first is asked for when all else has been checked. shown: what the files say of where they are from,
+    a path or an address without secrets. overlay: where the config goes; None: `output` with the suffix
+    .yaml.
+    Raises CheckpointError for weights that cannot be read or have no batch norm, ValueError for a number out
+    of range or no frames, OSError where a file cannot be written, and what `frames` raises.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames={num_frames} must be at least 1")
+    _check_strength(strength)
     config_path = Path(output).with_suffix(".yaml") if overlay is None else Path(overlay)
     if config_path.resolve() == Path(output).resolve():
         raise ValueError(f"the weights and the config cannot both be written to {output}")
@@ -144,13 +149,13 @@ def adapt(
             raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
     network = load_weights(weights_path(weights))
     _norms(network)
-    samples = collect(read_frames(source, fps=fps, seconds=seconds), network.config, num_frames=num_frames)
+    samples = collect(frames, network.config, num_frames=num_frames)
     shifts = re_estimate(network, samples, strength=strength)
     name = network.metadata.get("name", Path(weights).stem)
     notes = {key: text for key, text in network.metadata.items() if key not in _WRITTEN_ANEW}
     notes |= {
         "adapted_from": name,
-        "adapted_to": shown(source) if "://" in source else Path(source).name,
+        "adapted_to": shown if "://" in shown else Path(shown).name,
         "adapted_frames": str(len(samples)),
         "adapted_seconds": f"{samples[-1].seconds - samples[0].seconds:.1f}",
         "adapted_strength": f"{strength:g}",
@@ -159,16 +164,14 @@ def adapt(
     # A JSON string is a YAML string whatever the path holds.
     named = json.dumps(str(Path(output).resolve()), ensure_ascii=False)
     config_path.write_text(
-        f"# {name}, adapted by `python -m model adapt` to {shown(source)}\nmodel:\n  weights: {named}\n",
+        f"# {name}, adapted by `python -m model adapt` to {shown}\nmodel:\n  weights: {named}\n",
         encoding="utf-8",
     )
     return Report(output, str(config_path), samples, shifts)
 
 
-def collect(
-    frames: Iterable[tuple[NDArray[np.uint8], float]], config: ModelConfig, *, num_frames: int
-) -> list[Sample]:
-    """Fit a stream's frames (RGB, stream time) into the network's size and choose up to `num_frames`.
+def collect(frames: Frames, config: ModelConfig, *, num_frames: int) -> list[Sample]:
+    """Fit a stream's frames into the network's size and choose up to `num_frames`.
 
     Cues are computed in the order of the stream, as live. Frames whose cues are still zero are left out where
     there are others.
@@ -176,7 +179,11 @@ def collect(
     state = CueState(config.cues)
     warm, cold = Thinned(num_frames), Thinned(num_frames)
     size: tuple[int, ...] = ()
-    for rgb, seconds in frames:
+    for frame in frames:
+        if frame is None:
+            state.reset()
+            continue
+        rgb, seconds = frame
         content, _ = fit_content(rgb, height=config.height, width=config.width)
         if content.shape != size:
             state.reset()
@@ -202,8 +209,7 @@ def re_estimate(network: Network, samples: Sequence[Sample], *, strength: float 
     """
     if not samples:
         raise ValueError("there are no frames to adapt to")
-    if not 0.0 <= strength <= 1.0:
-        raise ValueError(f"strength={strength} must be in 0..1")
+    _check_strength(strength)
     norms = _norms(network)
     kept = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
     momenta = {name: norm.momentum for name, norm in norms.items()}
@@ -227,6 +233,11 @@ def re_estimate(network: Network, samples: Sequence[Sample], *, strength: float 
         mean = ((norm.running_mean - old_mean).abs() / deviation).mean()
         shifts.append(Shift(name, float(mean), float(ratio)))
     return shifts
+
+
+def _check_strength(strength: float) -> None:
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"strength={strength} must be in 0..1")
 
 
 def _norms(network: Network) -> dict[str, Any]:

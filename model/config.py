@@ -28,6 +28,11 @@ Intra = Literal["none", "temporal", "spatiotemporal", "joint"]
 MaskSource = Literal["level1", "c2", "picture"]
 MaskCoordinates = Literal["pixels", "box"]
 QuerySelectionName = Literal["learned", "encoder", "detector"]
+Arithmetic = Literal["fp32", "bf16", "fp16"]
+"""What a network computes in, but for coordinates and scores."""
+Precision = Literal["auto", Arithmetic]
+"""The same as it is asked for; auto: what the device is best at."""
+EngineName = Literal["auto", "eager", "inductor", "tensorrt"]
 
 CUE_PLANES: dict[str, int] = {"background": 1, "flow": 2}
 """Planes that each cue adds to the stem: the frame's difference to a running median; optical flow less the
@@ -138,7 +143,9 @@ class ModelConfig:
             if allowed and value not in allowed:
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(repr, allowed))}")
         self._check_ranges()
-        self._check_structure()
+        self._check_widths()
+        self._check_cues()
+        self._check_parts()
 
     def _check_ranges(self) -> None:
         for name, most in _AT_MOST.items():
@@ -163,7 +170,7 @@ class ModelConfig:
                     f"from {low} to {high}, such as {_nearest_size(value)}"
                 )
 
-    def _check_structure(self) -> None:
+    def _check_widths(self) -> None:
         if (64 * self.backbone_width) % 8:
             raise ValueError(f"backbone_width: {self.backbone_width} must make 64·width a multiple of 8")
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
@@ -179,42 +186,49 @@ class ModelConfig:
             raise ValueError(
                 f"sts_dim: {self.sts_dim} must be a multiple of 4 and of sts_heads ({self.sts_heads})"
             )
+        if (self.mask_dim or self.hidden_dim) % 4:
+            raise ValueError(f"mask_dim: {self.mask_dim} must be a multiple of 4")
+
+    def _check_parts(self) -> None:
+        """What goes together."""
         if self.query_selection == "detector":
-            if self.backbone != "csp" or self.class_list != "coco_and_object":
-                raise ValueError(
-                    "query_selection: 'detector' needs backbone 'csp' and class_list 'coco_and_object' (its "
-                    f"classes are COCO's), not {self.backbone!r} and {self.class_list!r}"
-                )
-            if not 1 <= self.num_motion_queries < self.num_queries:
-                raise ValueError(
-                    f"num_motion_queries: {self.num_motion_queries} must be 1 to num_queries - 1 "
-                    f"({self.num_queries - 1})"
-                )
+            self._check_detector()
         if self.mask_coordinates == "box" and self.query_selection == "learned":
             raise ValueError(
                 "mask_coordinates: 'box' needs first references with a size: query_selection 'encoder' or "
                 "'detector', not 'learned'"
             )
-        if self.backbone == "csp":
-            for name in ("height", "width"):
-                if getattr(self, name) % 32:
-                    raise ValueError(
-                        f"{name}: {getattr(self, name)} must be a multiple of 32 for backbone 'csp', such as "
-                        f"{_nearest_size(getattr(self, name), 32)}"
-                    )
-        if (self.mask_dim or self.hidden_dim) % 4:
-            raise ValueError(f"mask_dim: {self.mask_dim} must be a multiple of 4")
+        for name in ("height", "width") if self.backbone == "csp" else ():
+            if getattr(self, name) % 32:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} must be a multiple of 32 for backbone 'csp', such as "
+                    f"{_nearest_size(getattr(self, name), 32)}"
+                )
         if self.variant != "baseline" and self.intra == "none" and not self.inter:
             raise ValueError(
                 f"variant: {self.variant!r} has neither an intra nor an inter block; "
                 "turn one on or use 'baseline'"
             )
+        output_categories(self.class_list, self.outputs)
+
+    def _check_detector(self) -> None:
+        if self.backbone != "csp" or self.class_list != "coco_and_object":
+            raise ValueError(
+                "query_selection: 'detector' needs backbone 'csp' and class_list 'coco_and_object' (its "
+                f"classes are COCO's), not {self.backbone!r} and {self.class_list!r}"
+            )
+        if not 1 <= self.num_motion_queries < self.num_queries:
+            raise ValueError(
+                f"num_motion_queries: {self.num_motion_queries} must be 1 to num_queries - 1 "
+                f"({self.num_queries - 1})"
+            )
+
+    def _check_cues(self) -> None:
         for cue in self.cues:
             if cue not in CUE_PLANES:
                 raise ValueError(f"cues: {cue!r} is not one of {', '.join(map(repr, CUE_PLANES))}")
         if len(set(self.cues)) != len(self.cues):
             raise ValueError(f"cues: {list(self.cues)} names a cue twice")
-        output_categories(self.class_list, self.outputs)
 
     @property
     def outputs(self) -> int:

@@ -5,8 +5,7 @@
     │                           architecture
     ├── DatasetError            annotations, results or images are missing, damaged or contradict each other
     ├── EngineError             an engine that was asked for cannot be built, loaded or trusted
-    ├── MissingPackageError     an optional package is not installed; the text names it and how to get it
-    └── VideoError              a video, folder of images or camera cannot be read
+    └── MissingPackageError     an optional package is not installed; the text names it and how to get it
 
 A caller's own mistake (a wrong config value, a tensor of a wrong shape) is a ValueError or TypeError.
 """
@@ -41,7 +40,3 @@ class EngineError(ModelError):
 
 class MissingPackageError(ModelError):
     """An optional package is needed for what was asked and is not installed."""
-
-
-class VideoError(ModelError):
-    """Frames cannot be read; the text names the source (of a URL only the host) and the remedy."""

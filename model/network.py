@@ -34,10 +34,11 @@ from model.layers.modules import (
     module_list,
     split_dim,
 )
-from model.layers.position import Sizes, level_sizes, spatial_sine
+from model.layers.position import image_level_sizes, spatial_sine
 from model.layers.proposals import frame_proposals
 from model.layers.sts import expand_levels
 from ops.constants import kept
+from ops.levels import Sizes
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Network(nn.Module):
         images = images.to(dtype).contiguous(memory_format=torch.channels_last)
         if cues is not None:
             cues = cues.to(dtype).contiguous(memory_format=torch.channels_last)
-        sizes = level_sizes(height, width, self.config.num_levels)
+        sizes = image_level_sizes(height, width, self.config.num_levels)
         beside = None if self.cue_pyramid is None or cues is None else self.cue_pyramid(cues)
         c2, c3, *coarser = self.backbone(images, cues)
         maps: tuple[Tensor, ...] = (c3, *coarser)
@@ -315,7 +316,7 @@ class Network(nn.Module):
         if num_windows < 1 or len(features) == 0 or len(features) % num_windows:
             raise ValueError(f"{len(features)} frames do not divide into {num_windows} windows")
         T = len(features) // num_windows
-        sizes = level_sizes(*features.size, self.config.num_levels)
+        sizes = image_level_sizes(*features.size, self.config.num_levels)
         position = self._position(sizes, features.tokens)
         memory = self.encoder.encode_window(features.tokens, features.narrow, position, sizes, num_frames=T)
         mask_features = self.mask_branch(memory, sizes, features.c2)

@@ -48,13 +48,6 @@ class WindowCandidates:
         return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
 
 
-def candidates(
-    output: Output, config: ModelConfig, outputs: tuple[int, ...] | None = None
-) -> list[WindowCandidates]:
-    """The candidates of each of the output's B windows; waits for the device."""
-    return ComingCandidates(output, config, outputs).wait()
-
-
 class ComingCandidates:
     """Candidates on their way to the host: the one place where results leave the device.
 

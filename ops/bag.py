@@ -30,7 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.constants import kept
+from ops.levels import level_sizes, level_starts
 
 __all__ = ["deform_attn_backward_bag", "deform_attn_bag"]
 
@@ -64,16 +66,14 @@ class _Geometry(NamedTuple):
 def _geometry(
     height0: int, width0: int, L: int, K: int, M: int, dtype: torch.dtype, device: torch.device
 ) -> _Geometry:
-    heights, widths, starts = [height0], [width0], [0]
-    for _ in range(L):
-        starts.append(starts[-1] + heights[-1] * widths[-1])
-        heights.append((heights[-1] + 1) // 2)
-        widths.append((widths[-1] + 1) // 2)
+    level = level_sizes(height0, width0, num_levels=L)
+    starts = level_starts(level)
+    heights, widths = zip(*level, strict=True)
 
     if starts[-1] * M >= 1 << 24:
         raise ValueError(f"value has {starts[-1]}·{M} rows, more than float32 can number exactly (2^24)")
 
-    def per_sample(values: list[int]) -> Tensor:
+    def per_sample(values: tuple[int, ...]) -> Tensor:
         return torch.tensor(values[:L]).view(1, L, 1).expand(M, L, K).reshape(M, L * K)
 
     width, height, start = per_sample(widths), per_sample(heights), per_sample(starts)
@@ -206,21 +206,14 @@ def _chunks(Q: int, N: int, elements: int, device: torch.device) -> list[tuple[i
     return [(start, min(Q, start + size)) for start in range(0, Q, size)]
 
 
-def deform_attn_bag(
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> Tensor:
+def deform_attn_bag(arguments: DeformAttnArguments) -> Tensor:
     """Forward of `vis::deform_attn` (see `ops.deform_attn` for shapes); records no gradient.
 
     The result of a batch element is the same, to the bit, whatever else is in the batch.
     """
+    value, sampling, reference, height0, width0, L, K = arguments
     B, S, M, D = value.shape
-    Q, L, K = sampling.shape[1], num_levels, num_points
+    Q = sampling.shape[1]
     N, dtype = M * L * K, _compute_dtype(value)
     geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
     result = torch.empty(B, Q, M * D, dtype=value.dtype, device=value.device)
@@ -247,22 +240,14 @@ def deform_attn_bag(
     return result
 
 
-def deform_attn_backward_bag(
-    grad: Tensor,
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def deform_attn_backward_bag(grad: Tensor, arguments: DeformAttnArguments) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, sampling and reference, given grad (B, Q, M·D). The forward pass is computed again.
 
     Where a position is a whole pixel, the derivative to the right is taken, as `grid_sample` does.
     """
+    value, sampling, reference, height0, width0, L, K = arguments
     B, S, M, D = value.shape
-    Q, L, K = sampling.shape[1], num_levels, num_points
+    Q = sampling.shape[1]
     N, dtype = M * L * K, _compute_dtype(value)
     geometry = _geometry(height0, width0, L, K, M, dtype, value.device)
     grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
-from ops.reference import level_sizes
+from ops.levels import level_sizes, level_starts
 
 __all__ = ["compare_with_portable"]
 
@@ -18,8 +19,8 @@ _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 4e-3, to
 
 
 def compare_with_portable(
-    forward: Callable[..., Tensor | None] | None,
-    backward: Callable[..., tuple[Tensor, ...] | None] | None,
+    forward: Callable[[DeformAttnArguments], Tensor | None] | None,
+    backward: Callable[[Tensor, DeformAttnArguments], tuple[Tensor, ...] | None] | None,
     *,
     dtype: torch.dtype,
     num_heads: int,
@@ -41,7 +42,7 @@ def compare_with_portable(
     L, K, M, D = num_levels, num_points, num_heads, head_dim
     B, Q, size0 = 2, 19, (9, 6)
     generator = torch.Generator().manual_seed(0)
-    S = sum(height * width for height, width in level_sizes(*size0, num_levels=L))
+    S = level_starts(level_sizes(*size0, num_levels=L))[-1]
 
     def random(*shape: int, kind: torch.dtype) -> Tensor:
         return torch.randn(*shape, generator=generator, device="cpu").to(kind)
@@ -50,18 +51,14 @@ def compare_with_portable(
     maps = random(B, Q, 3 * M * L * K, kind=sampling or dtype)
     shape = (B, Q, L, coordinates) if per_level else (B, Q, coordinates)
     points = torch.rand(shape, generator=generator, device="cpu").to(reference or dtype)
-    tensors = (value.to(device), maps.to(device), points.to(device))
-    exact = (value.double(), maps.double(), points.double())
-    tolerance = max(_TOLERANCE[tensor.dtype] for tensor in tensors)
+    call = DeformAttnArguments(value.to(device), maps.to(device), points.to(device), *size0, L, K)
+    exact = DeformAttnArguments(value.double(), maps.double(), points.double(), *size0, L, K)
+    tolerance = max(_TOLERANCE[tensor.dtype] for tensor in call.tensors)
     if forward is not None:
-        _compare((forward(*tensors, *size0, L, K),), (deform_attn_bag(*exact, *size0, L, K),), tolerance)
+        _compare((forward(call),), (deform_attn_bag(exact),), tolerance)
     if backward is not None:
         grad = random(B, Q, M * D, kind=dtype)
-        _compare(
-            backward(grad.to(device), *tensors, *size0, L, K),
-            deform_attn_backward_bag(grad.double(), *exact, *size0, L, K),
-            tolerance,
-        )
+        _compare(backward(grad.to(device), call), deform_attn_backward_bag(grad.double(), exact), tolerance)
 
 
 def _compare(got: tuple[Tensor | None, ...] | None, wanted: tuple[Tensor, ...], tolerance: float) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.check import compare_with_portable
 from ops.kernel import Compiler, KernelTable, Ready, Run, Scalar
@@ -119,59 +120,35 @@ class DeformAttnKernels:
         self.switched_off = self._table.switched_off
         """Kernels that are not used, and why."""
 
-    def forward(
-        self,
-        value: Tensor,
-        sampling: Tensor,
-        reference: Tensor,
-        height0: int,
-        width0: int,
-        num_levels: int,
-        num_points: int,
-    ) -> Tensor | None:
+    def forward(self, arguments: DeformAttnArguments) -> Tensor | None:
         """As `ops.deform_attn`; None where the kernel is switched off."""
-        tensors = (value, sampling, reference)
-        if _too_large(*tensors):
+        if _too_large(*arguments.tensors):
             return None
-        config = _config(*tensors, num_levels, num_points)
-        call = partial(_forward, tensors=tensors, size0=(height0, width0))
-        return self._table.use("forward", value.device, config, call)
+        call = partial(_forward, arguments=arguments)
+        return self._table.use("forward", arguments.value.device, _config(arguments), call)
 
-    def backward(
-        self,
-        grad: Tensor,
-        value: Tensor,
-        sampling: Tensor,
-        reference: Tensor,
-        height0: int,
-        width0: int,
-        num_levels: int,
-        num_points: int,
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+    def backward(self, grad: Tensor, arguments: DeformAttnArguments) -> tuple[Tensor, Tensor, Tensor] | None:
         """Gradients of value, sampling and reference; None where the kernel is switched off.
 
         That of `value` is summed by atomics: its last bits differ from run to run. Where torch is set to
         deterministic algorithms, the answer is None.
         """
-        tensors = (value, sampling, reference)
-        if torch.are_deterministic_algorithms_enabled() or _too_large(*tensors):
+        if torch.are_deterministic_algorithms_enabled() or _too_large(*arguments.tensors):
             return None
-        config = _config(*tensors, num_levels, num_points)
-        call = partial(_backward, grad=grad, tensors=tensors, size0=(height0, width0))
-        return self._table.use("backward", value.device, config, call)
+        call = partial(_backward, grad=grad, arguments=arguments)
+        return self._table.use("backward", arguments.value.device, _config(arguments), call)
 
 
-def _config(
-    value: Tensor, sampling: Tensor, reference: Tensor, num_levels: int, num_points: int
-) -> DeformAttnConfig:
+def _config(arguments: DeformAttnArguments) -> DeformAttnConfig:
+    value, sampling, reference = arguments.tensors
     return DeformAttnConfig(
         value=value.dtype,
         sampling=sampling.dtype,
         reference=reference.dtype,
         num_heads=value.shape[2],
         head_dim=value.shape[3],
-        num_levels=num_levels,
-        num_points=num_points,
+        num_levels=arguments.num_levels,
+        num_points=arguments.num_points,
         coordinates=reference.shape[-1],
         per_level=reference.dim() == 4,
     )
@@ -188,27 +165,22 @@ def _aligned(tensor: Tensor, alignment: int) -> Tensor:
     return tensor if tensor.data_ptr() % alignment == 0 else tensor.clone()
 
 
-def _forward(
-    ready: Ready[DeformAttnConfig], tensors: tuple[Tensor, Tensor, Tensor], size0: tuple[int, int]
-) -> Tensor:
-    value = _aligned(tensors[0], ready.launch.alignment)
-    sampling, reference = (tensor.contiguous() for tensor in tensors[1:])
+def _forward(ready: Ready[DeformAttnConfig], arguments: DeformAttnArguments) -> Tensor:
+    value = _aligned(arguments.value, ready.launch.alignment)
+    sampling, reference = arguments.sampling.contiguous(), arguments.reference.contiguous()
     B, Q = sampling.shape[:2]
     result = torch.empty(B, Q, value.shape[2] * value.shape[3], dtype=value.dtype, device=value.device)
     if B * Q:
         addresses = tuple(t.data_ptr() for t in (result, value, sampling, reference))
-        ready(B * Q, addresses, (B * Q, Q, value.shape[1], *size0))
+        ready(B * Q, addresses, (B * Q, Q, value.shape[1], *arguments.geometry[:2]))
     return result
 
 
 def _backward(
-    ready: Ready[DeformAttnConfig],
-    grad: Tensor,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    size0: tuple[int, int],
+    ready: Ready[DeformAttnConfig], grad: Tensor, arguments: DeformAttnArguments
 ) -> tuple[Tensor, Tensor, Tensor]:
-    value = _aligned(tensors[0], ready.launch.alignment)
-    sampling, reference = (tensor.contiguous() for tensor in tensors[1:])
+    value = _aligned(arguments.value, ready.launch.alignment)
+    sampling, reference = arguments.sampling.contiguous(), arguments.reference.contiguous()
     grad = _aligned(grad.to(value.dtype), ready.launch.alignment)
     B, Q = sampling.shape[:2]
     grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
@@ -216,7 +188,7 @@ def _backward(
     if B * Q:
         outputs = (grad_value, grad_sampling, grad_reference)
         addresses = tuple(t.data_ptr() for t in (*outputs, grad, value, sampling, reference))
-        ready(B * Q, addresses, (B * Q, Q, value.shape[1], *size0))
+        ready(B * Q, addresses, (B * Q, Q, value.shape[1], *arguments.geometry[:2]))
     return grad_value.to(value.dtype), grad_sampling, grad_reference
 
 
@@ -225,8 +197,8 @@ def _check(ready: Ready[DeformAttnConfig], device: torch.device) -> None:
     config = ready.launch.config
     one = ready.launch.kernel == "forward"
     compare_with_portable(
-        (lambda *tensors: _forward(ready, tensors[:3], tensors[3:5])) if one else None,
-        None if one else (lambda grad, *tensors: _backward(ready, grad, tensors[:3], tensors[3:5])),
+        partial(_forward, ready) if one else None,
+        None if one else partial(_backward, ready),
         dtype=config.value,
         sampling=config.sampling,
         reference=config.reference,
@@ -247,34 +219,15 @@ def kernels() -> DeformAttnKernels | None:
     return None if compiler is None else DeformAttnKernels(compiler)
 
 
-def deform_attn_cuda(
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> Tensor:
+def deform_attn_cuda(arguments: DeformAttnArguments) -> Tensor:
     """Forward of `vis::deform_attn` on CUDA: the kernel where it is usable, else the portable form."""
-    arguments = (value, sampling, reference, height0, width0, num_levels, num_points)
     usable = kernels()
-    result = usable.forward(*arguments) if usable is not None else None
-    return deform_attn_bag(*arguments) if result is None else result
+    result = usable.forward(arguments) if usable is not None else None
+    return deform_attn_bag(arguments) if result is None else result
 
 
-def deform_attn_backward_cuda(
-    grad: Tensor,
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def deform_attn_backward_cuda(grad: Tensor, arguments: DeformAttnArguments) -> tuple[Tensor, Tensor, Tensor]:
     """Backward of `vis::deform_attn` on CUDA: the kernel where it is usable, else the portable form."""
-    arguments = (grad, value, sampling, reference, height0, width0, num_levels, num_points)
     usable = kernels()
-    result = usable.backward(*arguments) if usable is not None else None
-    return deform_attn_backward_bag(*arguments) if result is None else result
+    result = usable.backward(grad, arguments) if usable is not None else None
+    return deform_attn_backward_bag(grad, arguments) if result is None else result

@@ -8,13 +8,16 @@ planar, not interleaved.
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.cuda import deform_attn_backward_cuda, deform_attn_cuda
+from ops.levels import level_sizes, level_starts
 from ops.native import deform_attn_backward_cpu, deform_attn_cpu
 
 __all__ = ["deform_attn"]
@@ -26,36 +29,30 @@ _ARGUMENTS = (
 _library: Any = torch.library.Library("vis", "DEF")  # type: ignore[no-untyped-call]
 _library.define(f"deform_attn({_ARGUMENTS}) -> Tensor")
 _library.define(f"deform_attn_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
-_library.impl("deform_attn", deform_attn_bag, "CompositeExplicitAutograd")
-_library.impl("deform_attn_backward", deform_attn_backward_bag, "CompositeExplicitAutograd")
-_library.impl("deform_attn", deform_attn_cpu, "CPU")
-_library.impl("deform_attn_backward", deform_attn_backward_cpu, "CPU")
-_library.impl("deform_attn", deform_attn_cuda, "CUDA")
-_library.impl("deform_attn_backward", deform_attn_backward_cuda, "CUDA")
 
 
-def _fake(
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> Tensor:
+def _implement(
+    key: str,
+    forward: Callable[[DeformAttnArguments], Tensor],
+    backward: Callable[[Tensor, DeformAttnArguments], tuple[Tensor, Tensor, Tensor]],
+) -> None:
+    """Register both directions for a dispatch key; torch hands the arguments over one by one."""
+    _library.impl("deform_attn", lambda *flat: forward(DeformAttnArguments(*flat)), key)
+    _library.impl("deform_attn_backward", lambda grad, *flat: backward(grad, DeformAttnArguments(*flat)), key)
+
+
+_implement("CompositeExplicitAutograd", deform_attn_bag, deform_attn_backward_bag)
+_implement("CPU", deform_attn_cpu, deform_attn_backward_cpu)
+_implement("CUDA", deform_attn_cuda, deform_attn_backward_cuda)
+
+
+def _fake(value: Tensor, sampling: Tensor, *_: Any) -> Tensor:
     # No check of shapes: TensorRT's plugin builder calls this with every dimension 5.
     return value.new_empty((value.shape[0], sampling.shape[1], value.shape[2] * value.shape[3]))
 
 
 def _fake_backward(
-    grad: Tensor,
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
+    grad: Tensor, value: Tensor, sampling: Tensor, reference: Tensor, *_: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         value.new_empty(value.shape),
@@ -109,22 +106,14 @@ def deform_attn(
 
     Raises ValueError for shapes that contradict each other, naming both sides.
     """
-    _check(value, sampling, reference, height0, width0, num_levels, num_points)
-    result: Tensor = torch.ops.vis.deform_attn(
-        value, sampling, reference, height0, width0, num_levels, num_points
-    )
+    arguments = DeformAttnArguments(value, sampling, reference, height0, width0, num_levels, num_points)
+    _check(arguments)
+    result: Tensor = torch.ops.vis.deform_attn(*arguments)
     return result
 
 
-def _check(
-    value: Tensor,
-    sampling: Tensor,
-    reference: Tensor,
-    height0: int,
-    width0: int,
-    num_levels: int,
-    num_points: int,
-) -> None:
+def _check(arguments: DeformAttnArguments) -> None:
+    value, sampling, reference, height0, width0, num_levels, num_points = arguments
     if min(height0, width0, num_levels, num_points) < 1:
         raise ValueError(
             "height0, width0, num_levels and num_points must be at least 1, "
@@ -133,10 +122,7 @@ def _check(
     if value.dim() != 4:
         raise ValueError(f"value must be (B, S, M, D), got {tuple(value.shape)}")
     B, S, M, _ = value.shape
-    expected, height, width = 0, height0, width0
-    for _ in range(num_levels):
-        expected += height * width
-        height, width = (height + 1) // 2, (width + 1) // 2
+    expected = level_starts(level_sizes(height0, width0, num_levels=num_levels))[-1]
     if expected != S:
         raise ValueError(
             f"value has {S} positions, but {num_levels} levels from {height0}×{width0}, each half of the "

@@ -28,7 +28,6 @@ __all__ = [
     "CropMasksOnDevice",
     "DeviceRuns",
     "MaskRunsKernels",
-    "crop_masks_of_tensors",
     "crop_masks_on",
     "crops_of_runs",
     "mask_runs_cuda",
@@ -162,27 +161,6 @@ def crops_of_runs(runs: DeviceRuns) -> list[CropRLE | None]:
     return crops
 
 
-def crop_masks_of_tensors(
-    mask_logits: Tensor,
-    boxes_xyxy: Tensor,
-    *,
-    fit: Fit,
-    stride: int = 4,
-    grow: float = 0.1,
-    capacity: int = CAPACITY,
-) -> list[CropRLE]:
-    """`crop_masks` of tensors on any device: by the kernel where it is usable, else on the host.
-
-    Masks of more than `capacity` counts are done on the host. Waits for the device. Errors are `crop_masks`'.
-    """
-    runs = mask_runs_cuda(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow, capacity=capacity)
-
-    def host(rows: Rows) -> list[CropRLE]:
-        return crop_masks(*_on_host(mask_logits[rows], boxes_xyxy[rows]), fit=fit, stride=stride, grow=grow)
-
-    return _completed(runs, host)
-
-
 def _completed(runs: DeviceRuns | None, host: Callable[[Rows], list[CropRLE]]) -> list[CropRLE]:
     """The masks of `runs`, and by `host` those that overflowed, or all where there are no runs."""
     if runs is None:
@@ -242,11 +220,6 @@ def crop_masks_on(device: torch.device) -> CropMasks:
     fit = fit_size(32, 32, height=32, width=32)
     crop(np.zeros((1, 8, 8), np.float32), np.zeros((1, 4), np.float32), fit=fit)
     return crop
-
-
-def _on_host(mask_logits: Tensor, boxes_xyxy: Tensor) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
-    """Two copies that wait: what the kernel did not do is done on the host."""
-    return mask_logits.detach().float().cpu().numpy(), boxes_xyxy.detach().cpu().numpy()
 
 
 def _check(ready: Ready[MaskRunsConfig], device: torch.device) -> None:

@@ -46,16 +46,6 @@ class Fit:
         boxes[..., 1::2] = (boxes[..., 1::2] * (self.height / self.scale_y)).clip(0, self.source_height)
         return boxes
 
-    def boxes_to_input(self, boxes_xyxy: Boxes) -> Boxes:
-        """(..., 4) xyxy in source pixels to cxcywh in 0..1 of the model's input."""
-        scaled = boxes_xyxy * 1.0
-        scaled[..., 0::2] = boxes_xyxy[..., 0::2] * (self.scale_x / self.width)
-        scaled[..., 1::2] = boxes_xyxy[..., 1::2] * (self.scale_y / self.height)
-        boxes = scaled * 1.0
-        boxes[..., :2] = (scaled[..., :2] + scaled[..., 2:]) * 0.5
-        boxes[..., 2:] = scaled[..., 2:] - scaled[..., :2]
-        return boxes
-
 
 def fit_size(source_height: int, source_width: int, *, height: int, width: int) -> Fit:
     """The largest placement of a source in height × width that keeps its aspect, to the nearest pixel.

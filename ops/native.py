@@ -8,11 +8,11 @@ Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q
 import ctypes
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.check import compare_with_portable
 from ops.library import build_kernel, kernel_or_none
@@ -33,39 +33,22 @@ class NativeKernels:
         """Raises OSError for a library that cannot be loaded."""
         self._library = ctypes.CDLL(str(library))
 
-    def forward(
-        self,
-        value: Tensor,
-        sampling: Tensor,
-        reference: Tensor,
-        height0: int,
-        width0: int,
-        num_levels: int,
-        num_points: int,
-    ) -> Tensor:
+    def forward(self, arguments: DeformAttnArguments) -> Tensor:
         """As `ops.deform_attn`, for `usable` arguments."""
-        tensors = _same_dtype(value, sampling, reference)
-        B, Q = sampling.shape[:2]
+        value = arguments.value
+        tensors = _same_dtype(*arguments.tensors)
+        B, Q = arguments.sampling.shape[:2]
         result = torch.empty(B, Q, value.shape[2] * value.shape[3], dtype=tensors[0].dtype)
-        self._call("forward", (result, *tensors), tensors, (height0, width0, num_levels, num_points))
+        self._call("forward", (result, *tensors), tensors, arguments.geometry)
         return result.to(value.dtype)
 
-    def backward(
-        self,
-        grad: Tensor,
-        value: Tensor,
-        sampling: Tensor,
-        reference: Tensor,
-        height0: int,
-        width0: int,
-        num_levels: int,
-        num_points: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, grad: Tensor, arguments: DeformAttnArguments) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of value, sampling and reference, for `usable` arguments."""
+        value, sampling, reference = arguments.tensors
         tensors = _same_dtype(value, sampling, reference)
         outputs = (torch.zeros_like(tensors[0]), torch.empty_like(tensors[1]), torch.empty_like(tensors[2]))
         grad = grad.to(tensors[0].dtype).contiguous()
-        self._call("backward", (*outputs, grad, *tensors), tensors, (height0, width0, num_levels, num_points))
+        self._call("backward", (*outputs, grad, *tensors), tensors, arguments.geometry)
         return (
             outputs[0].to(value.dtype),
             outputs[1].to(sampling.dtype),
@@ -97,9 +80,11 @@ class NativeKernels:
             raise RuntimeError(f"the CPU kernel of deform_attn has no room for {numbers}")
 
 
-def usable(reference: Tensor, num_levels: int, num_points: int) -> bool:
-    """Whether the kernel has room for the samples of a head."""
-    return num_levels <= _MAX_LEVELS and num_levels * num_points <= _MAX_SAMPLES and reference.numel() > 0
+def usable(arguments: DeformAttnArguments) -> bool:
+    """Whether there is something to compute, and the kernel has room for the samples of a head."""
+    num_levels, num_points = arguments.num_levels, arguments.num_points
+    has_room = num_levels <= _MAX_LEVELS and num_levels * num_points <= _MAX_SAMPLES
+    return has_room and arguments.reference.numel() > 0 and arguments.value.numel() > 0
 
 
 def _same_dtype(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,19 +108,17 @@ def native_kernels() -> NativeKernels | None:
     return kernel_or_none(load, operator="deform_attn")
 
 
-def deform_attn_cpu(*arguments: Any) -> Tensor:
+def deform_attn_cpu(arguments: DeformAttnArguments) -> Tensor:
     """Forward of `vis::deform_attn` on a CPU: the kernel where it is usable, else the portable form."""
-    value, _, reference, _, _, num_levels, num_points = arguments
     kernels = native_kernels()
-    if kernels is None or not value.numel() or not usable(reference, num_levels, num_points):
-        return deform_attn_bag(*arguments)
-    return kernels.forward(*arguments)
+    if kernels is None or not usable(arguments):
+        return deform_attn_bag(arguments)
+    return kernels.forward(arguments)
 
 
-def deform_attn_backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def deform_attn_backward_cpu(grad: Tensor, arguments: DeformAttnArguments) -> tuple[Tensor, Tensor, Tensor]:
     """Backward of `vis::deform_attn` on a CPU: the kernel where it is usable, else the portable form."""
-    _, value, _, reference, _, _, num_levels, num_points = arguments
     kernels = native_kernels()
-    if kernels is None or not value.numel() or not usable(reference, num_levels, num_points):
-        return deform_attn_backward_bag(*arguments)
-    return kernels.backward(*arguments)
+    if kernels is None or not usable(arguments):
+        return deform_attn_backward_bag(grad, arguments)
+    return kernels.backward(grad, arguments)

@@ -11,16 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["deform_attn_reference", "level_sizes"]
+from ops.levels import level_sizes
 
-
-def level_sizes(height0: int, width0: int, *, num_levels: int) -> list[tuple[int, int]]:
-    """Height and width of each level: size_{l+1} = ceil(size_l / 2), finest first."""
-    sizes = [(height0, width0)]
-    for _ in range(num_levels - 1):
-        height, width = sizes[-1]
-        sizes.append(((height + 1) // 2, (width + 1) // 2))
-    return sizes
+__all__ = ["deform_attn_reference"]
 
 
 def deform_attn_reference(

@@ -8,10 +8,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from model.config import FORMER_WEIGHTS
 from model.errors import ModelError
 from pipeline.arguments import Parser
 from pipeline.errors import MessageError, OutputError, StreamError
@@ -23,10 +25,13 @@ logger = logging.getLogger("pipeline")  # not __main__: the name that readers kn
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code.
 
-    0 the end, `--count` reached, Ctrl-C or SIGTERM; 1 bad arguments, address or files; 2 nobody publishes, or
-    in another version; 3 internal.
+    0 the end, `--count` reached, Ctrl-C or SIGTERM; 1 bad arguments, address or files, `adapt` interrupted; 2
+    nobody publishes, or in another version, or a source that cannot be read; 3 internal.
     """
-    parser = Parser(prog="python -m pipeline", description="Readers of the mask stream, and evaluation.")
+    parser = Parser(
+        prog="python -m pipeline",
+        description="Readers of the mask stream, evaluation, and weights adapted to a camera.",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for name, (add, run) in VERBS.items():
         verb = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -135,7 +140,7 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Run windows, network and association over an annotated data set and print its figures."""
+    """Run windows, network and association over an annotated data set and print its metrics."""
     from pipeline.process import tune_process
 
     # Nothing else runs meanwhile: no core is left to a decoder.
@@ -145,16 +150,16 @@ def evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from model.evaluation.clips import to_json
-    from model.evaluation.report import format_figures
+    from model.evaluation.report import format_metrics
     from pipeline.config_file import load_config
-    from pipeline.evaluation.evaluate import figures_of, predict_dataset
+    from pipeline.evaluation.evaluate import metrics_of, predict_dataset
     from pipeline.evaluation.workers import DataPlace, predict_in_processes
     from pipeline.inference.network_predictor import load_predictor
 
     section = {"weights": options.weights, "num_threads": options.threads}
     values = {"model": {key: value for key, value in section.items() if value is not None}}
     config = load_config(options.config, overrides=options.overrides, values=values)
-    # Figures must not depend on what a machine has compiled before, nor on its arithmetic.
+    # Metrics must not depend on what a machine has compiled before, nor on its arithmetic.
     fixed = {"engine": "eager", "precision": "fp32"}
     changed = {key: value for key, value in fixed.items() if getattr(config.model, key) == "auto"}
     config = config.model_copy(update={"model": config.model.model_copy(update=changed)})
@@ -180,9 +185,81 @@ def evaluate(options: argparse.Namespace) -> int:
         # The ground truth too: it may be cut into clips, or have other categories than the file.
         target.write_text(json.dumps(predictions.rows))
         truth_target.write_text(json.dumps(to_json(predictions.truth)))
-    figures = figures_of(predictions, options.mode)
-    print(json.dumps(figures, indent=1) if options.json else format_figures(figures))
+    metrics = metrics_of(predictions, options.mode)
+    print(json.dumps(metrics, indent=1) if options.json else format_metrics(metrics))
     return 0
+
+
+def adapt(options: argparse.Namespace) -> int:
+    """Re-estimate a network's normalisation statistics on a camera's own frames."""
+    from model.adapt import Frames
+    from model.adapt import adapt as adapt_weights
+    from pipeline.redact import only_host
+    from pipeline.sources.pictures import read_pictures
+
+    stop = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.set()  # FFmpeg may swallow what is raised while it opens a source
+        raise KeyboardInterrupt
+
+    def until_stopped() -> Frames:
+        yield from pictures
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    pictures = read_pictures(options.source, fps=options.fps, seconds=options.seconds, stop=stop)
+    try:
+        report = adapt_weights(
+            until_stopped(),
+            options.weights,
+            options.output,
+            shown=only_host(options.source),
+            overlay=options.config_overlay,
+            num_frames=options.frames,
+            strength=options.strength,
+        )
+    except KeyboardInterrupt:
+        logger.error("interrupted: the weights were not adapted")
+        return 1
+    print(report)
+    return 0
+
+
+def _adapt_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        required=True,
+        metavar="SRC",
+        help="file, folder of images, rtsp:// or http(s):// URL, camera",
+    )
+    parser.add_argument(
+        "--weights",
+        default=FORMER_WEIGHTS,
+        metavar="IN",
+        help="the .safetensors file to start from (default: resnet18, which ships and has batch norms)",
+    )
+    parser.add_argument(
+        "--output",
+        default="adapted.safetensors",
+        metavar="OUT",
+        help="the .safetensors file to write (default: adapted.safetensors)",
+    )
+    parser.add_argument(
+        "--config-overlay", metavar="YAML", help="config that names OUT (default: OUT with the suffix .yaml)"
+    )
+    parser.add_argument("--frames", type=int, default=64, help="frames to learn from (default: 64)")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="stream time they are spread over (default: 30)"
+    )
+    parser.add_argument(
+        "--fps", type=float, default=10.0, help="the stream's cadence.fps, for the cues (default: 10)"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="share of the new statistics, 0..1 (default: 1)"
+    )
 
 
 def _result_paths(target: Path | None, data: Path) -> tuple[Path, Path] | tuple[None, None]:
@@ -287,6 +364,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argp
     "subscribe": (_subscribe_arguments, subscribe),
     "keys": (_keys_arguments, keys),
     "evaluate": (_evaluate_arguments, evaluate),
+    "adapt": (_adapt_arguments, adapt),
 }
 """Verb → its arguments and its function."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.evaluation.annotated import AnnotatedVideos, open_annotated
-from pipeline.evaluation.evaluate import Mode, Predictions, evaluate_dataset, figures_of, predict_dataset
+from pipeline.evaluation.evaluate import Mode, Predictions, evaluate_dataset, metrics_of, predict_dataset
 
 __all__ = [
     "AnnotatedVideos",
@@ -11,6 +11,10 @@ __all__ = [
     "Predictions",
     "evaluate_dataset",
     "figures_of",
+    "metrics_of",
     "open_annotated",
     "predict_dataset",
 ]
+
+figures_of = metrics_of
+"""The name under which `metrics_of` was published first."""

@@ -62,6 +62,15 @@ def redact_url(url: str) -> str:
     return _URL_PARAMETER.sub(lambda match: f"{match['key']}={HIDDEN}", url)
 
 
+def only_host(url: str) -> str:
+    """Return of an address with a scheme only that and the host, for files that are handed on; a path as it
+    is."""
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return url
+    return f"{scheme}://{re.split(r'[/?#]', rest.rpartition('@')[2])[0]}/…"
+
+
 def redact_about(text: str, url: str) -> str:
     """Return a `text` about the address `url`: as `redact`, and literally without the address's secrets.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from model.config import Precision
 from model.errors import EngineError
 
-__all__ = ["PRECISIONS", "Precision", "choose_device", "choose_dtype", "cpu_has_bf16"]
+__all__ = ["PRECISIONS", "choose_device", "choose_dtype", "cpu_has_bf16"]
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 

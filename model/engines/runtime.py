@@ -28,15 +28,16 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from model.config import EngineName, Precision
 from model.engines.cache import EngineCache, engine_key
 from model.engines.check import TOLERANCE, engine_error, frames_error
 from model.engines.cuda_graph import GraphedHalf, Upload
-from model.engines.device import Precision, choose_device, choose_dtype
+from model.engines.device import choose_device, choose_dtype
 from model.engines.halves import (
     DecodeHalf,
     EncodeHalf,
@@ -57,7 +58,6 @@ __all__ = ["ENGINES", "EngineName", "Runtime", "build_engine"]
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "eager", "inductor", "tensorrt"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 

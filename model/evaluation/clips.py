@@ -22,8 +22,9 @@ class Clip(NamedTuple):
 def cut_into_clips(ground_truth: GroundTruth, num_frames: int) -> tuple[GroundTruth, dict[int, Clip]]:
     """Cut each video into clips of `num_frames` frames one after another; the last one may be shorter.
 
-    Clips get the ids 1, 2, … as videos of their own. An annotation falls apart into those of the clips that
-    show it; their mean areas are counted anew from the masks. Raises ValueError for num_frames below 1.
+    Each clip becomes a video with an id of its own: 1, 2, … Each clip that shows an annotation gets its part
+    of it as a new annotation, whose mean area is computed from the masks again. Raises ValueError for
+    num_frames below 1.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")

@@ -2,8 +2,8 @@
 
 Ground truth: `videos` (id, width, height, length, file_names), `categories` (id, name), `annotations` (id,
 video_id, category_id, iscrowd, segmentations: per frame a COCO RLE, polygons or null; areas where given).
-Results: a list of {video_id, category_id, score, segmentations}. Everything is checked here, once: whoever
-holds these types need not look again. Errors name the file, the entry and the remedy.
+Results: a list of {video_id, category_id, score, segmentations}. Everything is checked here, once: code that
+gets these types need not check again. Errors name the file, the entry and the remedy.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def mean_area(areas: Sequence[float | None]) -> float:
 
 
 def _load(source: object, kind: str) -> tuple[Any, str]:
-    """Return what the file holds and how to call it; what is no path is taken as already loaded."""
+    """Return the content and a name for messages; a source that is no path counts as loaded already."""
     if not isinstance(source, str | Path):
         return source, kind
     name = str(source)

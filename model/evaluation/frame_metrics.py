@@ -1,7 +1,7 @@
-"""Figures frame by frame over YouTube-VIS JSON: AP50, recall by object height, IDF1, id switches.
+"""Metrics frame by frame over YouTube-VIS JSON: AP50, recall by object height, IDF1, id switches.
 
 The YouTube-VIS AP judges whole tracks: one id switch halves it and hides whether the masks were right. These
-say the two apart: masks (AP50 and recall of single frames) and identities (IDF1 and switches).
+metrics keep the two apart: masks (AP50 and recall of single frames) and identities (IDF1 and switches).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.evaluation.dataset import GroundTruth, Json, MaskTrack, read_ground_truth, read_results
-from model.evaluation.frame_tallies import FrameTally, ObjectTally, frame_figures, share, tally
+from model.evaluation.frame_tallies import FrameTally, ObjectTally, metrics_of_frames, share, tally
 
 HEIGHTS = (0, 12, 24, 48, 96)
 """Bounds of the ranges of object height in pixels; the last range has no end."""
@@ -27,16 +27,18 @@ def frame_metrics(
     min_score: float = 0.0,
     use_categories: bool = True,
 ) -> dict[str, Any]:
-    """Return figures of single frames and of identities; shares in 0..1, −1 where nothing is to be found.
+    """Return metrics of single frames and of identities; shares in 0..1, −1 where nothing is to be found.
 
     AP50: average precision of the masks of single frames at IoU 0.5, mean over categories.
-    recall, precision: share of the objects' frames that are covered by, and of the detections' masks that
-    cover, one another with IoU ≥ 0.5, one to one. recall_by_height: the same recall by an object's mean box
-    height in pixels, a list of {min, max, recall, num_frames, num_tracks}, max null for the last.
-    IDF1, id_precision, id_recall, num_id_switches: see `identity`; id_recall is the share of the objects'
-    frames covered by the one id that serves them best: ids kept.
+    recall, precision: in each frame, objects and detections are matched one to one where their masks have IoU
+    ≥ 0.5. Recall is the matched share of the objects, precision that of the detections, over all frames.
+    recall_by_height: the recall by an object's mean box height in pixels, a list of {min, max, recall,
+    num_frames, num_tracks}; the last max is null.
+    IDF1, id_precision, id_recall, num_id_switches: see `identity`. id_recall is the share of the objects'
+    frames that are covered when each object keeps the one id that serves it best.
 
-    Detections below `min_score` count for AP50 alone, which ranks. Without `use_categories` all are one.
+    Detections below `min_score` count for AP50 alone, which ranks. Without `use_categories` all categories
+    count as one.
     Raises DatasetError for bad files, ValueError for bounds that do not rise.
     """
     bounds = [float(each) for each in heights]
@@ -48,7 +50,7 @@ def frame_metrics(
     frames = [frame for video in videos for frame in video.frames]
     objects = [each for video in videos for each in video.objects]
     return {
-        **frame_figures(frames),
+        **metrics_of_frames(frames),
         "recall_by_height": [_recall_between(objects, low, high) for low, high in pairwise([*bounds, inf])],
         "num_id_switches": sum(video.num_switches for video in videos),
         "num_tracks": len(objects),
@@ -84,7 +86,7 @@ def _recall_between(objects: Sequence[ObjectTally], low: float, high: float) -> 
 
 
 def _read(results: Any, truth: GroundTruth) -> tuple[MaskTrack, ...]:
-    """Return checked tracks; what is none of ours is read as results."""
+    """Return the tracks as they are where they are checked ones already; else read them as results."""
     if isinstance(results, list | tuple) and results and all(isinstance(each, MaskTrack) for each in results):
         return tuple(results)
     return read_results(results, truth)

@@ -1,7 +1,7 @@
-"""What every single frame adds to the figures of `frame_metrics`.
+"""What every single frame adds to the metrics of `frame_metrics`.
 
-Sums of them are the figures of any choice of frames: an interval by resampling needs many choices, and
-matching is done once.
+Their sums over any choice of frames give the metrics of that choice. An interval by resampling needs many
+choices; matching is done once for all of them.
 
 F frames, D detected and G annotated tracks of one video.
 """
@@ -99,9 +99,8 @@ def tally(
     return tallies
 
 
-def frame_figures(tallies: Sequence[FrameTally]) -> dict[str, float]:
-    """Return AP50, recall, precision, IDF1, id_precision and id_recall of some frames, as `frame_metrics`
-    does of all."""
+def metrics_of_frames(tallies: Sequence[FrameTally]) -> dict[str, float]:
+    """AP50, recall, precision, IDF1, id_precision and id_recall of these frames, as `frame_metrics` does."""
     ranked: defaultdict[int, list[Matches]] = defaultdict(list)
     for each in tallies:
         for category, matches in each.ranked.items():

@@ -1,9 +1,9 @@
 """Who is who over time: per-frame matching of tracks, id switches and IDF1, on masks.
 
-Sources: the CLEAR MOT matching (Bernardin, Stiefelhagen 2008: who was matched stays matched while it
-overlaps, the rest by best overlap) and IDF1 (Ristani et al. 2016: one id per object over the whole video).
-What differs: a pair overlaps where the IoU of the masks, not of boxes, is at least the threshold, and
-detections that lie in crowd regions count for nobody.
+Sources: the CLEAR MOT matching (Bernardin, Stiefelhagen 2008) keeps a pair while it overlaps and matches the
+rest by best overlap; IDF1 (Ristani et al. 2016) gives each object one id over the whole video. What differs:
+a pair overlaps where the IoU of the masks, not of the boxes, reaches the threshold. Detections in crowd
+regions are not counted.
 
 F frames, D detected and G annotated tracks of one video.
 """
@@ -41,9 +41,9 @@ def correspond(ious: NDArray[np.float64], *, least_iou: float) -> Correspondence
         for column in np.flatnonzero(before != NOBODY):
             if near[before[column], column]:
                 found[frame, column] = before[column]
-        held = found[frame] != NOBODY
-        open_pairs = near & ~held
-        open_pairs[found[frame, held]] = False
+        kept = found[frame] != NOBODY
+        open_pairs = near & ~kept
+        open_pairs[found[frame, kept]] = False
         for pair in _assign(ious[frame], open_pairs):
             found[frame, pair[1]] = pair[0]
         seen = found[frame] != NOBODY
@@ -53,16 +53,12 @@ def correspond(ious: NDArray[np.float64], *, least_iou: float) -> Correspondence
     return Correspondence(found, num_switches)
 
 
-def identity_hits(near: NDArray[np.bool_]) -> int:
-    """Return IDTP: the frames covered when each annotated track keeps the one detection that serves best.
-
-    near (F, D, G): whether a pair overlaps in a frame. One to one over the whole video.
-    """
-    return int(identity_hits_by_frame(near).sum())
-
-
 def identity_hits_by_frame(near: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return (F,): what each frame adds to `identity_hits`; who serves whom is settled over all frames."""
+    """Return (F,): what each frame adds to IDTP, the frames covered when each object keeps one detection.
+
+    near (F, D, G): whether a pair overlaps in a frame. Pairs are one to one and hold over the whole video;
+    those are chosen that cover most frames in sum.
+    """
     frames = near.sum(axis=0)  # (D, G)
     if not frames.any():
         return np.zeros(len(near), np.int64)

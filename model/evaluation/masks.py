@@ -1,7 +1,7 @@
 """Areas and overlaps of COCO run-length masks, many at once and without their pixels.
 
-Counts come from files, and pycocotools trusts them: a bad one ends the process. So all counts of a track are
-parsed here first, in one go of numpy; only then pycocotools sees them, for what compares two masks.
+Counts come from files, and pycocotools trusts them: a bad one ends the process. So numpy parses all counts of
+a track here first. Only then does pycocotools see them, where two masks are compared.
 
 T frames, D detected and G annotated tracks of one video.
 """

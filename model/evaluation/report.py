@@ -1,4 +1,4 @@
-"""Figures of an evaluation as text for people; percent, with "-" where nothing was to be found."""
+"""Metrics of an evaluation as text for people; percent, with "-" where nothing was to be found."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def format_figures(figures: Mapping[str, Any]) -> str:
-    """Return one line per AP and AR; below them what stands under `frames`, if any, then the rest as is."""
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Return one line per AP and AR, then the metrics of single frames where there are any, then the rest."""
     lines = [
-        f"{name:<12}{percent(value)}" for name, value in figures.items() if name.startswith(("AP", "AR"))
+        f"{name:<12}{percent(value)}" for name, value in metrics.items() if name.startswith(("AP", "AR"))
     ]
     rest = [
         f"{name:<22}{value:>8}"
-        for name, value in figures.items()
+        for name, value in metrics.items()
         if name != "frames" and not name.startswith(("AP", "AR"))
     ]
-    frames = figures.get("frames")
+    frames = metrics.get("frames")
     if frames is None:
         return "\n".join(lines + rest)
     lines.append("single frames and identities:")

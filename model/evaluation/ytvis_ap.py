@@ -1,9 +1,9 @@
 """The YouTube-VIS average precision and recall: COCO's, with the overlap taken over space and time.
 
 Source: the definition in "Video Instance Segmentation" (Yang, Fan, Xu, ICCV 2019) and COCO's matching rules,
-down to ties, so that figures equal those of the canonical evaluation. Two of its habits that one would not
-guess: a crowd's overlap is the same IoU as everybody's (COCO divides by the detection's own area), and area
-ranges go by a track's mean area, 128² and 256² pixels.
+down to ties, so that metrics equal those of the canonical evaluation. Two of its habits are unexpected: a
+crowd's overlap is the plain IoU (COCO divides by the detection's own area), and area ranges compare a track's
+mean area with 128² and 256² pixels.
 
 K categories, T IoU thresholds, R recall thresholds; of one video and category D detections, G annotations.
 """
@@ -13,13 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluation.dataset import GroundTruth, MaskTrack, Video, read_ground_truth, read_results
+from model.evaluation.dataset import GroundTruth, MaskTrack, Video
 from model.evaluation.masks import intersections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -65,16 +63,10 @@ class Matches:
     """Annotations to be found."""
 
 
-def evaluate_files(ground_truth: str | Path | Mapping[str, Any], results: Any) -> dict[str, float]:
-    """Return the twelve figures for two JSON files (or what they hold). Raises DatasetError."""
-    truth = read_ground_truth(ground_truth)
-    return evaluate(truth, read_results(results, truth))
-
-
 def evaluate(ground_truth: GroundTruth, results: Sequence[MaskTrack]) -> dict[str, float]:
     """Return AP, AP50, AP75, AP by area, AR at 1, 10 and 100 detections and AR by area, in 0..1.
 
-    A figure without any annotation to be found (no large object, say) is −1.
+    A metric without any annotation to be found (no large object, say) is −1.
     """
     return summarise(compare(ground_truth, results))
 
@@ -138,10 +130,10 @@ def ious_of(
 def match(
     comparison: Comparison, area_range: tuple[float, float], thresholds: NDArray[np.float64]
 ) -> Matches:
-    """Give detections, best score first, the best annotation that is free, at each IoU threshold.
+    """Give each detection, best score first, the best annotation that is still free, at each IoU threshold.
 
-    Annotations outside of the area range and crowds are matched only by what finds no other, and then both
-    are ignored; a crowd takes any number of detections. An unmatched detection outside of the range is
+    A detection that finds no other annotation may match a crowd or one outside of the area range; then both
+    are ignored. A crowd takes any number of detections. An unmatched detection outside of the range is
     ignored too. Of equal overlaps the last annotation wins.
     """
     low, high = area_range
@@ -201,7 +193,7 @@ def precision_recall(
 
 
 def summarise(comparisons: Mapping[int, Sequence[Comparison]]) -> dict[str, float]:
-    """Return the twelve figures of the comparisons by category."""
+    """Return the twelve metrics of the comparisons by category."""
     precisions: dict[str, list[NDArray[np.float64]]] = {name: [] for name in AREA_RANGES}
     recalls: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*AREA_RANGES, "1", "10")}
     for of_category in comparisons.values():

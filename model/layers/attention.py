@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers.modules import split_dim
-from model.layers.position import Sizes, halve, level_starts
 from ops import deform_attn
 from ops.constants import kept
+from ops.levels import Sizes, halve, level_starts
 
 
 class DeformableAttention(nn.Module):

@@ -17,10 +17,11 @@ from model.config import ModelConfig
 from model.layers.attention import DeformableAttention, FeedForward, SelfAttention, TimeAttention
 from model.layers.heads import MLP
 from model.layers.modules import Head, LayerNorm, module_list
-from model.layers.position import Sizes, temporal_sine
+from model.layers.position import temporal_sine
 from model.layers.proposals import BEHIND, window_proposals
 from model.layers.selection import QuerySelection
 from ops.boxes import box_cxcywh_to_xyxy, box_iou
+from ops.levels import Sizes
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.layers.attention import DeformableAttention, FeedForward
 from model.layers.modules import LayerNorm, module_list, precise, split_dim
-from model.layers.position import Sizes, pixel_centres
+from model.layers.position import pixel_centres
 from model.layers.sts import SpatioTemporalSplit
+from ops.levels import Sizes
 
 
 class DeformableLayer(nn.Module):

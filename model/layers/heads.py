@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.modules import Head, module_list, split_dim, without_autocast
-from model.layers.position import Sizes, level_starts
 from ops.box_masks import NUM_PLACES, box_masks, num_parameters
+from ops.levels import Sizes, level_starts
 
 
 class MLP(nn.Module):

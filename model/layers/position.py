@@ -14,33 +14,14 @@ import torch
 from torch import Tensor
 
 from ops.constants import kept
-
-Sizes = tuple[tuple[int, int], ...]
-"""(height, width) of every level, finest first."""
+from ops.levels import Sizes, halve, level_sizes
 
 
-def halve(size: int) -> int:
-    """ceil(size / 2): what every stride-2 stage makes of a height or width."""
-    return (size + 1) // 2
-
-
-def level_sizes(height: int, width: int, num_levels: int) -> Sizes:
+def image_level_sizes(height: int, width: int, num_levels: int) -> Sizes:
     """Sizes of the levels of an image of height × width pixels; the finest has stride 8."""
     for _ in range(3):
         height, width = halve(height), halve(width)
-    sizes = []
-    for _ in range(num_levels):
-        sizes.append((height, width))
-        height, width = halve(height), halve(width)
-    return tuple(sizes)
-
-
-def level_starts(sizes: Sizes) -> tuple[int, ...]:
-    """Index of the first position of every level in the P positions, and P at the end."""
-    starts = [0]
-    for height, width in sizes:
-        starts.append(starts[-1] + height * width)
-    return tuple(starts)
+    return level_sizes(height, width, num_levels=num_levels)
 
 
 def _sine(phase: Tensor, num_features: int) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.layers.heads import MLP
 from model.layers.modules import Head, precise, split_dim
-from model.layers.position import Sizes, level_starts, pixel_centres
+from model.layers.position import pixel_centres
 from ops.constants import kept
+from ops.levels import Sizes, level_starts
 
 _BESIDE_A_PEAK = 20.0
 """Taken off the logit of a cell with a better neighbour, so that one object does not fill the queries."""

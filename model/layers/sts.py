@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.layers.attention import CellAttention, FeedForward, SelfAttention, TimeAttention
 from model.layers.modules import LayerNorm
-from model.layers.position import Sizes, level_starts, spatial_sine, temporal_sine
+from model.layers.position import spatial_sine, temporal_sine
+from ops.levels import Sizes, level_starts
 
 
 class TemporalBlock(nn.Module):

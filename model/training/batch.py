@@ -1,7 +1,7 @@
 """Batches: clips of a source, in a fixed order, as tensors.
 
-Batch i of a stage is made of clips i·B … i·B + B − 1 of the source, whatever process makes them, so that a
-resumed run goes on with exactly the clips that it would have had.
+Batch i of a stage is made of clips i·B … i·B + B − 1 of the source, in whichever process. So a resumed run
+goes on with exactly the clips that it would have had.
 
 Dimensions: B windows, T frames, H × W pixels, R cue planes.
 """

@@ -1,7 +1,8 @@
 """`python -m model train`: read a run's options, make its clips, train, and write the weights.
 
-Exit codes are `python -m model`'s. The weights are written where safetensors is installed; elsewhere (a bare
-GPU machine) the checkpoint folder is what comes back, and `python -m model convert FOLDER OUT` makes them.
+Exit codes are those of `python -m model`. The weights are written where safetensors is installed. Elsewhere
+(on a bare GPU machine) the run leaves its checkpoint folder, and `python -m model convert FOLDER OUT` makes
+the weights from it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,72 +67,90 @@ def denoising_queries(
     generator: on the CPU, so that every device draws the same noise.
     """
     assert decoder.selection is not None
-    D, T = num_queries, targets[0].num_frames
+    D, Q = num_queries, decoder.num_queries
     device = targets[0].boxes.device
     num_named = 0 if content is not None else D // 2
     largest = torch.full((D, 1), NOISE, device=device)
     largest[:num_named] = FIXED_NOISE
     num_labels = content.embed.num_embeddings if content is not None else decoder.num_outputs
-    place = torch.arange(D, device=device)
-    negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
-    # Positives take turns among themselves: else, of three instances, one would have negatives alone.
-    turn = torch.where(negative, place // NEGATIVE_SHARE, place - place // NEGATIVE_SHARE)
-    references, labels, matches = [], [], []
-    for target in targets:
-        noise = (torch.rand(D, 4, generator=generator) * 2 - 1).to(device)
-        sign = torch.where(noise >= 0, 1.0, -1.0)
-        flip = torch.rand(D, generator=generator).to(device)
-        other = torch.randint(num_labels, (D,), generator=generator).to(device)
-        N = target.num_instances
-        if N == 0:
-            references.append(torch.rand(D, 4, generator=generator).to(device).expand(T, D, 4) * 0.5 + 0.25)
-            labels.append(other)
-            nobody = torch.zeros(0, dtype=torch.int64, device=device)
-            matches.append((nobody, nobody))
-            continue
-        order = torch.randperm(N, generator=generator).to(device)
-        chosen = order[turn % N]
-        boxes = _known_boxes(target)[chosen]  # (D, T, 4)
-        far = noise * NOISE + sign * 0.6
-        change = torch.where(negative[:, None], far, noise * largest)
-        moved = torch.cat(
-            (
-                boxes[..., :2] + change[:, None, :2] * boxes[..., 2:],
-                boxes[..., 2:] * (1 + noise[:, None, 2:] * largest[:, None]),
-            ),
-            dim=-1,
-        ).clamp(1e-3, 1 - 1e-3)
-        references.append(moved.transpose(0, 1))
-        labels.append(torch.where(flip < 0.2, other, target.labels[chosen]))
-        positive = (~negative).nonzero()[:, 0]
-        by_instance = chosen[positive].argsort(stable=True)
-        matches.append((positive[by_instance], chosen[positive][by_instance]))
-    reference = torch.stack(references)  # (B, T, D, 4)
-    middle = reference[:, T // 2]
-    Q = decoder.num_queries
-    mask = torch.zeros(Q + D, Q + D, dtype=torch.bool, device=device)
-    mask[:, :Q] = True
-    mask[Q:, Q:] = torch.eye(D, dtype=torch.bool, device=device)
-    claimed = torch.stack(labels)  # (B, D)
+    noised = [
+        _noised(target, largest=largest, num_labels=num_labels, generator=generator) for target in targets
+    ]
+    reference = torch.stack([each.reference for each in noised])  # (B, T, D, 4)
+    claimed = torch.stack([each.labels for each in noised])  # (B, D)
     class_logits = None
     if content is not None:
         embedded = content.embed(claimed)
     else:
         assert decoder.start is not None
-        mean, deviation = CLAIMED_LOGIT
-        noise = torch.randn(*claimed.shape, 1, generator=generator).to(device) * deviation + mean
-        class_logits = noise.new_full((*claimed.shape, num_labels), UNSEEN)
         claimed[:, num_named:] = num_labels - 1
-        class_logits = class_logits.scatter(2, claimed[..., None], noise)
+        class_logits = _claims(claimed, num_labels, generator=generator)
         embedded = decoder.start.content(class_logits, num_boxes=num_named)
+    mask = torch.zeros(Q + D, Q + D, dtype=torch.bool, device=device)
+    mask[:, :Q] = True
+    mask[Q:, Q:] = torch.eye(D, dtype=torch.bool, device=device)
     extra = ExtraQueries(
         content=embedded,
-        position=decoder.selection.embed(middle),
+        position=decoder.selection.embed(reference[:, targets[0].num_frames // 2]),
         reference=reference,
         mask=mask,
         class_logits=class_logits,
     )
-    return Denoising(extra, matches, num_named)
+    return Denoising(extra, [each.match for each in noised], num_named)
+
+
+class _Noised(NamedTuple):
+    """The queries of one window."""
+
+    reference: Tensor
+    """(T, D, 4)."""
+    labels: Tensor
+    """(D,) the class that each claims, sometimes a wrong one."""
+    match: tuple[Tensor, Tensor]
+    """Positive queries and their instances."""
+
+
+def _noised(target: Target, *, largest: Tensor, num_labels: int, generator: torch.Generator) -> _Noised:
+    """The D queries of a window; largest (D, 1) is the noise of a positive one, in sides of its box."""
+    D, T, N = len(largest), target.num_frames, target.num_instances
+    device = target.boxes.device
+    noise = (torch.rand(D, 4, generator=generator) * 2 - 1).to(device)
+    flip = torch.rand(D, generator=generator).to(device)
+    other = torch.randint(num_labels, (D,), generator=generator).to(device)
+    if N == 0:
+        anywhere = torch.rand(D, 4, generator=generator).to(device).expand(T, D, 4) * 0.5 + 0.25
+        nobody = torch.zeros(0, dtype=torch.int64, device=device)
+        return _Noised(anywhere, other, (nobody, nobody))
+    place = torch.arange(D, device=device)
+    negative = place % NEGATIVE_SHARE == NEGATIVE_SHARE - 1
+    # Positives take turns among themselves: else, of three instances, one would have negatives alone.
+    turn = torch.where(negative, place // NEGATIVE_SHARE, place - place // NEGATIVE_SHARE)
+    order = torch.randperm(N, generator=generator).to(device)
+    chosen = order[turn % N]
+    boxes = _known_boxes(target)[chosen]  # (D, T, 4)
+    far = noise * NOISE + torch.where(noise >= 0, 1.0, -1.0) * 0.6
+    change = torch.where(negative[:, None], far, noise * largest)
+    moved = torch.cat(
+        (
+            boxes[..., :2] + change[:, None, :2] * boxes[..., 2:],
+            boxes[..., 2:] * (1 + noise[:, None, 2:] * largest[:, None]),
+        ),
+        dim=-1,
+    ).clamp(1e-3, 1 - 1e-3)
+    positive = (~negative).nonzero()[:, 0]
+    by_instance = chosen[positive].argsort(stable=True)
+    return _Noised(
+        moved.transpose(0, 1),
+        torch.where(flip < 0.2, other, target.labels[chosen]),
+        (positive[by_instance], chosen[positive][by_instance]),
+    )
+
+
+def _claims(claimed: Tensor, num_labels: int, *, generator: torch.Generator) -> Tensor:
+    """Class logits (B, D, K) of queries that claim a class (B, D) as a detector's queries do."""
+    mean, deviation = CLAIMED_LOGIT
+    noise = torch.randn(*claimed.shape, 1, generator=generator).to(claimed.device) * deviation + mean
+    return noise.new_full((*claimed.shape, num_labels), UNSEEN).scatter(2, claimed[..., None], noise)
 
 
 def _known_boxes(target: Target) -> Tensor:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.layers.position import Sizes, level_starts, pixel_centres
+from model.layers.position import pixel_centres
 from model.layers.selection import DenseOutput, QuerySelection
 from model.training.losses import giou
 from model.training.targets import Target
+from ops.levels import Sizes, level_starts
 
 LEVEL_SIZES = (48.0, 96.0, 192.0)
 """Longer side, in pixels, up to which an object belongs to the first, second, third level."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.modules import module_list, split_dim
-from model.layers.position import Sizes, level_starts
 from model.training.targets import Target
+from ops.levels import Sizes, level_starts
 
 WIDTHS = (64, 128, 256, 512)
 """Channels of the entry and of the conv stack; one more conv makes a logit per patch."""

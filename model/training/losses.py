@@ -1,8 +1,8 @@
 """The losses of a window: class, boxes and masks of the matched queries, on every decoder layer.
 
 Source: terms and weights of SeqFormer's published code (model.md 5). What differs (ours): a frame where an
-instance is absent counts in no box loss, where the published code compares with an empty box there, and means
-over frames are over those that count; masks belong to cells or pixels as `model.training.targets` says.
+instance is absent counts in no box loss (the published code compares with an empty box), and means over
+frames are taken over the frames that count. Masks belong to cells or pixels as `model.training.targets` says.
 Everything is computed in float32, under autocast too.
 
 Dimensions: B windows, T frames, Q queries, C width, K outputs, N instances of a window, M the most matched

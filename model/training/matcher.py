@@ -155,7 +155,7 @@ def match_terms(output: LayerOutput, window: int, target: Target) -> dict[str, T
     class: α(1−p)²·(−log p) − (1−α)p²·(−log(1−p)) with p the score of the instance's class;
     l1: √(Σ (box − box*)² · T / counted), the sum over the 4 coordinates and the counted frames, those where
     the instance is present. With all T counted it is the published distance over 4·T numbers. A missing frame
-    is taken to be as far off as the counted ones are in the mean square, so that boxes weigh as much beside
+    counts as being as far off as the counted ones are in the mean square, so that boxes weigh as much against
     the class for an instance that is seen briefly as for one that is always there (ours);
     giou: −GIoU, mean over the counted frames.
     """

@@ -14,10 +14,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model.config import ModelConfig
+from model.config import Arithmetic, ModelConfig
 from model.errors import DatasetError, did_you_mean
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "steps", "constant"]
 Sampling = Literal["consecutive", "paper"]
 
@@ -138,7 +137,7 @@ class TrainingOptions:
     detector: str | None = None
     """A .safetensors file of `python -m model import-detector`: the csp trunk and the detector that a run
     without initial_weights starts from."""
-    precision: Precision = "fp32"
+    precision: Arithmetic = "fp32"
     """Arithmetic of the forward pass on a GPU that has it; a CPU trains in fp32 unless bf16 is asked."""
     dropout: float | None = None
     """Dropout of this run in place of the network's: a short run on rendered clips fits too little, not too
@@ -175,8 +174,20 @@ class TrainingOptions:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages.name: {names} must differ")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision: {self.precision!r} is not one of {get_args(Precision)}")
+        self._check_arithmetic()
+        self._check_data()
+        config = self.model_config
+        for stage in self.stages:
+            _check_fits(stage, config)
+        if self.detector is not None and config.query_selection != "detector":
+            raise ValueError("detector: needs network.query_selection = 'detector'")
+        if self.detector is not None and self.initial_weights is not None:
+            raise ValueError("detector: initial_weights hold a detector already; leave one of the two out")
+
+    def _check_arithmetic(self) -> None:
+        """How is trained and kept."""
+        if self.precision not in get_args(Arithmetic):
+            raise ValueError(f"precision: {self.precision!r} is not one of {get_args(Arithmetic)}")
         if self.dropout is not None:
             _check_number(self.dropout, "dropout")
             if not self.dropout < 1:
@@ -185,6 +196,11 @@ class TrainingOptions:
         if not self.ema_decay < 1:
             raise ValueError(f"ema_decay: {self.ema_decay} must be in [0, 1)")
         _check_number(self.checkpoint_seconds, "checkpoint_seconds", above=True)
+        if self.piece_bytes is not None:
+            _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
+
+    def _check_data(self) -> None:
+        """What is trained on."""
         for name in ("seed", "num_workers", "pool_clips"):
             _check_count(getattr(self, name), name, 0)
         _check_number(self.disguise, "disguise")
@@ -195,31 +211,10 @@ class TrainingOptions:
         for name in ("photos", "figures"):
             if getattr(self, name) is not None and not self.data.startswith("street"):
                 raise ValueError(f"{name}: is for the street sets, and data is {self.data!r}: leave it out")
-        if self.piece_bytes is not None:
-            _check_count(self.piece_bytes, "piece_bytes", 1 << 16)
         if self.sampling not in get_args(Sampling):
             raise ValueError(f"sampling: {self.sampling!r} is not one of {get_args(Sampling)}")
         if self.fps is not None:
             _check_number(self.fps, "fps", above=True)
-        config = self.model_config
-        for stage in self.stages:
-            if stage.crop is not None and (stage.crop[0] > config.height or stage.crop[1] > config.width):
-                raise ValueError(
-                    f"stages.crop: {list(stage.crop)} is larger than the model's size, "
-                    f"[{config.height}, {config.width}]"
-                )
-            if stage.num_denoising and config.query_selection == "learned":
-                raise ValueError(
-                    "stages.num_denoising: needs network.query_selection = 'encoder' or 'detector'"
-                )
-            if stage.crop is not None and config.backbone == "csp" and any(side % 32 for side in stage.crop):
-                raise ValueError(
-                    f"stages.crop: {list(stage.crop)} must be multiples of 32 for network.backbone = 'csp'"
-                )
-        if self.detector is not None and config.query_selection != "detector":
-            raise ValueError("detector: needs network.query_selection = 'detector'")
-        if self.detector is not None and self.initial_weights is not None:
-            raise ValueError("detector: initial_weights hold a detector already; leave one of the two out")
 
     @property
     def model_config(self) -> ModelConfig:
@@ -289,6 +284,21 @@ def _tables(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(values.get("network", {}), Mapping):
         raise TypeError("network: must be a table, [network] in the file")
     return list(stages)
+
+
+def _check_fits(stage: Stage, config: ModelConfig) -> None:
+    """Raise ValueError where a network of this config cannot be trained by the stage."""
+    if stage.crop is not None and (stage.crop[0] > config.height or stage.crop[1] > config.width):
+        raise ValueError(
+            f"stages.crop: {list(stage.crop)} is larger than the model's size, "
+            f"[{config.height}, {config.width}]"
+        )
+    if stage.num_denoising and config.query_selection == "learned":
+        raise ValueError("stages.num_denoising: needs network.query_selection = 'encoder' or 'detector'")
+    if stage.crop is not None and config.backbone == "csp" and any(side % 32 for side in stage.crop):
+        raise ValueError(
+            f"stages.crop: {list(stage.crop)} must be multiples of 32 for network.backbone = 'csp'"
+        )
 
 
 def _check_count(value: object, name: str, least: int) -> None:

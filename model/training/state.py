@@ -1,8 +1,8 @@
 """The state of a run in files: written whole or not at all, in pieces if asked, checked when read.
 
-A checkpoint is a folder: `manifest.json` names its pieces with size and hash. A new one is written beside the
-old one and takes its place by one rename of the manifest, so that a full disk or a kill leaves the old one
-usable.
+A checkpoint is a folder: `manifest.json` names its pieces with size and hash. A new one is written next to
+the old one and takes its place by one rename of the manifest, so that a full disk or a kill leaves the old
+one usable.
 """
 
 from __future__ import annotations

@@ -21,16 +21,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoint.nanodet import load_detector
-from model.checkpoint.weights_file import load_weights, weights_path
-from model.config import contradictions
 from model.errors import CheckpointError, ModelError
-from model.network import Network, build_model, with_cues
 from model.training.batch import Batch, batches
 from model.training.data.clip import ClipSource
 from model.training.discriminator import Discriminator, discriminator_loss
+from model.training.initial_network import initial_network
 from model.training.matcher import NotFiniteError
-from model.training.options import DROPS, Stage, TrainingOptions, differing_fields
+from model.training.optimizers import make_judge_optimizer, make_optimizer, rate_factor
+from model.training.options import Stage, TrainingOptions, differing_fields
 from model.training.processes import (
     any_wishes,
     average_gradients,
@@ -41,6 +39,8 @@ from model.training.processes import (
 from model.training.progress import CourseLog, StatusLine, draw_curves
 from model.training.state import MANIFEST, read_state, write_state
 from model.training.step import Auxiliary, Judged, step_loss
+
+__all__ = ["CHECKPOINT", "Trainer", "TrainingError"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Trainer:
         self.rank, self.world = rank_and_world()
         self.step = 0
         self.stage_index = 0
-        self.network = _initial_network(options).to(self.device).train()
+        self.network = initial_network(options).to(self.device).train()
         if options.dropout is not None:
             for part in self.network.modules():
                 if isinstance(part, nn.Dropout):
@@ -92,8 +92,10 @@ class Trainer:
         torch.manual_seed(options.seed + 101 + self.rank)
         self.noise = torch.Generator().manual_seed(options.seed + 1001 + self.rank)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self.optimizer = self._make_optimizer(self.stage)
-        self._judge_optimizer = self._make_judge_optimizer()
+        self.optimizer = make_optimizer(self.network, self.auxiliary, self.stage)
+        self._judge_optimizer = (
+            None if self.discriminator is None else make_judge_optimizer(self.discriminator)
+        )
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=options.precision == "fp16" and self.device.type == "cuda"
         )
@@ -157,7 +159,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer = self._make_optimizer(self.stage)
+        self.optimizer = make_optimizer(self.network, self.auxiliary, self.stage)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.discriminator is not None:
             assert self._judge_optimizer is not None
@@ -200,12 +202,6 @@ class Trainer:
             self.save()
         return True
 
-    def averaged_network(self) -> Network:
-        """A network in eval mode with the averaged weights: what is evaluated and shipped."""
-        network = build_model(self.options.model_config, seed=self.options.seed)
-        network.load_state_dict({name: value.cpu() for name, value in self.average.items()})
-        return network
-
     def save(self) -> None:
         """Write the checkpoint and the curves (the first process alone). Raises CheckpointError."""
         random = gather_states(torch.get_rng_state())
@@ -237,7 +233,7 @@ class Trainer:
 
     def _enter_stage(self, index: int) -> None:
         self.stage_index, self.step = index, 0
-        self.optimizer = self._make_optimizer(self.stage)
+        self.optimizer = make_optimizer(self.network, self.auxiliary, self.stage)
 
     def _batches(self) -> Iterator[Batch]:
         stage = self.stage
@@ -321,32 +317,6 @@ class Trainer:
         for name in self.average.keys() - set(moving):
             self.average[name].copy_(values[name])
 
-    def _make_optimizer(self, stage: Stage) -> torch.optim.AdamW:
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        named = [*self.network.named_parameters(), *self.auxiliary.named_parameters()]
-        for name, parameter in named:
-            factor = 1.0
-            if name.startswith(("backbone.", "detector.")):
-                factor = stage.backbone_factor
-                parameter.requires_grad_(factor > 0)
-                if factor == 0:
-                    continue
-            elif ".sampling." in name or "reference_points" in name:
-                factor = stage.sampling_factor
-            decay = stage.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
-        return torch.optim.AdamW(
-            [
-                {"params": parameters, "lr": 0.0, "peak": stage.learning_rate * factor, "weight_decay": decay}
-                for (factor, decay), parameters in groups.items()
-            ]
-        )
-
-    def _make_judge_optimizer(self) -> torch.optim.Adam | None:
-        if self.discriminator is None:
-            return None
-        return torch.optim.Adam(self.discriminator.parameters(), lr=1e-4, betas=(0.5, 0.999))
-
     def _autocast(self) -> AbstractContextManager[Any]:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         kind = kinds.get(self.options.precision)
@@ -385,42 +355,3 @@ class Trainer:
             f"in {str(path)!r}. Lower the learning rate or clip_norm, use fp32, or look at the batch; the "
             "last checkpoint is from before"
         )
-
-
-def rate_factor(stage: Stage, step: int) -> float:
-    """What the peak rate is multiplied by at a step of the stage."""
-    warm = min(1.0, (step + 1) / max(1, stage.warmup_steps))
-    share = step / stage.steps
-    if stage.schedule == "cosine":
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-    if stage.schedule == "steps":
-        return warm * 0.1 ** sum(share >= drop for drop in DROPS)
-    return warm
-
-
-def _initial_network(options: TrainingOptions) -> Network:
-    """Random weights of the run's seed, or those that the run starts from.
-
-    Raises CheckpointError for a file that cannot be used or is of another network.
-    """
-    if options.initial_weights is None:
-        network = build_model(options.model_config, seed=options.seed)
-        if options.detector is not None:
-            assert network.detector is not None
-            trunk, detector = load_detector(options.detector)
-            network.backbone.load_state_dict(trunk.state_dict())
-            network.detector.load_state_dict(detector.state_dict())
-        return network
-    network = load_weights(weights_path(options.initial_weights))
-    if set(network.config.cues) < set(options.model_config.cues):
-        network = with_cues(network, options.model_config.cues)
-    faults = contradictions(network.config, options.model_config.to_dict())
-    if faults:
-        raise CheckpointError(
-            f"initial_weights {options.initial_weights!r} are of another network: {'; '.join(faults)}; "
-            "give the run the same `[network]`"
-        )
-    return network
-
-
-__all__ = ["CHECKPOINT", "Trainer", "TrainingError", "rate_factor"]

@@ -1,1 +1,1 @@
-"""The live stages over an annotated data set (docs/evaluation.md)."""
+"""The stages of a stream over an annotated data set (docs/evaluation.md)."""

@@ -2,11 +2,11 @@
 
     streaming   what a live subscriber gets: windows of T frames at the config's stride, the associator, each
                 frame's masks as published first
-    window      no association: every T frames are a clip of its own, the ground truth is cut alike
+    window      no association: every T frames are a clip, and the ground truth is cut in the same way
     whole       one window over all frames of a video, or of 36 frames where it is longer, then associated
 
-The stages are the stream's own, run in this thread one frame after the other, so that nothing is dropped; a
-test keeps `streaming` equal to what a Stream yields (docs/evaluation.md).
+The stages are those of a Stream. They run in this thread, one frame after the other, so that nothing is
+dropped. A test keeps `streaming` equal to what a Stream yields (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def evaluate_dataset(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
-    """Run a predictor over a data set; return the twelve YouTube-VIS figures and more (see `figures_of`)."""
-    return figures_of(predict_dataset(config, predictor, dataset, mode, progress=progress), mode)
+    """Run a predictor over a data set; return the twelve YouTube-VIS metrics and more (see `metrics_of`)."""
+    return metrics_of(predict_dataset(config, predictor, dataset, mode, progress=progress), mode)
 
 
-def figures_of(predictions: Predictions, mode: Mode) -> dict[str, Any]:
-    """Return AP … AR_large, `frames` (figures of single frames and identities), mode and amounts."""
+def metrics_of(predictions: Predictions, mode: Mode) -> dict[str, Any]:
+    """Return AP … AR_large, `frames` (metrics of single frames and identities), mode and amounts."""
     results = read_results(predictions.rows, predictions.truth)
     return {
         **evaluate(predictions.truth, results),
@@ -96,7 +96,7 @@ def predict_dataset(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> Predictions:
-    """Run a predictor over all frames of a data set; `progress` is told after each video its frames.
+    """Run a predictor over all frames of a data set; `progress` gets each finished video's number of frames.
 
     Raises DatasetError for images that cannot be read, ConfigError where the data set's categories and the
     model's classes contradict each other or the model has no masks, ValueError for an unknown mode.
@@ -155,9 +155,9 @@ def gather(
 def comparable_truth(truth: GroundTruth, facts: ModelFacts) -> GroundTruth:
     """Return the ground truth in the model's categories: all as one for a class-agnostic model.
 
-    A data set whose one category is `object` names nothing: whatever a model calls what it finds is right.
+    A data set whose one category is `object` names nothing: any name that a model gives is right.
 
-    A stream that is told to look for one of a list's classes (`model.classes`) is not class-agnostic.
+    A stream that looks for one of a list's classes (`model.classes`) is not class-agnostic.
 
     Raises ConfigError where a category id means one thing here and another there, and for a model without
     masks.
@@ -219,8 +219,8 @@ def _whole(
     config: StreamConfig, predictor: Predictor, video: Video, frames: Iterable[Frame]
 ) -> Iterator[Row]:
     if video.length <= WHOLE_FRAMES:
-        held = tuple(frames)
-        window = Window(frames=held, first=0, last=len(held) - 1, num_new=len(held))
+        whole = tuple(frames)
+        window = Window(frames=whole, first=0, last=len(whole) - 1, num_new=len(whole))
         yield from _candidate_rows(config, predictor, window)
         return
     # The last window reaches back over frames that an earlier one has seen; elsewhere none are shared.

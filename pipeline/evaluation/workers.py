@@ -1,8 +1,8 @@
 """`predict_dataset` over several processes: each takes a video at a time, with a predictor of its own.
 
-One window's work does not fill many cores; videos are independent of each other, so that processes scale
-where threads do not. Ours. Results do not depend on how many there are, but for the last bits that a
-network's number of threads changes.
+One window's work does not fill many cores. Videos are independent of each other, so processes scale where
+threads do not. The results do not depend on the number of processes, but for the last bits, which change with
+a network's number of threads. Source: ours.
 """
 
 from __future__ import annotations

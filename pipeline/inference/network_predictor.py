@@ -23,10 +23,9 @@ from torch import Tensor
 
 from model.checkpoint.weights_file import load_weights, weights_path
 from model.class_lists import UNNAMED
-from model.config import FORMER_WEIGHTS, ModelConfig, contradictions
+from model.config import FORMER_WEIGHTS, ModelConfig, Precision, contradictions
 from model.cues.flow import Motion, scale_motion
 from model.cues.state import CueState
-from model.engines.device import Precision
 from model.engines.halves import HalvesSpec, spec_outputs
 from model.engines.ring import FeatureRing
 from model.engines.runtime import EngineName, Runtime

@@ -83,10 +83,10 @@ def main() -> int:
     )
     parser.add_argument("--results", type=int, nargs="+", default=[30, 100], help="results a video")
     parser.add_argument("--frames", action="store_true", help="single frames and identities too")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file for the metrics")
     args = parser.parse_args()
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    figures = []
+    metrics = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         numbers = sorted(args.results)  # the peak below is that of the largest process so far
@@ -106,10 +106,10 @@ def main() -> int:
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             megabytes = after.ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
             print(f"{number:4} results a video: {seconds:6.1f} s of CPU, {megabytes:6.0f} MB", flush=True)
-            figures.append({"results": number, "cpu_seconds": seconds, "peak_mb": megabytes})
+            metrics.append({"results": number, "cpu_seconds": seconds, "peak_mb": megabytes})
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2))
-    return int(any(each["cpu_seconds"] > 60 or each["peak_mb"] > 2048 for each in figures))
+        args.json.write_text(json.dumps(metrics, indent=2))
+    return int(any(each["cpu_seconds"] > 60 or each["peak_mb"] > 2048 for each in metrics))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _watch(network: Network, part: str, spent: dict[str, float]) -> None:
 
 
 def main() -> int:
-    """Print the figures and write them as JSON where asked."""
+    """Print the metrics and write them as JSON where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

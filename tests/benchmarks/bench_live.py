@@ -158,11 +158,11 @@ def streams_runs(url: str, *, engine: str, seconds: float) -> list[dict[str, Any
     """`rtsp_run` with one camera, two, …, up to the first number that is over the budget."""
     rows: list[dict[str, Any]] = []
     for number in range(1, MOST_STREAMS + 1):
-        figures = rtsp_run(
+        metrics = rtsp_run(
             url, engine=engine, seconds=seconds, limit={}, num_streams=number, cadence=STREAMS_CADENCE
         )
-        over = figures["latency_ms"]["p95"] > BUDGET_MS or figures["stale_percent"] > BUDGET_STALE_PERCENT
-        rows.append({"name": f"{number} cameras, {engine}", "streams": number, "over": over, **figures})
+        over = metrics["latency_ms"]["p95"] > BUDGET_MS or metrics["stale_percent"] > BUDGET_STALE_PERCENT
+        rows.append({"name": f"{number} cameras, {engine}", "streams": number, "over": over, **metrics})
         print_row(rows[-1])
         if over:
             break
@@ -200,7 +200,7 @@ def first_masks(clip: Path) -> list[dict[str, Any]]:
 
 
 def peer_run(name: str, clip: Path, *, frames: int, python: str) -> dict[str, Any] | None:
-    """The figures of a peer's own script; None where its package is missing."""
+    """The metrics of a peer's own script; None where its package is missing."""
     script = ROOT / "tests" / "benchmarks" / f"peer_{name.removesuffix('_full_size')}.py"
     interpreter = sys.executable if name == "plain" else python
     more = ["--full-size-masks"] if name.endswith("_full_size") else []
@@ -215,8 +215,8 @@ def peer_run(name: str, clip: Path, *, frames: int, python: str) -> dict[str, An
         return None
     if done.returncode != 0:
         raise RuntimeError(f"{script.name} ended with {done.returncode}: {done.stderr.strip()[-600:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    metrics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return metrics
 
 
 def compile_engine(limit: Mapping[str, str], arguments: Sequence[str] = ()) -> float:
@@ -244,7 +244,7 @@ def in_turns(
     rounds: int,
     python: str,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Streams and peers, `rounds` times in turn: (row, figures of a run); figures are {} where missing."""
+    """Streams and peers, `rounds` times in turn: (row, metrics of a run); metrics are {} where missing."""
     for _ in range(rounds):
         for capability, limit in limits().items() if "file" in parts else ():
             for stride in strides:
@@ -262,14 +262,14 @@ def in_turns(
 
 
 def summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Each row's best and median frames a second, and the other figures of its best run."""
+    """Each row's best and median frames a second, and the other metrics of its best run."""
     rows: list[dict[str, Any]] = []
-    for name, figures in runs.items():
-        if not all(figures):
+    for name, metrics in runs.items():
+        if not all(metrics):
             rows.append({"name": name, "missing": "not installed"})
             continue
-        rates = [each["fps"] for each in figures]
-        best = max(figures, key=lambda each: float(each["fps"]))
+        rates = [each["fps"] for each in metrics]
+        best = max(metrics, key=lambda each: float(each["fps"]))
         rows.append({"name": name, **best, "fps": max(rates), "fps_median": statistics.median(rates)})
     return rows
 
@@ -285,8 +285,8 @@ def rtsp_runs(clip: Path, *, engines: Sequence[str], seconds: float, streams: bo
             else:
                 for capability, limit in limits().items():
                     for engine in engines:
-                        figures = rtsp_run(server.file_url, engine=engine, seconds=seconds, limit=limit)
-                        rows.append({"name": f"{engine}, {capability}", **figures})
+                        metrics = rtsp_run(server.file_url, engine=engine, seconds=seconds, limit=limit)
+                        rows.append({"name": f"{engine}, {capability}", **metrics})
                         print_row(rows[-1])
     except pytest.skip.Exception as missing:
         rows.append({"name": "RTSP", "missing": str(missing)})
@@ -326,7 +326,7 @@ def measure(
         clip = make_720p_clip(Path(folder) / "clip.mp4", num_frames=frames)
         runs: dict[str, list[dict[str, Any]]] = {}
         with OtherWork() as others:
-            for name, figures in in_turns(
+            for name, metrics in in_turns(
                 clip,
                 parts=parts,
                 engines=engines,
@@ -335,8 +335,8 @@ def measure(
                 rounds=rounds,
                 python=python,
             ):
-                runs.setdefault(name, []).append(figures)
-                print_row({"name": name, **(figures or {"missing": "not installed"})})
+                runs.setdefault(name, []).append(metrics)
+                print_row({"name": name, **(metrics or {"missing": "not installed"})})
             if "first" in parts:
                 found["first_mask"] = first_masks(clip)
                 for row in found["first_mask"]:
@@ -360,7 +360,7 @@ def measure(
 
 
 def main() -> int:
-    """Print the figures and write them as JSON where asked."""
+    """Print the metrics and write them as JSON where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -80,7 +80,7 @@ def count_messages(address: str) -> int:
 
 
 def main() -> int:
-    """Print the figures and write them as JSON where asked."""
+    """Print the metrics and write them as JSON where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

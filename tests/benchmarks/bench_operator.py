@@ -23,8 +23,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ops import deform_attn
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_bag
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 HEIGHT0, WIDTH0, L, K, M, D = 45, 80, 4, 4, 8, 32
 TARGET, PORTABLE_TARGET, LIMIT = 0.05, 0.15, 0.4
@@ -62,7 +64,7 @@ def measure(*, rounds: int, backward: bool) -> dict[str, Any]:
     inputs = encoder_inputs()
     operators = {
         "deform_attn": deform_attn,
-        "portable": deform_attn_bag,
+        "portable": lambda *flat: deform_attn_bag(DeformAttnArguments(*flat)),
         "grid_sample": deform_attn_reference,
     }
     results = {name: step(operator, inputs, backward=backward) for name, operator in operators.items()}

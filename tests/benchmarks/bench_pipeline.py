@@ -97,7 +97,7 @@ def measure(*, rounds: int, num_frames: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the figures; exit 1 never: targets are shown, not asserted."""
+    """Print the metrics; exit 1 never: targets are shown, not asserted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -4,7 +4,7 @@
                                           [--detector FILE] [--json FILE] [--page docs/benchmark-real.md]
 
 All are shown the same frames, the whole clip from its start at 10 frames per second, and know nothing of its
-cuts. Figures are `model.evaluation.frame_metrics` over the labelled frames: AP50 of single frames, recall at
+cuts. Metrics are `model.evaluation.frame_metrics` over the labelled frames: AP50 of single frames, recall at
 IoU 0.5 by object height, ids (IDF1, switches); and the share of right names. A shot of a walker is run a second time
 with the camera's own motion undone: the clip has no person before a still camera. `--pedestrians` adds a clip that
 has: OpenCV's sample vtest.avi, with labels after the median of all of it (real/pedestrians.py), and boxes of
@@ -32,7 +32,7 @@ tune_process()
 from benchmarks.peer_background import PEDESTRIANS, BackgroundPeer
 from benchmarks.peer_detector import DetectorPeer, load_detect
 from benchmarks.real import page, pedestrians, people_boxes, pictures, runs
-from benchmarks.real.figures import KEYS, box_figures, mask_figures, name_figures
+from benchmarks.real.metrics import KEYS, box_metrics, mask_metrics, name_metrics
 from benchmarks.real.runs import Found
 
 from model.checkpoint.weights_file import weights_path
@@ -49,10 +49,10 @@ LEAST: tuple[tuple[str, str, dict[str, float]], ...] = (
     ("pedestrians reported", "people", {"AP50": 0.90, "recall": 0.94, "precision": 0.90}),
     ("pedestrians reported", "boxes", {"recall": 0.85, "precision": 0.85}),
 )
-"""Group, part of its figures, and what is asked at least of the weights that ship."""
+"""Group, part of its metrics, and what is asked at least of the weights that ship."""
 
 HALVES = ("reported", "tuning", "all", "pedestrians reported", "pedestrians tuning", "pedestrians")
-"""The groups whose figures have intervals."""
+"""The groups whose metrics have intervals."""
 
 
 def groups(labels: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -77,25 +77,25 @@ def groups(labels: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def compare(labels: Mapping[str, Any], found: Mapping[str, Mapping[int, Found]]) -> dict[str, Any]:
-    """Figures by group and by who found what; `found` is by who and by video id."""
+    """Metrics by group and by who found what; `found` is by who and by video id."""
     result: dict[str, Any] = {}
     for name, chosen in groups(labels).items():
         rows: dict[str, Any] = {"cameras": sorted({video["camera"] for video in chosen["videos"]})}
         for who, by_video in found.items():
             everything, people = (
-                mask_figures(chosen, by_video, kinds=kinds, with_intervals=name in HALVES)
+                mask_metrics(chosen, by_video, kinds=kinds, with_intervals=name in HALVES)
                 for kinds in (None, ("person",))
             )
             kept = (*KEYS, "recall_by_height", *(("intervals",) if name in HALVES else ()))
             rows[who] = {
                 **{key: everything[key] for key in kept},
                 "people": {key: people[key] for key in kept},
-                "names": name_figures(chosen, by_video),
+                "names": name_metrics(chosen, by_video),
             }
             boxes = _boxes_of(name)
             if boxes:
                 (video,) = chosen["videos"]
-                rows[who]["boxes"] = box_figures(boxes, by_video[video["id"]])
+                rows[who]["boxes"] = box_metrics(boxes, by_video[video["id"]])
         result[name] = rows
     return result
 
@@ -166,7 +166,7 @@ def describe_file(path: Path) -> str:
 
 
 def main() -> int:
-    """Run all, print the figures, write what is asked for; targets are shown, not asserted."""
+    """Run all, print the metrics, write what is asked for; targets are shown, not asserted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -198,7 +198,7 @@ def main() -> int:
             parser.error(f"--pedestrians: {error}")
 
     values: dict[str, Any] = {"model": {"weights": args.weights}} if args.weights else {}
-    # Figures must not depend on what a machine has compiled before, nor on its arithmetic.
+    # Metrics must not depend on what a machine has compiled before, nor on its arithmetic.
     fixed = ["model.engine=eager", "model.precision=fp32"]
     config = load_config(args.config, overrides=[*fixed, *args.set], values=values)
     predictor = load_predictor(config)

@@ -132,12 +132,12 @@ def main() -> int:
     network, images, rows = load_weights(shipped_weights()), pictures(), []
     with OtherWork() as others:
         for cell in cells():
-            figures = measure(network, cell, images, seconds=args.seconds, engine=args.engine)
-            rows.append({**vars(cell), **figures})
+            metrics = measure(network, cell, images, seconds=args.seconds, engine=args.engine)
+            rows.append({**vars(cell), **metrics})
             shape = f"T {cell.num_frames}, stride {cell.stride}, {cell.height}×{cell.width}"
             print(
-                f"{shape}, {cell.num_kept} kept, {cell.streams} streams: {figures['window_ms']:.1f} ms a "
-                f"window, {figures['fps']:.1f} frames/s",
+                f"{shape}, {cell.num_kept} kept, {cell.streams} streams: {metrics['window_ms']:.1f} ms a "
+                f"window, {metrics['fps']:.1f} frames/s",
                 flush=True,
             )
     result = {

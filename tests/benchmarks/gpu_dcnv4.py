@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.reference import level_sizes
+from ops.levels import level_sizes
 
 IM2COL_STEP = 128
 

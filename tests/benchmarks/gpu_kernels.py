@@ -17,12 +17,14 @@ from torch import Tensor
 
 from model.layers.position import pixel_centres
 from ops import deform_attn
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
 from ops.cuda import DeformAttnKernels
 from ops.cuda import kernels as kernels_of_the_operator
 from ops.kernel import Compiler
 from ops.launch import DeformAttnConfig
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
@@ -43,10 +45,10 @@ PREDICTED_US = {("R50, T = 5, 360×640", "float16"): 42.0, ("R50, T = 5, 360×64
 """Computed for an H200 from the instructions that a query takes, at grid references: a floor."""
 References = Literal["grid", "random"]
 
-Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]
 
-
-def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device, *, B: int, Q: int) -> Inputs:
+def make(
+    config: DeformAttnConfig, size0: tuple[int, int], device: torch.device, *, B: int, Q: int
+) -> DeformAttnArguments:
     """Random inputs: references reach a little outside 0..1, offsets a few pixels outside the levels."""
     generator = torch.Generator().manual_seed(0)
     M, D, L, K = config.num_heads, config.head_dim, config.num_levels, config.num_points
@@ -55,7 +57,7 @@ def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device,
     sampling = torch.randn(B, Q, 3 * M * L * K, generator=generator) * 2
     points = (B, Q, L, config.coordinates) if config.per_level else (B, Q, config.coordinates)
     reference = torch.rand(points, generator=generator) * 1.4 - 0.2
-    return (
+    return DeformAttnArguments(
         value.to(device, config.value),
         sampling.to(device, config.sampling),
         reference.to(device, config.reference),
@@ -65,7 +67,7 @@ def make(config: DeformAttnConfig, size0: tuple[int, int], device: torch.device,
     )
 
 
-def exact(inputs: Inputs, grad: Tensor) -> list[Tensor]:
+def exact(inputs: DeformAttnArguments, grad: Tensor) -> list[Tensor]:
     """Result and gradients of the textbook form in float64."""
     leaves = [tensor.double().requires_grad_() for tensor in inputs[:3]]
     result = deform_attn_reference(*leaves, *inputs[3:])
@@ -101,7 +103,7 @@ def check(
     for size0 in pyramids:
         inputs = make(config, size0, device, B=2, Q=37)
         grad = torch.randn(2, 37, config.num_heads * config.head_dim).to(device, config.value)
-        result, grads = kernels.forward(*inputs), kernels.backward(grad, *inputs)
+        result, grads = kernels.forward(inputs), kernels.backward(grad, inputs)
         if result is None or grads is None:
             return {"name": name, "passed": False, "why": "; ".join(kernels.switched_off.values())}
         errors.append(worst([result, *grads], exact(inputs, grad)))
@@ -132,7 +134,7 @@ def check_portable(device: torch.device) -> dict[str, Any]:
     inputs = make(DeformAttnConfig(F32, F32, F32, *SHAPES["R50"], 4, True), (13, 9), device, B=2, Q=37)
     grad = torch.randn(2, 37, 256, device=device)
     try:
-        got = [deform_attn_bag(*inputs), *deform_attn_backward_bag(grad, *inputs)]
+        got = [deform_attn_bag(inputs), *deform_attn_backward_bag(grad, inputs)]
     except RuntimeError as exc:
         return {"name": name, "passed": False, "why": str(exc).splitlines()[0]}
     error = worst(got, exact(inputs, grad))
@@ -147,10 +149,10 @@ def check_stream(
     inputs = make(config, size0, device, B=2, Q=300)
     wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
     late = torch.zeros_like(inputs[0])
-    kernels.forward(*inputs)
+    kernels.forward(inputs)
     with another_stream(device, busy=True):
         late.copy_(inputs[0])
-        result = kernels.forward(late, *inputs[1:])
+        result = kernels.forward(DeformAttnArguments(late, *inputs[1:]))
     if result is None:
         return {"name": "a stream of its own", "passed": False, "why": "kernel switched off"}
     error = worst([result], [wanted])
@@ -168,7 +170,7 @@ def check_graph(
     """Captured once, replayed with other inputs."""
     config = DeformAttnConfig(F32, F32, F32, *SHAPES[shape], 2, False)
     inputs = make(config, size0, device, B=2, Q=300)
-    graph, result = capture(lambda: kernels.forward(*inputs), device)
+    graph, result = capture(lambda: kernels.forward(inputs), device)
     for tensor in inputs[:2]:
         tensor.copy_(tensor.flip(1))
     wanted = deform_attn_reference(*(t.double() for t in inputs[:3]), *inputs[3:])
@@ -239,7 +241,7 @@ def time_layer(
     if references == "grid":
         sizes = tuple(level_sizes(*size0, num_levels=config.num_levels))
         centres = pixel_centres(sizes, device, F32).to(device).expand(frames, -1, -1).contiguous()
-        inputs = (*inputs[:2], centres, *inputs[3:])
+        inputs = inputs._replace(reference=centres)
     grad = torch.randn(frames, Q, config.num_heads * config.head_dim, device=device).to(dtype)
 
     def textbook_with_gradients() -> None:
@@ -247,18 +249,18 @@ def time_layer(
         torch.autograd.grad(deform_attn_reference(*leaves, *inputs[3:]), leaves, grad)
 
     def kernel_with_gradients() -> None:
-        kernels.forward(*inputs)
-        kernels.backward(grad, *inputs)
+        kernels.forward(inputs)
+        kernels.backward(grad, inputs)
 
     def portable_with_gradients() -> None:
-        deform_attn_bag(*inputs)
-        deform_attn_backward_bag(grad, *inputs)
+        deform_attn_bag(inputs)
+        deform_attn_backward_bag(grad, inputs)
 
     with torch.no_grad():
         us = {
-            "kernel in a graph": graph_time_us(lambda: kernels.forward(*inputs), device),
-            "kernel": time_us(lambda: kernels.forward(*inputs), device, calls=50),
-            "portable": time_us(lambda: deform_attn_bag(*inputs), device, calls=5),
+            "kernel in a graph": graph_time_us(lambda: kernels.forward(inputs), device),
+            "kernel": time_us(lambda: kernels.forward(inputs), device, calls=50),
+            "portable": time_us(lambda: deform_attn_bag(inputs), device, calls=5),
             "grid_sample": time_us(lambda: deform_attn_reference(*inputs), device, calls=5),
             "kernel, with gradients": time_us(kernel_with_gradients, device, calls=10),
             "portable, with gradients": time_us(portable_with_gradients, device, calls=2),

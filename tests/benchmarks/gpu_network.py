@@ -18,13 +18,13 @@ import torch
 from benchmarks.gpu_timing import time_us
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import EngineName, ModelConfig, Precision
 from model.engines.halves import HalvesSpec
 from model.engines.ring import FeatureRing
-from model.engines.runtime import EngineName, Precision, Runtime
+from model.engines.runtime import Runtime
 from model.errors import EngineError
 from model.network import FrameFeatures, Output, build_model
-from model.postprocess import ComingCandidates, candidates
+from model.postprocess import ComingCandidates
 
 R50 = ModelConfig.from_dict(
     {
@@ -161,7 +161,7 @@ class Streams:
         kept = range(max(0, self._number + 1 - self._config.num_frames), self._number + 1)
         for stream, ring in enumerate(self._rings):
             images, cues = self.frame(stream, self._number)
-            ring.hold(kept)
+            ring.keep(kept)
             ring.store(self._number, self._runtime.encode(images, cues, lent=True))
         self._number += 1
         return kept
@@ -183,7 +183,7 @@ class Streams:
 
     def step(self) -> int:
         """Return the candidates found, which are on the host then."""
-        return sum(len(found) for found in candidates(self.on_device(), self._config))
+        return sum(len(found) for found in ComingCandidates(self.on_device(), self._config).wait())
 
     def halves_ms(self, device: torch.device) -> tuple[float, float]:
         """Milliseconds on the device of `encode` of one frame and `decode` of a window of each stream."""

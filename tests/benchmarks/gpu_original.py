@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ops.kernel import Compiler
 from ops.launch import DeformAttnConfig, Launch
-from ops.reference import level_sizes
+from ops.levels import level_sizes
 
 KERNEL = "ms_deformable_im2col_gpu_kernel"
 FUNCTIONS = ("ms_deform_attn_im2col_bilinear", KERNEL)

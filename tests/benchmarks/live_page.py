@@ -1,4 +1,4 @@
-"""The part of docs/performance/cpu.md about engines and live streams: figures → Markdown."""
+"""The part of docs/performance/cpu.md about engines and live streams: metrics → Markdown."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PEERS = {
 }
 
 
-def sections(figures: Mapping[str, Any]) -> list[str]:
+def sections(metrics: Mapping[str, Any]) -> list[str]:
     """Lines of all sections, from the JSON of bench_engines, bench_live, bench_stages and bench_scaling."""
     return [
-        *engines(figures["engines"]),
-        *live(figures["live"]),
-        *stages(figures["stages"]),
-        *scaling(figures["scaling"]),
+        *engines(metrics["engines"]),
+        *live(metrics["live"]),
+        *stages(metrics["stages"]),
+        *scaling(metrics["scaling"]),
     ]
 
 

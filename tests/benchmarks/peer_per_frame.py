@@ -115,7 +115,7 @@ def run(clip: str, *, num_frames: int, model: str, full_size: bool) -> dict[str,
 
 
 def main() -> int:
-    """Print the figures."""
+    """Print the metrics."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -88,7 +88,7 @@ def run(network: Network, clip: str, *, num_frames: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the figures."""
+    """Print the metrics."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Run every benchmark of this folder one after the other and write their figures into one page.
+"""Run every benchmark of this folder one after the other and write their metrics into one page.
 
     python tests/benchmarks/run_all.py --output FOLDER [--page docs/performance/cpu.md] [--only NAME …]
                                        [--peer-python PYTHON]
 
 Each benchmark is a process of its own and writes JSON. With `--only` the others' JSON is taken as it lies in
-the folder. A page is only written where asked: figures that are committed come from a machine that does
+the folder. A page is only written where asked: metrics that are committed come from a machine that does
 nothing else. `--peer-python` is an interpreter that has the ultralytics package, for the peer in bench_live.
 """
 
@@ -48,7 +48,7 @@ def run(name: str, output: Path, *, arguments: Sequence[str] = ()) -> None:
         [sys.executable, str(FOLDER / f"bench_{name}.py"), "--json", str(target), *arguments], check=False
     )
     if not target.exists():
-        raise RuntimeError(f"bench_{name}.py ended with {done.returncode} and wrote no figures")
+        raise RuntimeError(f"bench_{name}.py ended with {done.returncode} and wrote no metrics")
 
 
 def read(name: str, output: Path) -> Any:
@@ -79,10 +79,10 @@ def machine() -> str:
     )
 
 
-def page(figures: dict[str, Any]) -> str:
-    """Return the figures as Markdown: ratios first, milliseconds as this machine's own."""
-    operator, frame, pipeline = figures["operator"]["forward"], figures["frame"], figures["pipeline"]
-    associate, memory = figures["associate"], figures["memory"]
+def page(metrics: dict[str, Any]) -> str:
+    """Return the metrics as Markdown: ratios first, milliseconds as this machine's own."""
+    operator, frame, pipeline = metrics["operator"]["forward"], metrics["frame"], metrics["pipeline"]
+    associate, memory = metrics["associate"], metrics["memory"]
     lines = [
         "# Speed on the CPU",
         "",
@@ -91,7 +91,7 @@ def page(figures: dict[str, Any]) -> str:
         "",
         f"Machine: {machine()}",
         "",
-        "| what | figure | target |",
+        "| what | metric | target |",
         "| --- | --- | --- |",
         "| `deform_attn`, compiled / `grid_sample` per level, encoder layer of 360×640 "
         f"| {operator['ratio']:.3f} of its time | ≤ 0.05 |",
@@ -129,7 +129,7 @@ def page(figures: dict[str, Any]) -> str:
             for r in associate
         ),
         "",
-        *live_page.sections(figures),
+        *live_page.sections(metrics),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -148,9 +148,9 @@ def main() -> int:
     for name in args.only:
         run(name, args.output, arguments=("--peer-python", args.peer_python) if name == "live" else ())
     if args.page:
-        figures = {name: read(name, args.output) for name in BENCHMARKS}
+        metrics = {name: read(name, args.output) for name in BENCHMARKS}
         args.page.parent.mkdir(parents=True, exist_ok=True)
-        args.page.write_text(page(figures))
+        args.page.write_text(page(metrics))
     return 0
 
 

@@ -153,8 +153,8 @@ def test_other_programs_are_seen() -> None:
     assert others.cores * seconds > 0.6
 
 
-def test_the_page_tells_all_figures() -> None:
-    lines = "\n".join(live_page.sections(FIGURES))
+def test_the_page_tells_all_metrics() -> None:
+    lines = "\n".join(live_page.sections(METRICS))
     for text in ("| 5 | 1 | encode | 8.0 | 9.0 | 4.0 | 4.5 | 2.00× | 2.00× |", "not installed", "no server"):
         assert text in lines
     assert "| compiled, stride 1, AVX2 | 12.5 |" in lines
@@ -166,7 +166,7 @@ def test_the_page_tells_all_figures() -> None:
     assert "· resize | 1.00 | 0.50 |" in lines
 
 
-FIGURES: dict[str, Any] = json.loads("""{
+METRICS: dict[str, Any] = json.loads("""{
 "engines": {"capability": "AVX2", "others_cores": 0.1, "rows": [{"num_frames": 5, "threads": 1,
   "best_ms": {"eager": {"encode": 8.0}, "inductor": {"encode": 4.0}},
   "median_ms": {"eager": {"encode": 9.0}, "inductor": {"encode": 4.5}},

@@ -30,7 +30,7 @@ import numpy as np
 from pipeline.config import StreamConfig
 from pipeline.config_file import load_config
 from pipeline.evaluation.annotated import AnnotatedVideos, open_annotated
-from pipeline.evaluation.evaluate import cut_windows, figures_of, gather, track_rows
+from pipeline.evaluation.evaluate import cut_windows, gather, metrics_of, track_rows
 from pipeline.inference.network_predictor import load_predictor
 from pipeline.inference.predictor import ModelFacts, Predictor, as_predictor, predict_window
 from pipeline.inference.window import Windower
@@ -90,8 +90,8 @@ class Replay:
         self._answers.clear()
 
 
-def figures(config: StreamConfig, kept: Kept, numbers: Mapping[str, float]) -> dict[str, Any]:
-    """The figures of mode `streaming` with these numbers of association."""
+def metrics(config: StreamConfig, kept: Kept, numbers: Mapping[str, float]) -> dict[str, Any]:
+    """The metrics of mode `streaming` with these numbers of association."""
     own = {key: value for key, value in numbers.items() if key != "logit_shift"}
     config = config.model_copy(update={"association": config.association.model_copy(update=own)})
     rows = {}
@@ -108,7 +108,7 @@ def figures(config: StreamConfig, kept: Kept, numbers: Mapping[str, float]) -> d
                 emission=config.emission,
             )
         )
-    found = figures_of(gather(kept.truth, kept.facts, "streaming", rows, seconds=1.0), "streaming")
+    found = metrics_of(gather(kept.truth, kept.facts, "streaming", rows, seconds=1.0), "streaming")
     return {
         "frames_ap50": found["frames"]["AP50"],
         "recall": found["frames"]["recall"],
@@ -127,7 +127,7 @@ def tune(config: StreamConfig, kept: Kept, *, rounds: int = 2) -> list[dict[str,
     """Every trial in order, the last one that says `best` is the choice."""
     section = config.association
     numbers = {key: 0.0 if key == "logit_shift" else getattr(section, key) for key in TRIED}
-    found = figures(config, kept, numbers)
+    found = metrics(config, kept, numbers)
     trials: list[dict[str, Any]] = [{"numbers": dict(numbers), **found, "best": True}]
     best = score(found)
     print(f"as it is: {best:.4f} {found}", flush=True)
@@ -138,7 +138,7 @@ def tune(config: StreamConfig, kept: Kept, *, rounds: int = 2) -> list[dict[str,
                 if value == numbers[key]:
                     continue
                 tried = {**numbers, key: value}
-                found = figures(config, kept, tried)
+                found = metrics(config, kept, tried)
                 trials.append({"numbers": tried, **found, "best": score(found) > best})
                 if score(found) > best:
                     best, numbers = score(found), tried

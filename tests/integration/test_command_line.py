@@ -271,11 +271,11 @@ def test_a_signal_ends_the_stream_cleanly(number: signal.Signals, tmp_path: Path
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    figures: dict[str, Any] = json.loads(report.read_text())
-    assert figures["sources"]["source0"]["end"] == "stopped"
-    assert 0 < figures["published"] == figures["read"] < 2000
+    metrics: dict[str, Any] = json.loads(report.read_text())
+    assert metrics["sources"]["source0"]["end"] == "stopped"
+    assert 0 < metrics["published"] == metrics["read"] < 2000
     with av.open(str(record)) as container:
-        assert sum(1 for _ in container.decode(video=0)) == figures["published"]
+        assert sum(1 for _ in container.decode(video=0)) == metrics["published"]
 
 
 def test_a_server_that_refuses_is_given_up_after_the_connect_timeout(run: Callable[..., Done]) -> None:

@@ -39,7 +39,10 @@ def test_exports_stay(package: str, names: list[str]) -> None:
         ("pipeline.config", ["StreamConfig"]),
         ("pipeline.config_file", ["dump_config", "load_config"]),
         ("pipeline.errors", ["StreamError"]),
-        ("pipeline.evaluate", ["evaluate_dataset", "figures_of", "open_annotated", "predict_dataset"]),
+        (
+            "pipeline.evaluate",
+            ["evaluate_dataset", "figures_of", "metrics_of", "open_annotated", "predict_dataset"],
+        ),
         ("pipeline.process", ["tune_process"]),
         ("pipeline.types", ["End", "Frame", "FrameResult", "Gap", "Instance", "MaskMessage", "Window"]),
     ],

@@ -18,7 +18,7 @@ from model.class_lists import (
 )
 from model.config import ModelConfig
 from model.network import Output
-from model.postprocess import candidates
+from model.postprocess import ComingCandidates
 
 
 def test_lists_have_the_published_lengths_and_ids() -> None:
@@ -89,7 +89,7 @@ def test_unused_outputs_never_win() -> None:
     assert output.kept is not None
     best = everything.logits[0, :, 1:41].amax(-1).topk(4).indices
     assert output.kept[0].tolist() == best.tolist()
-    found = candidates(output, config)[0]
+    found = ComingCandidates(output, config).wait()[0]
     assert (found.scores[:, [0, 41]] == 0).all()
     assert set(found.labels) <= set(range(1, 41))
 
@@ -159,11 +159,11 @@ def test_outputs_that_are_left_out_neither_choose_queries_nor_win() -> None:
     best = everything.logits[0][:, outputs].amax(-1).topk(4).indices
     assert output.kept[0].tolist() == best.tolist()
     assert plain.kept[0].tolist() != best.tolist()
-    found = candidates(output, config, outputs)[0]
+    found = ComingCandidates(output, config, outputs).wait()[0]
     assert set(found.labels) <= set(outputs)
     assert (found.scores[:, outputs] > 0).all()
     assert found.scores.astype(bool).sum() == 4 * len(outputs)
-    assert set(candidates(output, config)[0].labels) == {0}
+    assert set(ComingCandidates(output, config).wait()[0].labels) == {0}
 
 
 def test_candidates_are_the_output_in_numpy() -> None:
@@ -173,7 +173,7 @@ def test_candidates_are_the_output_in_numpy() -> None:
         mask_logits=torch.rand(1, 2, 3, 4, 5),
         query_embeddings=torch.rand(1, 2, 8),
     )
-    (found,) = candidates(output, ModelConfig())
+    (found,) = ComingCandidates(output, ModelConfig()).wait()
     assert len(found) == 2
     assert torch.equal(torch.from_numpy(found.scores), output.logits[0].sigmoid())
     assert torch.equal(torch.from_numpy(found.boxes), output.boxes[0].transpose(0, 1))

@@ -13,7 +13,7 @@ from model.config import Intra, ModelConfig, Variant
 from model.engines.halves import prepared
 from model.layers.attention import CellAttention, planar_attention
 from model.layers.backbone import fused_form_works
-from model.layers.position import level_sizes
+from model.layers.position import image_level_sizes
 from model.network import FrameFeatures, Network, build_model, with_cues
 
 BLOCKS: list[dict[str, Any]] = [
@@ -286,7 +286,7 @@ def test_queries_start_at_the_best_cells_of_all_frames() -> None:
     network = live_model(config)
     selection = network.decoder.selection
     assert selection is not None
-    sizes = level_sizes(64, 96, 4)
+    sizes = image_level_sizes(64, 96, 4)
     memory = torch.zeros(2, sum(h * w for h, w in sizes), config.hidden_dim)
     with torch.no_grad():
         selection.class_embed.weight.fill_(1.0)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ops import deform_attn
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]
 

@@ -11,13 +11,14 @@ import torch
 from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin
 from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.cuda import DeformAttnKernels
 from ops.kernel import Run, Scalar
 from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
-from ops.reference import deform_attn_reference, level_sizes
+from ops.levels import level_sizes
+from ops.reference import deform_attn_reference
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
-Inputs = tuple[Tensor, Tensor, Tensor, int, int, int, int]
 
 # dtype of value, sampling, reference; heads, channels, levels, points; coordinates, per level.
 CONFIGS = {
@@ -50,7 +51,7 @@ def kernels(shim: KernelShim) -> DeformAttnKernels:
 
 def make(
     config: DeformAttnConfig, size0: tuple[int, int], *, B: int = 2, Q: int = 7, spread: float = 2.0
-) -> Inputs:
+) -> DeformAttnArguments:
     """Random inputs in the dtypes of the config; references reach outside 0..1, offsets outside levels."""
     generator = torch.Generator().manual_seed(0)
     M, D, L, K = config.num_heads, config.head_dim, config.num_levels, config.num_points
@@ -59,10 +60,10 @@ def make(
     sampling = (torch.randn(B, Q, 3 * M * L * K, generator=generator) * spread).to(config.sampling)
     points = (B, Q, L, config.coordinates) if config.per_level else (B, Q, config.coordinates)
     reference = (torch.rand(points, generator=generator) * 1.4 - 0.2).to(config.reference)
-    return value, sampling, reference, *size0, L, K
+    return DeformAttnArguments(value, sampling, reference, *size0, L, K)
 
 
-def exact(inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
+def exact(inputs: DeformAttnArguments) -> tuple[Tensor, list[Tensor]]:
     leaves = [tensor.double().requires_grad_() for tensor in inputs[:3]]
     return deform_attn_reference(*leaves, *inputs[3:]), leaves
 
@@ -79,13 +80,13 @@ def test_forward_and_backward_equal_the_textbook_form_in_float64(
 ) -> None:
     inputs = make(config, size0)
     expected, leaves = exact(inputs)
-    result = kernels.forward(*inputs)
+    result = kernels.forward(inputs)
     assert result is not None, kernels.switched_off
     assert result.dtype == config.value
     assert error(result, expected.detach()) < TOLERANCE[config.value]
 
     grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(config.value)
-    grads = kernels.backward(grad, *inputs)
+    grads = kernels.backward(grad, inputs)
     assert grads is not None, kernels.switched_off
     wanted = torch.autograd.grad(expected, leaves, grad.double())
     for name, tensor, ours, theirs in zip(
@@ -105,9 +106,9 @@ def test_the_order_of_threads_does_not_matter(
     inputs = make(config, (7, 5), Q=23)
     results = []
     for shim.lanes_backward in (False, True):
-        result = kernels.forward(*inputs)
+        result = kernels.forward(inputs)
         assert result is not None
-        grads = kernels.backward(result, *inputs)
+        grads = kernels.backward(result, inputs)
         assert grads is not None
         results.append((result, *grads[1:], grads[0]))
     shim.lanes_backward = False
@@ -120,26 +121,26 @@ def test_the_order_of_threads_does_not_matter(
 def test_samples_far_outside_give_zero_and_no_gradient(
     kernels: DeformAttnKernels, sign: int, distance: float
 ) -> None:
-    value, sampling, reference, *geometry = make(CONFIGS["default model, float32"], (13, 9))
-    sampling[..., : sampling.shape[-1] * 2 // 3] = sign * distance
-    result = kernels.forward(value, sampling, reference, *geometry)
+    inputs = make(CONFIGS["default model, float32"], (13, 9))
+    inputs.sampling[..., : inputs.sampling.shape[-1] * 2 // 3] = sign * distance
+    result = kernels.forward(inputs)
     assert result is not None
     assert torch.equal(result, torch.zeros_like(result))
-    grads = kernels.backward(torch.ones_like(result), value, sampling, reference, *geometry)
+    grads = kernels.backward(torch.ones_like(result), inputs)
     assert grads is not None
     for grad in grads:
         assert torch.equal(grad, torch.zeros_like(grad))
 
 
 def test_nan_stays_in_its_query_and_head(kernels: DeformAttnKernels) -> None:
-    value, sampling, reference, *geometry = make(CONFIGS["R50, float32, a box"], (13, 9))
-    clean = kernels.forward(value, sampling, reference, *geometry)
-    sampling[1, 3, 0] = float("nan")  # the first x offset of head 0
-    result = kernels.forward(value, sampling, reference, *geometry)
+    inputs = make(CONFIGS["R50, float32, a box"], (13, 9))
+    clean = kernels.forward(inputs)
+    inputs.sampling[1, 3, 0] = float("nan")  # the first x offset of head 0
+    result = kernels.forward(inputs)
     assert clean is not None
     assert result is not None
     hit = torch.zeros_like(result, dtype=torch.bool)
-    hit[1, 3, : value.shape[3]] = True
+    hit[1, 3, : inputs.value.shape[3]] = True
     assert result[hit].isnan().all()
     assert torch.equal(result[~hit], clean[~hit])
 
@@ -147,7 +148,7 @@ def test_nan_stays_in_its_query_and_head(kernels: DeformAttnKernels) -> None:
 def test_large_logits_do_not_overflow(kernels: DeformAttnKernels) -> None:
     inputs = make(CONFIGS["default model, float32"], (8, 8), spread=200.0)
     inputs[1][..., : inputs[1].shape[-1] * 2 // 3] /= 100
-    result = kernels.forward(*inputs)
+    result = kernels.forward(inputs)
     assert result is not None
     assert error(result, exact(inputs)[0].detach()) < 1e-4  # float32 rounds a logit of 500 to 3e-5
 
@@ -155,7 +156,7 @@ def test_large_logits_do_not_overflow(kernels: DeformAttnKernels) -> None:
 @pytest.mark.parametrize("Q", [1, 11, 64])  # a block serves 2 to 10 queries: fewer, more, and whole blocks
 def test_blocks_that_are_not_full(kernels: DeformAttnKernels, Q: int) -> None:
     inputs = make(CONFIGS["default model, float32"], (6, 4), B=3, Q=Q)
-    result = kernels.forward(*inputs)
+    result = kernels.forward(inputs)
     assert result is not None
     assert error(result, exact(inputs)[0].detach()) < TOLERANCE[F32]
 
@@ -165,14 +166,14 @@ def test_empty_sets_give_empty_results_and_zero_gradients(
     shim: KernelShim, kernels: DeformAttnKernels, B: int, Q: int
 ) -> None:
     config = CONFIGS["default model, float32"]
-    assert kernels.forward(*make(config, (3, 3))) is not None
-    assert kernels.backward(torch.zeros(2, 7, 96), *make(config, (3, 3))) is not None
+    assert kernels.forward(make(config, (3, 3))) is not None
+    assert kernels.backward(torch.zeros(2, 7, 96), make(config, (3, 3))) is not None
     before = shim.num_runs
     inputs = make(config, (5, 3), B=B, Q=Q)
-    result = kernels.forward(*inputs)
+    result = kernels.forward(inputs)
     assert result is not None
     assert result.shape == (B, Q, 96)
-    grads = kernels.backward(result, *inputs)
+    grads = kernels.backward(result, inputs)
     assert grads is not None
     for tensor, grad in zip(inputs[:3], grads, strict=True):
         assert torch.equal(grad, torch.zeros_like(tensor))
@@ -183,17 +184,17 @@ def test_inputs_need_neither_be_contiguous_nor_aligned_and_stay_unchanged(
     kernels: DeformAttnKernels,
 ) -> None:
     inputs = make(CONFIGS["R50, float16, float32 reference"], (6, 4))
-    expected = kernels.forward(*inputs)
+    expected = kernels.forward(inputs)
     strided = [t.transpose(0, 1).contiguous().transpose(0, 1) for t in inputs[:3]]
     shifted = torch.cat([inputs[0].new_zeros(1), inputs[0].flatten()])[1:].view(inputs[0].shape)
     assert shifted.data_ptr() % 16 != 0
     kept = [t.clone() for t in strided]
     assert expected is not None
     for tensors in (strided, [shifted, *inputs[1:3]]):
-        result = kernels.forward(*tensors, *inputs[3:])
+        result = kernels.forward(DeformAttnArguments(*tensors, *inputs[3:]))
         assert result is not None
         assert torch.equal(result, expected)
-        grads = kernels.backward(expected, *tensors, *inputs[3:])
+        grads = kernels.backward(expected, DeformAttnArguments(*tensors, *inputs[3:]))
         assert grads is not None
         assert [grad.shape for grad in grads] == [t.shape for t in tensors]
     assert all(torch.equal(a, b) for a, b in zip(strided, kept, strict=True))
@@ -213,8 +214,8 @@ def test_a_kernel_that_computes_wrongly_is_switched_off_and_said_once(
 
     kernels = DeformAttnKernels(swapped)
     with caplog.at_level(logging.WARNING, logger="ops.kernel"):
-        assert [kernels.forward(*make(one, (5, 3))) for _ in range(3)] == [None] * 3
-        assert kernels.forward(*make(other, (5, 3))) is not None
+        assert [kernels.forward(make(one, (5, 3))) for _ in range(3)] == [None] * 3
+        assert kernels.forward(make(other, (5, 3))) is not None
     (record,) = caplog.records
     assert "differs from the portable form" in record.getMessage()
     assert [kernel for _, kernel, _ in kernels.switched_off] == ["forward"]
@@ -241,13 +242,13 @@ def test_a_failing_compile_or_launch_switches_that_kernel_off(
     kernels = DeformAttnKernels(fragile)
     inputs, grad = make(config, (5, 3)), torch.ones(2, 7, 96)
     with caplog.at_level(logging.WARNING, logger="ops.kernel"):
-        assert kernels.forward(*make(uncompilable, (5, 3))) is None
-        assert kernels.backward(grad, *inputs) is not None
+        assert kernels.forward(make(uncompilable, (5, 3))) is None
+        assert kernels.backward(grad, inputs) is not None
         broken = True
-        assert kernels.backward(grad, *inputs) is None
+        assert kernels.backward(grad, inputs) is None
         broken = False
-        assert kernels.backward(grad, *inputs) is None
-        assert kernels.forward(*inputs) is not None
+        assert kernels.backward(grad, inputs) is None
+        assert kernels.forward(inputs) is not None
     compile_record, launch_record = (record.getMessage() for record in caplog.records)
     assert "deform_attn_forward<float, float, float, 3, 7," in compile_record
     assert "no compiler today" in compile_record
@@ -260,7 +261,7 @@ def test_what_has_no_kernel_is_said_once_and_left_to_the_portable_form(
 ) -> None:
     inputs = make(DeformAttnConfig(torch.float64, torch.float64, torch.float64, 2, 4, 2, 2, 2, False), (5, 3))
     with caplog.at_level(logging.INFO, logger="ops.kernel"):
-        assert [kernels.forward(*inputs), kernels.forward(*inputs)] == [None, None]
+        assert [kernels.forward(inputs), kernels.forward(inputs)] == [None, None]
     (record,) = caplog.records
     assert "no kernel for torch.float64" in record.getMessage()
 
@@ -268,10 +269,10 @@ def test_what_has_no_kernel_is_said_once_and_left_to_the_portable_form(
 def test_deterministic_algorithms_do_without_the_backward_kernel(kernels: DeformAttnKernels) -> None:
     inputs = make(CONFIGS["default model, float32"], (5, 3))
     grad = torch.ones(2, 7, 96)
-    assert kernels.backward(grad, *inputs) is not None
+    assert kernels.backward(grad, inputs) is not None
     torch.use_deterministic_algorithms(True)
     try:
-        assert kernels.backward(grad, *inputs) is None
+        assert kernels.backward(grad, inputs) is None
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from ops.device_masks import (
     CAPACITY,
     CropMasksOnDevice,
     MaskRunsKernels,
-    crop_masks_of_tensors,
     crop_masks_on,
     crops_of_runs,
     mask_runs_cuda,
@@ -268,11 +268,11 @@ def test_tensors_on_the_cpu_go_to_crop_masks() -> None:
     logits, boxes = blobs(fit, stride=4)
     assert mask_runs_cuda(logits, boxes, fit=fit) is None
     assert crop_masks_on(torch.device("cpu")) is crop_masks
-    assert crop_masks_of_tensors(logits, boxes, fit=fit) == on_host(logits, boxes, fit)
-    assert crop_masks_of_tensors(logits.bfloat16(), boxes, fit=fit) == on_host(logits.bfloat16(), boxes, fit)
-    assert crop_masks_of_tensors(logits[:0], boxes[:0], fit=fit) == []
+    crop = CropMasksOnDevice(torch.device("cpu"))
+    assert crop(logits.numpy(), boxes.numpy(), fit=fit) == on_host(logits, boxes, fit)
+    assert crop(logits[:0].numpy(), boxes[:0].numpy(), fit=fit) == []
     with pytest.raises(ValueError, match=r"boxes_xyxy \(N, 4\)"):
-        crop_masks_of_tensors(logits[:2], boxes, fit=fit)
+        crop(logits[:2].numpy(), boxes.numpy(), fit=fit)
 
 
 class PredictorOnDevice(FixedPredictor):
@@ -315,14 +315,15 @@ def test_masks_that_overflow_are_done_on_the_host(
 ) -> None:
     fit = fit_size(97, 211, height=96, width=160)
     logits, boxes = blobs(fit, stride=4)
-    # What a GPU would do: only the question whether there is one is answered for it.
-    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", kernels.device_runs)
     counts = kernels.device_runs(logits, boxes, fit=fit)
     assert counts is not None
     capacity = int(counts.num_runs.median())
     assert (counts.num_runs > capacity).any()
     assert (counts.num_runs <= capacity).any()
-    assert crop_masks_of_tensors(logits, boxes, fit=fit, capacity=capacity) == on_host(logits, boxes, fit)
+    # What a GPU would do with less room: only the question whether there is one is answered for it.
+    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", partial(kernels.device_runs, capacity=capacity))
+    crop = CropMasksOnDevice(torch.device("cpu"))
+    assert crop(logits.numpy(), boxes.numpy(), fit=fit) == on_host(logits, boxes, fit)
 
 
 @pytest.mark.parametrize(

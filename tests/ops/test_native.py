@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_backward_bag, deform_attn_bag
+from ops.levels import level_sizes
 from ops.library import build_kernel
 from ops.native import NativeKernels, load, native_kernels, usable
-from ops.reference import level_sizes
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def kernels() -> NativeKernels:
 
 def make(
     shape: tuple[int, ...], coordinates: int, per_level: bool, dtype: torch.dtype, *, Q: int = 70
-) -> tuple[Tensor, Tensor, Tensor, int, int, int, int]:
+) -> DeformAttnArguments:
     height0, width0, L, K, M, D = shape
     generator = torch.Generator().manual_seed(0)
     S = sum(height * width for height, width in level_sizes(height0, width0, num_levels=L))
@@ -47,7 +47,8 @@ def make(
     sampling = torch.randn(3, Q, 3 * M * L * K, generator=generator, dtype=torch.float64) * 3
     points = (3, Q, L, coordinates) if per_level else (3, Q, coordinates)
     reference = torch.rand(points, generator=generator, dtype=torch.float64) * 1.4 - 0.2
-    return value.to(dtype), sampling.to(dtype), reference.to(dtype), height0, width0, L, K
+    tensors = (tensor.to(dtype) for tensor in (value, sampling, reference))
+    return DeformAttnArguments(*tensors, height0, width0, L, K)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
@@ -64,22 +65,22 @@ def test_equals_the_portable_form_with_its_gradients(
 ) -> None:
     inputs = make(shape, coordinates, per_level, dtype)
     exact = make(shape, coordinates, per_level, torch.float64)
-    result = kernels.forward(*inputs)
-    expected = deform_attn_bag(*exact)
+    result = kernels.forward(inputs)
+    expected = deform_attn_bag(exact)
     assert result.dtype == dtype
     assert (result.double() - expected).norm() <= tolerance * expected.norm()
     grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    got = kernels.backward(grad.to(dtype), *inputs)
+    got = kernels.backward(grad.to(dtype), inputs)
     # float32 rounds a position to the other side of a kink now and then: the derivative there is another.
     loose = tolerance if dtype == torch.float64 else 5e-3
     for name, ours, theirs in zip(
-        ("value", "sampling", "reference"), got, deform_attn_backward_bag(grad, *exact), strict=True
+        ("value", "sampling", "reference"), got, deform_attn_backward_bag(grad, exact), strict=True
     ):
         assert (ours.double() - theirs).norm() <= loose * theirs.norm() + 1e-12, name
 
 
 def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(kernels: NativeKernels) -> None:
-    value, sampling, reference, *geometry = make(SHAPES["the shipped network's"], 4, True, torch.float32)
+    inputs = make(SHAPES["the shipped network's"], 4, True, torch.float32)
     grad = torch.randn(3, 70, 96, generator=torch.Generator().manual_seed(1))
     results = []
     before = torch.get_num_threads()
@@ -88,44 +89,47 @@ def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(kernels: Nati
             torch.set_num_threads(threads)
             results.append(
                 (
-                    kernels.forward(value, sampling, reference, *geometry),
-                    *kernels.backward(grad, value, sampling, reference, *geometry),
+                    kernels.forward(inputs),
+                    *kernels.backward(grad, inputs),
                 )
             )
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
-    alone = kernels.forward(value[1:2], sampling[1:2], reference[1:2], *geometry)
+    alone = kernels.forward(
+        DeformAttnArguments(*(tensor[1:2] for tensor in inputs.tensors), *inputs.geometry)
+    )
     assert torch.equal(alone[0], results[0][0][1])
 
 
 def test_attention_of_extreme_logits_is_that_of_softmax(kernels: NativeKernels) -> None:
-    value, sampling, reference, *geometry = make(SHAPES["the shipped network's"], 2, False, torch.float32)
-    logits = sampling[..., 64:]
+    inputs = make(SHAPES["the shipped network's"], 2, False, torch.float32)
+    logits = inputs.sampling[..., 64:]
     logits.copy_(torch.linspace(-120, 120, logits.numel()).view_as(logits).roll(7, dims=-1) * 0.8)
     logits[0, :5, ::3] = float("-inf")
     logits[1, 3, 2] = float("nan")
-    result = kernels.forward(value, sampling, reference, *geometry)
-    expected = deform_attn_bag(value, sampling, reference, *geometry)
+    result = kernels.forward(inputs)
+    expected = deform_attn_bag(inputs)
     assert torch.equal(result.isnan(), expected.isnan())
     assert result.isnan().any()
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_room_for_samples_is_known_before_the_call() -> None:
-    reference = torch.rand(1, 3, 2)
-    assert usable(reference, 4, 16)
-    assert not usable(reference, 5, 13)
-    assert not usable(reference, 17, 1)
-    assert not usable(reference[:, :0], 4, 4)
+    inputs = make((4, 4, 1, 1, 1, 4), 2, False, torch.float32)
+    assert usable(inputs._replace(num_levels=4, num_points=16))
+    assert not usable(inputs._replace(num_levels=5, num_points=13))
+    assert not usable(inputs._replace(num_levels=17))
+    assert not usable(inputs._replace(reference=inputs.reference[:, :0]))
+    assert not usable(inputs._replace(value=inputs.value[:0]))
 
 
 def test_more_samples_than_there_is_room_for_run_in_the_portable_form() -> None:
     from ops import deform_attn
 
     inputs = make((4, 4, 1, 80, 1, 4), 2, False, torch.float32)
-    assert torch.equal(deform_attn(*inputs), deform_attn_bag(*inputs))
+    assert torch.equal(deform_attn(*inputs), deform_attn_bag(inputs))
 
 
 _ALONE = """

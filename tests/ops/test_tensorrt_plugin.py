@@ -14,9 +14,10 @@ from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin
 from torch import Tensor
 
 import ops.deform_attn  # noqa: F401  (registers the operator)
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_bag
 from ops.launch import DeformAttnConfig, Launch, plan_deform_attn
-from ops.reference import level_sizes
+from ops.levels import level_sizes
 from ops.tensorrt_plugin import PLUGIN, PluginCall, compile_ptx, entry_of, plan_call, register, why_not
 
 F32, F16 = torch.float32, torch.float16
@@ -61,7 +62,7 @@ def test_the_plan_launches_the_kernel_to_the_operators_result(
     run = KernelShim([call.launch], tmp_path)(call.launch, torch.device("cpu"))
     # The shim fills pointers and integers in the order of the kernel's parameters: out is the last pointer.
     run(call.blocks, tuple(t.data_ptr() for t in (value, sampling, reference, out)), call.integers)
-    exact = deform_attn_bag(value.double(), sampling.double(), reference.double(), *geometry.values())
+    exact = deform_attn_bag(DeformAttnArguments(*(t.double() for t in tensors), *geometry.values()))
     error = float((out.double() - exact).norm() / exact.norm())
     assert error < (2e-6 if config.value == F32 else 1e-3)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.data.draw.backgrounds import cloud_noise
+from model.training.data.draw.textures import cloud_noise
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

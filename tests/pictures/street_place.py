@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pictures.street_fronts import HOUSE_HEIGHT, TEXELS, row_of_houses
 
-from model.training.data.draw.backgrounds import cloud_noise
+from model.training.data.draw.textures import cloud_noise
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

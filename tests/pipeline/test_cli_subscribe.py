@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[list[str], str]:
 
 
 def test_the_verbs_are_frozen() -> None:
-    assert set(VERBS) == {"evaluate", "keys", "subscribe"}
+    assert set(VERBS) == {"adapt", "evaluate", "keys", "subscribe"}
 
 
 def test_json_lines_on_stdout_all_else_on_stderr_and_the_end_ends_it() -> None:

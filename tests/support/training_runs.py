@@ -9,6 +9,7 @@ import torch
 from support.toy_clips import ToyClips
 from torch import Tensor
 
+from model.network import Network, build_model
 from model.training.data.clip import ClipSource
 from model.training.options import TrainingOptions
 from model.training.state import read_state
@@ -64,6 +65,13 @@ def trainer(options: TrainingOptions, folder: Path, *, source: ClipSource | None
     """A trainer whose stages all draw from one source."""
     source = source or toy_clips()
     return Trainer(options, {each.name: source for each in options.stages}, folder)
+
+
+def averaged_network(run: Trainer) -> Network:
+    """A network in eval mode with the averaged weights of a run: what is shipped."""
+    network = build_model(run.options.model_config, seed=run.options.seed)
+    network.load_state_dict({name: value.cpu() for name, value in run.average.items()})
+    return network
 
 
 def state_tensors(folder: Path) -> dict[str, Tensor]:

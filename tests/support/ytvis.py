@@ -1,13 +1,17 @@
-"""Small data sets and results in the YouTube-VIS JSON formats, from boxes of pixels."""
+"""Small data sets and results in the YouTube-VIS JSON formats, from boxes of pixels, and their metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+
+from model.evaluation.dataset import read_ground_truth, read_results
+from model.evaluation.ytvis_ap import evaluate
 
 HEIGHT, WIDTH = 40, 60
 
@@ -54,3 +58,9 @@ def dataset(
         "categories": [{"id": number, "name": f"class_{number}"} for number in range(1, num_categories + 1)],
         "annotations": list(annotations),
     }
+
+
+def evaluate_files(ground_truth: str | Path | Mapping[str, Any], results: Any) -> dict[str, float]:
+    """Return the twelve metrics for two JSON files, or for what they hold. Raises DatasetError."""
+    truth = read_ground_truth(ground_truth)
+    return evaluate(truth, read_results(results, truth))

@@ -1,1 +1,1 @@
-"""Rendered clips: scene descriptions, the renderer, and the sets that are drawn from them."""
+"""Sources of training clips: rendered sets, frozen videos, data sets on disk, and the pool of clips."""

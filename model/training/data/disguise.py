@@ -1,9 +1,9 @@
 """Clips in another look, so that form, motion and cues tell what counts, and not the look alone.
 
-What is drawn looks drawn: a network that goes by colour and texture finds drawn things, and takes whatever
-stands out in a real picture for one. So the things of some clips wear pieces of other pictures, still copies
-of other clips' things stand about and count for nobody, and lens and sensor differ. Source: domain
-randomisation (Tobin et al. 2017), decoys as in the sprites set; chances and ranges are ours.
+Drawn things look drawn. A network that learns their colour and texture finds drawn things only, and takes
+what stands out in a real picture for one of them. So in some clips the things wear pieces of other pictures,
+in some still copies of other clips' things stand about and count for nobody, and lens and sensor differ.
+Source: domain randomisation (Tobin et al. 2017), decoys as in the sprites set; chances and ranges are ours.
 
 T frames, N instances, H × W pixels, R cue planes.
 """
@@ -39,8 +39,7 @@ STILL_LEVELS = 5.0
 
 
 def is_still(clip: TrainingClip) -> bool:
-    """Whether the camera stands still over the clip, as far as what is behind the instances shows; one frame
-    shows nothing."""
+    """Whether the camera stands still over the clip, judged by the background; one frame cannot show it."""
     nobody = ~clip.masks.any(axis=(0, 1))
     if len(clip.images) < 2 or not nobody.any():
         return False
@@ -79,9 +78,9 @@ def add_decoys(
 ) -> TrainingClip:
     """The clip with still copies of `other`'s instances in it that count for nobody.
 
-    Only their cues tell: nothing has moved there. Where the camera moves (`still` false) only clips of one
-    frame get them, and what the background cue says there stays. Where no cue would tell, the clip is
-    returned as it is.
+    Their cues alone tell them from instances: they say that nothing has moved there. Where the camera moves
+    (`still` false), only clips of one frame get copies, and the background cue stays as it is. Where no cue
+    would tell, the clip is returned as it is.
     """
     if clip.cues is None or not (still or len(clip.images) == 1):
         return clip
@@ -108,8 +107,8 @@ def add_decoys(
 
 
 def change_camera(clip: TrainingClip, rng: Rng) -> TrainingClip:
-    """The clip through another lens and sensor, every frame alike: unsharp, with what is behind the instances
-    out of focus, grainy, or with its colours exchanged."""
+    """The clip through another lens and sensor, the same for every frame: unsharp, with the background out of
+    focus, grainy, or with its colours exchanged."""
     images = clip.images
     if len(clip.masks) and rng.random() < 0.15:
         sigma = float(rng.uniform(1.0, 4.0))
@@ -130,7 +129,7 @@ def change_camera(clip: TrainingClip, rng: Rng) -> TrainingClip:
 
 
 def forget_cue(clip: TrainingClip, rng: Rng, *, cues: tuple[str, ...]) -> TrainingClip:
-    """The clip, by chance with the planes of one cue at zero; with one cue alone as it is."""
+    """The clip, by chance with the planes of one of its cues at zero; a clip with one cue stays as it is."""
     if clip.cues is None or len(cues) < 2 or rng.random() >= FORGOTTEN:
         return clip
     which = int(rng.integers(len(cues)))
@@ -195,7 +194,7 @@ def _silence(
 
 
 def _telling(cues: tuple[str, ...], *, still: bool) -> list[slice]:
-    """The planes in which what stands still shows none: of every cue, or under a moving camera of flow."""
+    """The planes that are zero where nothing moves: those of every cue, or of flow if the camera moves."""
     ends = np.cumsum([CUE_PLANES[cue] for cue in cues])
     return [
         slice(end - CUE_PLANES[cue], end)

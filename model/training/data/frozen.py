@@ -27,7 +27,7 @@ from model.errors import MissingPackageError
 from model.training.data.instances import MIN_VISIBLE
 from model.training.data.render import SceneRenderer
 from model.training.data.scene.scenes import Scene
-from model.training.data.sprite_scenes import DECOY, SpriteScene, draw_sprite_scene
+from model.training.data.scene.sprite_scenes import DECOY, SpriteScene, draw_sprite_scene
 from model.training.data.sprites import SpriteRenderer
 from model.training.data.street import draw_scene
 from ops.files import written_whole
@@ -70,7 +70,7 @@ class _Set(NamedTuple):
     """Description → frame index → image and identities."""
 
 
-# Street scenes without photographs: whoever has this code has these videos.
+# Street scenes without photographs: this code alone makes these videos.
 _SETS = {
     "street": _Set("object", draw_scene, SceneRenderer),
     "sprites": _Set("sprites", draw_sprite_scene, SpriteRenderer),
@@ -141,8 +141,8 @@ def write_frozen(
 ) -> Path:
     """Render the first `num_videos` of a split into a folder; return its YouTube-VIS JSON.
 
-    Frames are frames/00000/00.png and so on beside the JSON, which is written last: a folder that has it is
-    complete. `workers` processes render; `progress` is told the number of videos that are done.
+    Frames are frames/00000/00.png and so on next to the JSON. The JSON is written last: a folder that has it
+    is complete. `workers` processes render; `progress` is told the number of videos that are done.
     Raises ValueError for an unknown set or split or a number outside 1..200, OSError for a file that cannot
     be written, MissingPackageError without pycocotools.
     """

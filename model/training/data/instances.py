@@ -35,7 +35,8 @@ def instance_masks(
 def draw_window(rng: np.random.Generator, ids: NDArray[Any], crop: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a window of size `crop` in identities (T, H, W).
 
-    Mostly around a visible pixel of somebody, all as likely; anywhere by chance or where nobody is.
+    Most windows lie around a visible pixel of an instance, each instance as likely. The others, and those of
+    clips without instances, lie anywhere.
     """
     (height, width), (rows, columns) = ids.shape[1:], crop
     top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))

@@ -39,7 +39,7 @@ _NAMES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 
 
 def gather_photos(output: Path | str, *, packages: Path | str | None = None) -> list[str]:
-    """Copies the photographs into a folder, LICENCES.txt beside them; returns the lines of that file.
+    """Copy the photographs and a LICENCES.txt into a folder; return the lines of that file.
 
     `packages` is a folder that holds the packages (as unpacked from their wheels); None: those installed.
     Raises DatasetError, naming the package, where one of them is missing.

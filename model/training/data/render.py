@@ -16,24 +16,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.data.actors.clutter import clutter_shapes
 from model.training.data.actors.creatures import animal_shapes, blob_shapes
 from model.training.data.actors.riders import rider_shapes
-from model.training.data.actors.streetscape import street
 from model.training.data.actors.vehicles import vehicle_shapes
 from model.training.data.actors.walkers import walker_shapes
 from model.training.data.draw import canvas, sensor
-from model.training.data.draw.backgrounds import (
-    cloud_noise,
-    colour_noise,
-    dead_leaves,
-    list_photos,
-    photo_grain,
-    photo_patch,
-)
 from model.training.data.draw.canvas import Shape, Sprite
 from model.training.data.draw.lighting import lamp_map, light_map
 from model.training.data.draw.shadows import cast_shadow
+from model.training.data.draw.textures import cloud_noise, colour_noise, dead_leaves
 from model.training.data.meshes.figures import figure_sprite, list_figures, load_figure
 from model.training.data.scene.geometry import (
     Pose,
@@ -46,6 +37,9 @@ from model.training.data.scene.geometry import (
     to_image,
 )
 from model.training.data.scene.scenes import Actor, Clutter, Scene
+from model.training.data.scenery.clutter import clutter_shapes
+from model.training.data.scenery.photographs import list_photos, photo_grain, photo_patch
+from model.training.data.scenery.streetscape import street
 
 __all__ = ["SceneRenderer", "render"]
 
@@ -91,8 +85,8 @@ class _Standing(NamedTuple):
 class SceneRenderer:
     """Renders the frames of one scene, in any order.
 
-    `figures` is a folder of figures (`data.figures`) that most walkers, cars and vans are then shown as: the
-    description does not know of it, and without it everybody is drawn.
+    `figures` is a folder of figures (`meshes.figures`); most walkers, cars and vans are then shown as one of
+    them. The description does not know of it, and without it everybody is drawn.
     """
 
     def __init__(self, scene: Scene, *, photos: Path | None = None, figures: Path | None = None) -> None:

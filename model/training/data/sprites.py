@@ -18,11 +18,11 @@ from model.cues.state import CueState
 from model.training.data.clip import TrainingClip
 from model.training.data.cue_clips import clip_cues
 from model.training.data.draw import canvas, sensor
-from model.training.data.draw.backgrounds import cloud_noise, colour_noise, dead_leaves
 from model.training.data.draw.palette import any_colour
+from model.training.data.draw.textures import cloud_noise, colour_noise, dead_leaves
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.scene.scenes import Light
-from model.training.data.sprite_scenes import (
+from model.training.data.scene.sprite_scenes import (
     DECOY,
     Corruption,
     SpriteScene,
@@ -86,9 +86,9 @@ class SpriteRenderer:
 class SpriteClips:
     """Clip source of the sprites set: clip `index` is cut out of a scene of its own; labels are its classes.
 
-    `cues` names the planes of model.cues that each clip carries, as a live stream of the whole scene gives
-    them, corrupted frames included. `crop` (h, w) cuts the same window out of all frames, mostly one with
-    somebody in it. Raises ValueError where the crop is larger than the picture.
+    `cues` names the planes of model.cues that each clip carries; they are those of a stream of the whole
+    scene, corrupted frames included. `crop` (h, w) cuts the same window out of all frames, mostly one that
+    shows an instance. Raises ValueError where the crop is larger than the picture.
     """
 
     def __init__(

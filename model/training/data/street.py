@@ -18,13 +18,14 @@ from model.class_lists import ClassListName, categories
 from model.config import CUE_PLANES
 from model.training.data.clip import TrainingClip
 from model.training.data.cue_clips import clip_cues, mirrored_planes
-from model.training.data.draw.backgrounds import list_photos
 from model.training.data.instances import draw_window, instance_masks
 from model.training.data.meshes.figures import list_figures
 from model.training.data.render import SceneRenderer
-from model.training.data.scene.crowd import REFERENCE_ROWS, Crowd, draw_seed, ground_range, rounded
+from model.training.data.scene.crowd import REFERENCE_ROWS, Crowd, ground_range
 from model.training.data.scene.scenes import ACTOR_KINDS, Backdrop, Scene
 from model.training.data.scene.setting import draw_camera, draw_clutter, draw_light, draw_look, draw_view
+from model.training.data.scene.values import draw_seed, rounded
+from model.training.data.scenery.photographs import list_photos
 
 __all__ = ["StreetClips", "draw_scene"]
 
@@ -62,7 +63,7 @@ def draw_scene(
 ) -> Scene:
     """The street scene of a seed. `photos` are the names of photographs that backgrounds may show.
 
-    walkers=False draws nobody on foot: what a network learns of people without them is measured so.
+    walkers=False draws nobody on foot, to measure what a network learns of people without them.
     """
     rng = np.random.default_rng(seed)
     rate = float(rng.choice(_FPS)) if fps is None else fps
@@ -126,7 +127,7 @@ class StreetClips:
     """Clip source of street scenes: clip `index` is cut out of a scene of its own.
 
     `cues` names the planes of model.cues that each clip carries; 15 % of the clips carry zeros. `crop`
-    (h, w) cuts the same window out of all frames, mostly one with somebody in it; sizes stay those of
+    (h, w) cuts the same window out of all frames, mostly one that shows an instance; sizes stay those of
     height × width. `photos` is a folder of photographs that some backgrounds show; None renders without.
     `close` is the part of the scenes that is filmed through a longer lens: what stands near the middle fills
     the picture. `walkers` as in `draw_scene`. `figures` is a folder of figures that most people on foot and

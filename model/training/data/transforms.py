@@ -1,8 +1,8 @@
 """Random views of real clips: a cut, a mirror and other light, the same for every frame of a clip.
 
 A view is what another camera at the same place might have shown. It is applied to the source's frames, before
-they are fitted into the model's size and before any cue is computed, so that cues and masks follow from it as
-they do live. Source: the usual augmentations of SeqFormer and DETR (flip, scale and crop, colour distortion).
+they are fitted into the model's size and before any cue is computed. So cues and masks follow from it as in a
+stream. Source: the usual augmentations of SeqFormer and DETR (flip, scale and crop, colour distortion).
 
 H × W pixels of the source, h × w of the view.
 """

@@ -1,9 +1,9 @@
 """Training clips from a data set in the YouTube-VIS JSON format: any that `model.evaluation` can read.
 
-Two ways to choose frames. "consecutive" takes every s-th frame, so that a clip has 5 to 12 frames a second as
-live windows have. "paper" is SeqFormer's: a frame, two neighbours within three frames of it, the others from
-anywhere in the video, in the order of time. Each frame is fitted into the model's size as live (aspect kept,
-content top left), and cues are those that a stream of the same rate gives at its frames.
+There are two ways to choose frames. "consecutive" takes every s-th frame, so that a clip has 5 to 12 frames a
+second, as live windows have. "paper" is SeqFormer's: one frame, two neighbours within three frames of it, and
+the others from anywhere in the video, in the order of time. Each frame is fitted into the model's size as in
+a stream (aspect kept, content top left), and the cues are those of a stream of the same rate.
 
 T frames, N instances, H × W pixels of the model's size, R cue planes.
 """
@@ -210,7 +210,7 @@ class YouTubeVisClips:
 def strides(length: int, num_frames: int, *, fps: float) -> list[int]:
     """Strides s for which T frames of a video of `length` frames have CLIP_FPS frames a second.
 
-    Where none does or none fits into the video, the nearest one that fits.
+    Where there is no such stride, or none that fits into the video, the nearest one that fits.
     """
     most = (length - 1) // (num_frames - 1) if num_frames > 1 else length
     low, high = int(np.ceil(fps / CLIP_FPS[1])), int(fps / CLIP_FPS[0])
@@ -319,6 +319,6 @@ def _padded(content: Image, fit: Fit, padding: Sequence[int]) -> Image:
 
 
 def _padded_planes(planes: NDArray[np.float32], fit: Fit) -> NDArray[np.float32]:
-    """Planes (T, R, h, w) in the model's size, 0 beside the content."""
+    """Planes (T, R, h, w) in the model's size, 0 outside of the content."""
     rows, columns = fit.height - planes.shape[2], fit.width - planes.shape[3]
     return np.pad(planes, ((0, 0), (0, 0), (0, rows), (0, columns)))

@@ -9,7 +9,7 @@ an annotation with iscrowd 1, less every instance.
 
 Every instance has a name of COCO's and its category id. Whoever rides has the name of a person and `rides`, the name of
 the vehicle: the two are one instance here and two in COCO, so that either name is right. The first
-`num_tuning_frames` of a video are those that numbers may be chosen on, the others those that figures are reported of;
+`num_tuning_frames` of a video are those that numbers may be chosen on, the others those that metrics are reported of;
 this was fixed by shot before any weights that know COCO saw the clip.
 
 A shot with `held_still` gives a second video: the same frames with the camera's own motion undone, the matrix

@@ -1,8 +1,8 @@
-"""95 % intervals of the real benchmark's figures: frames drawn anew, in blocks.
+"""95 % intervals of the real benchmark's metrics: frames drawn anew, in blocks.
 
 Moving-block bootstrap (Künsch 1989): a video of n frames is put together again from blocks of consecutive frames, each
 begun at a frame drawn at random, the end going on at the start. Neighbouring frames show the same people at almost the
-same places, so frames drawn one by one would promise too much. What an interval says: how much a figure hangs on
+same places, so frames drawn one by one would promise too much. What an interval says: how much a metric hangs on
 which frames of these very shots were labelled. It says nothing about another street.
 """
 
@@ -23,20 +23,20 @@ Tally = TypeVar("Tally")
 
 def intervals(
     videos: Sequence[Sequence[Tally]],
-    figures: Callable[[Sequence[Tally]], Mapping[str, float]],
+    metrics: Callable[[Sequence[Tally]], Mapping[str, float]],
     *,
     block_frames: int = BLOCK_FRAMES,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, list[float] | None]:
-    """Return for each figure its interval [low, high]; `videos` are tallies, one a labelled frame, in order.
+    """Return for each metric its interval [low, high]; `videos` are tallies, one a labelled frame, in order.
 
-    A draw that holds nothing to be found (a figure below 0) says nothing; None where no draw says anything.
+    A draw that holds nothing to be found (a metric below 0) says nothing; None where no draw says anything.
     """
     chance = np.random.default_rng(0)
     told: dict[str, list[float]] = {}
     for _ in range(num_resamples):
         drawn = [video[place] for video in videos for place in _draw(len(video), block_frames, chance)]
-        for name, value in figures(drawn).items():
+        for name, value in metrics(drawn).items():
             told.setdefault(name, [])
             if value >= 0:
                 told[name].append(value)

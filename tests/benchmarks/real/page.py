@@ -1,4 +1,4 @@
-"""The page about the real benchmark, docs/benchmark-real.md, from its figures."""
+"""The page about the real benchmark, docs/benchmark-real.md, from its metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RANGED = ("AP50", "recall", "precision", "IDF1")
 
 
 def who_ran(groups: Mapping[str, Any]) -> list[str]:
-    """Whose figures there are."""
+    """Whose metrics there are."""
     (first, *_) = groups.values()
     return [who for who in TITLES if who in first]
 
@@ -30,7 +30,7 @@ def ranged(row: Mapping[str, Any], key: str) -> str:
 
 
 def halves(groups: Mapping[str, Any], half: str) -> str:
-    """The main figures of one half of each clip, a row for each who found something, with intervals."""
+    """The main metrics of one half of each clip, a row for each who found something, with intervals."""
     lines = [
         "| frames of | found by | AP50 | recall | precision | IDF1 | right names |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -153,9 +153,9 @@ find the cuts themselves, and start every shot knowing nothing of its background
 ## Two halves
 
 Numbers may be chosen on the **tuning** half alone: thresholds of the network's stream, and those of the detector
-alone (`tests/benchmarks/real/tune_peer.py`). What is compared are figures of the **reported** half. The halves were
+alone (`tests/benchmarks/real/tune_peer.py`). What is compared are metrics of the **reported** half. The halves were
 fixed by shot before any number of the stream was chosen, and the boxes of everybody before weights that know COCO saw
-them; early weights had been looked at on single frames of both clips, and the figures of the reported half were in view
+them; early weights had been looked at on single frames of both clips, and the metrics of the reported half were in view
 while numbers were chosen on the other. One clip each is little: believe the intervals.
 
 | clip | tuning | reported |
@@ -163,7 +163,7 @@ while numbers were chosen on the other. One clip each is little: believe the int
 | street | {_halves_of(videos, for_tuning=True)} | {_halves_of(videos, for_tuning=False)}, and the walker held still |
 | pedestrians | labelled frames of the first half of the time | those of the second |
 
-## Figures of the reported half
+## Metrics of the reported half
 
 In percent, with 95 % intervals in parentheses. AP50 is of single frames; recall and precision at IoU 0.5 of the masks. Masks are
 compared whatever their name; *right names* is the share of right ones among the masks that cover an object.
@@ -172,7 +172,7 @@ compared whatever their name; *right names* is the share of right ones among the
 
 The intervals come from drawing the labelled frames anew {NUM_RESAMPLES} times, in blocks of {BLOCK_FRAMES} neighbours: half a second of the
 street clip, five seconds of the pedestrians'. Neighbouring frames show the same people at almost the same places, so
-single frames would promise too much. An interval tells how much a figure hangs on the choice of frames within these
+single frames would promise too much. An interval tells how much a metric hangs on the choice of frames within these
 shots. It tells nothing about another street.
 
 ## All frames, and every shot

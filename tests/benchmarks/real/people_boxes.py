@@ -33,7 +33,7 @@ class PeopleBoxes:
     ignore: tuple[Box, ...]
     """What lies in one of these counts for nobody; the parked vehicles are among them."""
     for_tuning: bool
-    """Numbers may be chosen on it; its figures are not the reported ones."""
+    """Numbers may be chosen on it; its metrics are not the reported ones."""
 
 
 def load(path: Path = BOXES) -> list[PeopleBoxes]:

@@ -168,7 +168,7 @@ def select(
 
 
 def half(labels: Mapping[str, Any], *, for_tuning: bool) -> dict[str, Any]:
-    """The labels of the frames that numbers may be chosen on, or of those that figures are reported of."""
+    """The labels of the frames that numbers may be chosen on, or of those that metrics are reported of."""
     return cut(
         labels,
         {

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[folders]) for folders in (3
 from benchmarks.peer_background import BackgroundPeer, PeerOptions, RunningMedian
 from benchmarks.peer_detector import DetectorOptions, DetectorPeer, load_detect
 from benchmarks.real import pedestrians
-from benchmarks.real.figures import mask_figures
+from benchmarks.real.metrics import mask_metrics
 from benchmarks.real.people_boxes import TUNING_BEFORE
 from benchmarks.real.runs import Found, Image, clip_frames, from_peer, half, labelled, load_labels, select
 
@@ -76,8 +76,8 @@ def people(path: Path) -> tuple[list[Labels], Frames]:
 
 def judge(group: Labels, found: Found) -> tuple[float, float]:
     """AP50 and IDF1."""
-    figures = mask_figures(group, {video["id"]: found for video in group["videos"]})
-    return figures["AP50"], figures["IDF1"]
+    metrics = mask_metrics(group, {video["id"]: found for video in group["videos"]})
+    return metrics["AP50"], metrics["IDF1"]
 
 
 def main() -> None:

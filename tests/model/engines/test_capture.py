@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from model.checkpoint.weights_file import load_weights, shipped_weights
 from model.config import Intra, ModelConfig, Variant
 from model.network import Network
+from ops.arguments import DeformAttnArguments
 from ops.bag import deform_attn_bag
 
 R50 = Path(__file__).parents[3] / "configs" / "r50.yaml"
@@ -105,7 +106,8 @@ def test_portable_attention_leaves_the_host_alone(reference: tuple[int, ...], dt
         value = torch.empty(2, 8 * 9 + 4 * 5 + 2 * 3 + 2 + 1, 4, 8, dtype=dtype, device=DEVICE)
         sampling = torch.empty(2, 7, 3 * 4 * 5 * 2, dtype=dtype, device=DEVICE)
         points = torch.empty(2, 7, *reference, device=DEVICE)
-        assert host_operations(lambda: deform_attn_bag(value, sampling, points, 8, 9, 5, 2)) == []
+        arguments = DeformAttnArguments(value, sampling, points, 8, 9, 5, 2)
+        assert host_operations(lambda: deform_attn_bag(arguments)) == []
 
 
 @pytest.mark.parametrize(

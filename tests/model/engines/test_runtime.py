@@ -22,7 +22,6 @@ from torch.overrides import TorchFunctionMode
 
 import model.engines.device
 import model.engines.runtime
-from model.__main__ import _add_network_options, _network_and_spec, compile_engine
 from model.checkpoint.weights_file import save_weights
 from model.config import ModelConfig
 from model.engines.cache import EngineCache, engine_key
@@ -44,6 +43,7 @@ from model.engines.runtime import Runtime
 from model.errors import EngineError
 from model.network import FrameFeatures, Network, Output, build_model
 from model.postprocess import ComingCandidates
+from model.verbs.engines import add_network_options, compile_engine, network_and_spec
 from pipeline.process import tune_process
 
 pytestmark = pytest.mark.timeout(600)  # for the one test that waits for the compiler
@@ -416,7 +416,7 @@ def test_compile_counts_the_classes_that_a_stream_counts(tmp_path: Path) -> None
     path = tmp_path / "coco.safetensors"
     save_weights(network, path, name="coco", trained=False)
     parser = argparse.ArgumentParser()
-    _add_network_options(parser)
+    add_network_options(parser)
     every = [category.name for category in network.config.output_categories if category is not None]
     for names in (None, ["dog", "person"], every):
         outputs = spec_outputs(network.config, names)
@@ -425,7 +425,7 @@ def test_compile_counts_the_classes_that_a_stream_counts(tmp_path: Path) -> None
         said = ["--classes", *class_names(network, spec)]
         for given in (said, [] if names is None else ["--classes", *names]):
             options = parser.parse_args(["--weights", str(path), "--num-kept", "4", *given])
-            assert _network_and_spec(options)[1].outputs == outputs
+            assert network_and_spec(options)[1].outputs == outputs
 
 
 def test_without_a_compiler_auto_says_so_once_and_eager_goes_on(

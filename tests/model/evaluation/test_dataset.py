@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.ytvis import HEIGHT, WIDTH, annotation, dataset, filled, result
+from support.ytvis import HEIGHT, WIDTH, annotation, dataset, evaluate_files, filled, result
 
 from model.__main__ import main
 from model.errors import DatasetError
 from model.evaluation.dataset import read_ground_truth, read_results
-from model.evaluation.ytvis_ap import evaluate_files
 
 BOX = (10, 10, 20, 30)
 MASK = filled(BOX)
@@ -97,10 +96,10 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_results_of_unknown_categories_are_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    figures = evaluate_files(
+    metrics = evaluate_files(
         with_annotation(), [result([BOX, BOX], category_id=5, score=1.0), result([BOX, BOX])]
     )
-    assert figures["AP"] == pytest.approx(1)
+    assert metrics["AP"] == pytest.approx(1)
     assert "1 of 2 results have a category" in caplog.text
 
 

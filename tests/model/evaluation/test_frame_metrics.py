@@ -1,4 +1,4 @@
-"""Figures of single frames and identities, by hand."""
+"""Metrics of single frames and identities, by hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from support.ytvis import Box, annotation, dataset, result
 
 from model.evaluation.frame_metrics import frame_metrics, frame_tallies
-from model.evaluation.frame_tallies import frame_figures
-from model.evaluation.identity import correspond, identity_hits
+from model.evaluation.frame_tallies import metrics_of_frames
+from model.evaluation.identity import correspond, identity_hits_by_frame
 
 LEFT, RIGHT = (2, 5, 12, 35), (40, 5, 50, 15)
 """30 and 10 pixels high."""
@@ -21,32 +21,32 @@ def walkers(length: int = 4) -> dict[str, object]:
 
 
 def test_perfect_results() -> None:
-    figures = frame_metrics(walkers(), [result([LEFT] * 4), result([RIGHT] * 4)])
-    assert figures["AP50"] == pytest.approx(1)
-    assert (figures["recall"], figures["precision"]) == (1, 1)
-    assert (figures["IDF1"], figures["num_id_switches"]) == (1, 0)
-    assert (figures["num_tracks"], figures["num_object_frames"]) == (2, 8)
+    metrics = frame_metrics(walkers(), [result([LEFT] * 4), result([RIGHT] * 4)])
+    assert metrics["AP50"] == pytest.approx(1)
+    assert (metrics["recall"], metrics["precision"]) == (1, 1)
+    assert (metrics["IDF1"], metrics["num_id_switches"]) == (1, 0)
+    assert (metrics["num_tracks"], metrics["num_object_frames"]) == (2, 8)
 
 
 def test_swapped_ids_cost_identity_and_no_mask() -> None:
     swapped = [result([LEFT, LEFT, LEFT, RIGHT]), result([RIGHT, RIGHT, RIGHT, LEFT])]
-    figures = frame_metrics(walkers(), swapped)
-    assert figures["AP50"] == pytest.approx(1)
-    assert figures["recall"] == 1
-    assert figures["num_id_switches"] == 2
-    assert figures["IDF1"] == figures["id_recall"] == pytest.approx(6 / 8)
+    metrics = frame_metrics(walkers(), swapped)
+    assert metrics["AP50"] == pytest.approx(1)
+    assert metrics["recall"] == 1
+    assert metrics["num_id_switches"] == 2
+    assert metrics["IDF1"] == metrics["id_recall"] == pytest.approx(6 / 8)
 
 
-def test_tallies_of_all_frames_give_the_figures_and_some_frames_their_own() -> None:
+def test_tallies_of_all_frames_give_the_metrics_and_some_frames_their_own() -> None:
     swapped = [result([LEFT, LEFT, LEFT, RIGHT]), result([RIGHT, None, RIGHT, LEFT])]
-    figures, tallies = frame_metrics(walkers(), swapped), frame_tallies(walkers(), swapped)
+    metrics, tallies = frame_metrics(walkers(), swapped), frame_tallies(walkers(), swapped)
     assert [each.place for each in tallies] == [0, 1, 2, 3]
-    assert frame_figures(tallies).items() <= figures.items()
-    assert figures["recall"] == 7 / 8
-    one = frame_figures(tallies[1:2])
+    assert metrics_of_frames(tallies).items() <= metrics.items()
+    assert metrics["recall"] == 7 / 8
+    one = metrics_of_frames(tallies[1:2])
     assert (one["recall"], one["precision"], one["id_recall"]) == (0.5, 1, 0.5)
-    assert frame_figures(tallies[3:])["IDF1"] == 0, "both ids serve the other one best"
-    assert frame_figures(tallies[:1] * 3) == frame_figures(tallies[:1])
+    assert metrics_of_frames(tallies[3:])["IDF1"] == 0, "both ids serve the other one best"
+    assert metrics_of_frames(tallies[:1] * 3) == metrics_of_frames(tallies[:1])
 
 
 def test_tallies_say_which_result_covers_which_annotation() -> None:
@@ -67,27 +67,27 @@ def test_recall_by_object_height() -> None:
 
 def test_height_is_the_mean_over_the_frames_that_show_the_object() -> None:
     boxes: list[Box] = [(0, 0, 5, 10), None, (0, 0, 5, 30)]
-    figures = frame_metrics(dataset([annotation(1, boxes)], length=3), [], heights=(0, 19, 21))
-    assert [each["num_tracks"] for each in figures["recall_by_height"]] == [0, 1, 0]
-    assert [each["recall"] for each in figures["recall_by_height"]] == [-1, 0, -1]
+    metrics = frame_metrics(dataset([annotation(1, boxes)], length=3), [], heights=(0, 19, 21))
+    assert [each["num_tracks"] for each in metrics["recall_by_height"]] == [0, 1, 0]
+    assert [each["recall"] for each in metrics["recall_by_height"]] == [-1, 0, -1]
 
 
 def test_an_object_below_all_ranges_still_counts_in_total() -> None:
-    figures = frame_metrics(walkers(), [result([LEFT] * 4), result([RIGHT] * 4)], heights=(24,))
-    assert figures["recall_by_height"][0]["num_frames"] == 4
-    assert figures["id_recall"] == 1
+    metrics = frame_metrics(walkers(), [result([LEFT] * 4), result([RIGHT] * 4)], heights=(24,))
+    assert metrics["recall_by_height"][0]["num_frames"] == 4
+    assert metrics["id_recall"] == 1
 
 
 def test_one_detection_covers_one_object() -> None:
     truth = dataset([annotation(1, [LEFT]), annotation(2, [LEFT])], length=1)
-    figures = frame_metrics(truth, [result([LEFT])])
-    assert (figures["recall"], figures["precision"]) == (0.5, 1)
+    metrics = frame_metrics(truth, [result([LEFT])])
+    assert (metrics["recall"], metrics["precision"]) == (0.5, 1)
 
 
 def test_nothing_found_and_nothing_to_find() -> None:
-    figures = frame_metrics(walkers(), [])
-    assert (figures["AP50"], figures["recall"], figures["IDF1"]) == (0, 0, 0)
-    assert figures["precision"] == -1
+    metrics = frame_metrics(walkers(), [])
+    assert (metrics["AP50"], metrics["recall"], metrics["IDF1"]) == (0, 0, 0)
+    assert metrics["precision"] == -1
     empty = frame_metrics(dataset([], length=2), [])
     assert (empty["AP50"], empty["recall"], empty["IDF1"]) == (-1, -1, -1)
 
@@ -96,32 +96,32 @@ def test_weak_detections_count_for_the_ranking_alone() -> None:
     noise = result([(20, 0, 30, 30)] * 4, score=0.1)
     found = [result([LEFT] * 4), result([RIGHT] * 4), noise]
     assert frame_metrics(walkers(), found)["precision"] == pytest.approx(8 / 12)
-    figures = frame_metrics(walkers(), found, min_score=0.5)
-    assert (figures["precision"], figures["IDF1"], figures["num_detected_tracks"]) == (1, 1, 2)
-    assert figures["AP50"] == pytest.approx(1)
+    metrics = frame_metrics(walkers(), found, min_score=0.5)
+    assert (metrics["precision"], metrics["IDF1"], metrics["num_detected_tracks"]) == (1, 1, 2)
+    assert metrics["AP50"] == pytest.approx(1)
 
 
 def test_categories_part_objects_unless_told_otherwise() -> None:
     truth = dataset([annotation(1, [LEFT])], length=1, num_categories=2)
     other = [result([LEFT], category_id=2)]
     assert frame_metrics(truth, other)["recall"] == 0
-    figures = frame_metrics(truth, other, use_categories=False)
-    assert (figures["recall"], figures["AP50"], figures["IDF1"]) == (1, pytest.approx(1), 1)
+    metrics = frame_metrics(truth, other, use_categories=False)
+    assert (metrics["recall"], metrics["AP50"], metrics["IDF1"]) == (1, pytest.approx(1), 1)
 
 
 def test_detections_in_a_crowd_count_for_nobody() -> None:
     crowd = annotation(2, [(30, 0, 60, 40)], iscrowd=1)
     truth = dataset([annotation(1, [LEFT]), crowd], length=1)
-    figures = frame_metrics(truth, [result([LEFT]), result([RIGHT])])
-    assert (figures["precision"], figures["IDF1"], figures["num_tracks"]) == (1, 1, 1)
+    metrics = frame_metrics(truth, [result([LEFT]), result([RIGHT])])
+    assert (metrics["precision"], metrics["IDF1"], metrics["num_tracks"]) == (1, 1, 1)
 
 
 def test_a_sure_detection_in_a_large_crowd_costs_no_average_precision() -> None:
     crowd = annotation(2, [(20, 0, 60, 40)], iscrowd=1)
     truth = dataset([annotation(1, [LEFT]), crowd], length=1)
     sure = {**result([(40, 0, 46, 12)]), "score": 0.99}
-    figures = frame_metrics(truth, [result([LEFT]), sure])
-    assert figures["AP50"] == pytest.approx(1)
+    metrics = frame_metrics(truth, [result([LEFT]), sure])
+    assert metrics["AP50"] == pytest.approx(1)
     outside = {**result([(0, 30, 6, 40)]), "score": 0.99}
     assert frame_metrics(truth, [result([LEFT]), outside])["AP50"] == pytest.approx(0.5)
 
@@ -153,4 +153,4 @@ def test_identity_hits_are_the_best_of_all_assignments() -> None:
         best = max(
             sum(frames[row, column] for column, row in enumerate(p)) for p in permutations(range(4), 3)
         )
-        assert identity_hits(near) == best
+        assert identity_hits_by_frame(near).sum() == best

@@ -1,4 +1,4 @@
-"""Denoising queries: noised true boxes that know their instance, negatives beside, nobody sees them."""
+"""Denoising queries: noised true boxes that know their instance, negatives next to it, nobody sees them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_most_queries_claim_the_class_of_their_instance(decoder: Decoder) -> Non
     assert 0.7 < float(own.float().mean()) < 0.9
 
 
-def test_beside_a_detector_half_claim_a_name_and_half_are_things_of_more_noise() -> None:
+def test_with_a_detector_half_claim_a_name_and_half_are_things_of_more_noise() -> None:
     config = small_config(
         backbone="csp",
         query_selection="detector",

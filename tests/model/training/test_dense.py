@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.layers.position import level_sizes, level_starts, pixel_centres
+from model.layers.position import image_level_sizes, pixel_centres
 from model.layers.selection import DenseOutput
 from model.training.dense import DenseHeads, DenseTargets, dense_losses, dense_targets, foreground_loss
 from model.training.targets import Target
+from ops.levels import level_starts
 
 HEIGHT, WIDTH = 128, 192
-SIZES = level_sizes(HEIGHT, WIDTH, 4)
+SIZES = image_level_sizes(HEIGHT, WIDTH, 4)
 
 
 def target(boxes: list[list[list[float]]], labels: list[int] | None = None) -> Target:

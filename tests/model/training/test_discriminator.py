@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from support.small_models import live_model, random_images, small_config
 from torch import Tensor
 
-from model.layers.position import level_sizes
+from model.layers.position import image_level_sizes
 from model.training.discriminator import (
     WIDTHS,
     Discriminator,
@@ -36,7 +36,7 @@ def scene(height: int, width: int, *, N: int = 2, seed: int = 0) -> tuple[Tensor
     masks = torch.rand(N, 1, height // 4, width // 4, generator=generator)
     levels = [
         torch.randn(N, CONFIG.hidden_dim, h, w, generator=generator)
-        for h, w in level_sizes(height, width, CONFIG.num_levels)
+        for h, w in image_level_sizes(height, width, CONFIG.num_levels)
     ]
     return frames, masks, levels
 
@@ -45,7 +45,7 @@ def scene(height: int, width: int, *, N: int = 2, seed: int = 0) -> tuple[Tensor
 def test_there_is_a_logit_per_cell_of_the_coarsest_level(size: tuple[int, int]) -> None:
     frames, masks, levels = scene(*size)
     logits = Discriminator(CONFIG)(frames, masks, levels)
-    assert logits.shape == (2, 1, *level_sizes(*size, 4)[-1])
+    assert logits.shape == (2, 1, *image_level_sizes(*size, 4)[-1])
     assert torch.isfinite(logits).all()
 
 
@@ -112,7 +112,7 @@ def test_it_learns_to_tell_true_masks_from_pale_ones_among_features_that_say_not
     d = Discriminator(config)
     optimizer = torch.optim.Adam(d.parameters(), lr=5e-4, betas=(0.5, 0.999))
     generator = torch.Generator().manual_seed(0)
-    sizes = level_sizes(64, 64, config.num_levels)
+    sizes = image_level_sizes(64, 64, config.num_levels)
     losses = []
     for _ in range(60):
         frames = torch.randn(6, 3, 64, 64, generator=generator)

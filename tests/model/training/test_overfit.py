@@ -10,12 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.toy_clips import ToyClips
-from support.training_runs import stage, tiny_options, trainer
-from support.ytvis import rle
+from support.training_runs import averaged_network, stage, tiny_options, trainer
+from support.ytvis import evaluate_files, rle
 
-from model.evaluation.ytvis_ap import evaluate_files
 from model.network import Network
-from model.postprocess import candidates
+from model.postprocess import ComingCandidates
 from model.training.batch import make_batch
 from model.training.data.clip import TrainingClip
 
@@ -51,7 +50,7 @@ def results_of(network: Network, clips: list[TrainingClip]) -> list[dict[str, An
     results = []
     for video, clip in enumerate(clips, start=1):
         batch = make_batch([clip])
-        (found,) = candidates(network(batch.normalised(), batch.cues), network.config)
+        (found,) = ComingCandidates(network(batch.normalised(), batch.cues), network.config).wait()
         logits = torch.from_numpy(found.mask_logits)
         masks = F.interpolate(logits, size=(HEIGHT, WIDTH), mode="bilinear", align_corners=False) > 0
         results += [
@@ -78,10 +77,10 @@ def test_a_tiny_network_learns_four_clips_by_heart(tmp_path: Path) -> None:
     run = trainer(options, tmp_path, source=source)
     clips = [source(index, num_frames=NUM_FRAMES) for index in range(NUM_CLIPS)]
     truth = ground_truth(clips)
-    untrained = evaluate_files(truth, results_of(run.averaged_network(), clips))
+    untrained = evaluate_files(truth, results_of(averaged_network(run), clips))
     assert untrained["AP50"] < 0.3
     run.run()
-    learnt = evaluate_files(truth, results_of(run.averaged_network(), clips))
+    learnt = evaluate_files(truth, results_of(averaged_network(run), clips))
     assert learnt["AP50"] >= 0.95, learnt
     assert learnt["AP"] >= 0.6, learnt
     assert np.isfinite(list(learnt.values())).all()

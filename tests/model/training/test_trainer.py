@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.training_runs import stage, state_tensors, tiny_options, toy_clips, trainer
+from support.training_runs import averaged_network, stage, state_tensors, tiny_options, toy_clips, trainer
 from torch import nn
 
 from model.checkpoint.weights_file import save_weights
@@ -22,7 +22,7 @@ from model.errors import CheckpointError, ModelError
 from model.training.data.clip import ClipSource, TrainingClip
 from model.training.progress import read_log
 from model.training.state import read_state, write_state
-from model.training.trainer import CHECKPOINT, Trainer, TrainingError, rate_factor
+from model.training.trainer import CHECKPOINT, Trainer, TrainingError
 
 ROOT = Path(__file__).parents[3]
 
@@ -235,7 +235,7 @@ def test_only_a_stage_that_asks_for_it_trains_the_discriminator(tmp_path: Path) 
     assert run.run()
     moved = [name for name, value in run.discriminator.state_dict().items() if not value.equal(start[name])]
     assert len(moved) == len(start)
-    assert not any("judge" in name for name in run.averaged_network().state_dict())
+    assert not any("judge" in name for name in averaged_network(run).state_dict())
 
 
 def test_bf16_trains_otherwise_than_fp32_and_keeps_its_weights_in_fp32(tmp_path: Path) -> None:
@@ -260,43 +260,10 @@ def test_the_average_follows_the_weights(tmp_path: Path) -> None:
         run.run(max_seconds=0.0)
         decay = min(0.9, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * run.network.state_dict()[name]
-    averaged = run.averaged_network()
+    averaged = averaged_network(run)
     assert torch.allclose(averaged.state_dict()[name], expected, atol=1e-7)
     assert not averaged.state_dict()[name].equal(run.network.state_dict()[name])
     assert not averaged.training
-
-
-def test_groups_of_parameters_have_their_own_rate_and_decay(tmp_path: Path) -> None:
-    options = tiny_options(stage(steps=1, backbone_factor=0.5, sampling_factor=0.25, weight_decay=0.01))
-    run = trainer(options, tmp_path)
-    groups = {
-        id(parameter): (group["peak"], group["weight_decay"])
-        for group in run.optimizer.param_groups
-        for parameter in group["params"]
-    }
-    for name, parameter in run.network.named_parameters():
-        rate, decay = groups[id(parameter)]
-        factor = 0.5 if name.startswith("backbone.") else 0.25 if ".sampling." in name else 1.0
-        assert rate == pytest.approx(1e-3 * factor), name
-        assert decay == (0.01 if parameter.dim() > 1 else 0.0), name
-    assert any(".sampling." in name for name, _ in run.network.named_parameters())
-    trained = {*run.network.parameters(), *run.auxiliary.parameters()}
-    assert len(groups) == len(trained)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("cosine", [0.1, 1.0, 0.51, 0.02]),
-        ("steps", [0.1, 1.0, 1.0, 0.01]),
-        ("constant", [0.1, 1.0, 1.0, 1.0]),
-    ],
-)
-def test_the_rate_warms_up_and_falls(schedule: str, expected: list[float]) -> None:
-    made = tiny_options(stage(steps=1000, warmup_steps=10, schedule=schedule)).stages[0]
-    factors = [rate_factor(made, step) for step in (0, 9, 500, 999)]
-    assert factors == pytest.approx(expected, abs=2e-3)
-    assert rate_factor(tiny_options(stage(steps=10, warmup_steps=0)).stages[0], 0) == 1.0
 
 
 def run_two_processes(folder: Path) -> None:
@@ -345,7 +312,7 @@ def test_a_run_may_start_from_weights_of_the_same_network(tmp_path: Path) -> Non
     first = trainer(tiny_options(), tmp_path / "first")
     first.run()
     file = tmp_path / "first.safetensors"
-    save_weights(first.averaged_network(), file, name="first", trained=True)
+    save_weights(averaged_network(first), file, name="first", trained=True)
     second = trainer(tiny_options(initial_weights=str(file)), tmp_path / "second")
     for name, value in second.network.state_dict().items():
         assert torch.equal(value, first.average[name]), name

@@ -65,39 +65,39 @@ def test_true_masks_reach_nearly_everything(mode: Mode, num_frames: int) -> None
     scenes = two_scenes(num_frames)
     predictor = ScenePredictor(scenes)
     told: list[int] = []
-    figures = evaluate_dataset(StreamConfig(), predictor, scene_videos(scenes), mode, progress=told.append)
-    assert figures["AP"] > 0.95
-    assert figures["AR100"] > 0.95
-    assert figures["frames"]["AP50"] > 0.99
-    assert figures["frames"]["recall"] > 0.99
-    assert (figures["frames"]["IDF1"], figures["frames"]["num_id_switches"]) == (1, 0)
+    metrics = evaluate_dataset(StreamConfig(), predictor, scene_videos(scenes), mode, progress=told.append)
+    assert metrics["AP"] > 0.95
+    assert metrics["AR100"] > 0.95
+    assert metrics["frames"]["AP50"] > 0.99
+    assert metrics["frames"]["recall"] > 0.99
+    assert (metrics["frames"]["IDF1"], metrics["frames"]["num_id_switches"]) == (1, 0)
     assert told == [num_frames] * 2
-    assert figures["num_frames"] == 2 * num_frames
+    assert metrics["num_frames"] == 2 * num_frames
     assert predictor.forgotten == ["video1", "video2"]
-    assert figures["num_videos"] == (2 * -(-num_frames // 5) if mode == "window" else 2)
+    assert metrics["num_videos"] == (2 * -(-num_frames // 5) if mode == "window" else 2)
 
 
 def test_swapped_ids_cost_the_modes_that_keep_ids() -> None:
     scene = script([LEFT, RIGHT], 20, height=96, width=160)
     dataset = scene_videos([swapped(scene, 10)])
-    figures = {
+    metrics = {
         mode: evaluate_dataset(StreamConfig(), ScenePredictor([scene]), dataset, mode) for mode in MODES
     }
-    assert figures["window"]["AP"] > 0.95
-    assert figures["streaming"]["AP"] < 0.1
-    assert figures["whole"]["AP"] < 0.1
-    assert figures["streaming"]["frames"]["AP50"] > 0.99
-    assert figures["streaming"]["frames"]["num_id_switches"] == 2
-    assert figures["streaming"]["frames"]["IDF1"] == pytest.approx(0.5)
+    assert metrics["window"]["AP"] > 0.95
+    assert metrics["streaming"]["AP"] < 0.1
+    assert metrics["whole"]["AP"] < 0.1
+    assert metrics["streaming"]["frames"]["AP50"] > 0.99
+    assert metrics["streaming"]["frames"]["num_id_switches"] == 2
+    assert metrics["streaming"]["frames"]["IDF1"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_model_that_sees_nothing_scores_nothing(mode: Mode) -> None:
     scenes = two_scenes()
-    figures = evaluate_dataset(
+    metrics = evaluate_dataset(
         StreamConfig(), ScenePredictor(scenes, corruption=Corruption(miss=1.0)), scene_videos(scenes), mode
     )
-    assert (figures["AP"], figures["num_results"], figures["frames"]["recall"]) == (0, 0, 0)
+    assert (metrics["AP"], metrics["num_results"], metrics["frames"]["recall"]) == (0, 0, 0)
 
 
 def test_a_track_has_the_mean_score_and_the_class_that_leads() -> None:
@@ -228,14 +228,14 @@ def test_the_command_line_writes_results_that_evaluate_alike(
     overrides = [word for each in (*TINY, "association.birth_score=0.3") for word in ("--set", each)]
     arguments = ["evaluate", "--mode", mode, "--data", str(tmp_path / "data"), *overrides, "--limit", "1"]
     assert main([*arguments, "--threads", "1", "--results", str(out), "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert (figures["mode"], figures["num_frames"]) == (mode, 7)
-    assert figures["num_results"] == len(json.loads(out.read_text())) > 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert (metrics["mode"], metrics["num_frames"]) == (mode, 7)
+    assert metrics["num_results"] == len(json.loads(out.read_text())) > 0
 
     truth = tmp_path / "out.gt.json"
     assert model_main(["evaluate", "--gt", str(truth), "--results", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again == {key: figures[key] for key in again}
+    assert again == {key: metrics[key] for key in again}
     assert len(json.loads(truth.read_text())["videos"]) == (2 if mode == "window" else 1)
 
 

@@ -1,1 +1,1 @@
-"""Drawn people, animals, vehicles, clutter and streets."""
+"""Who moves in a scene, drawn from shapes: people, riders, vehicles, animals and blobs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,49 +55,45 @@ def dress(
     shapes += _arm(looks, arm_pixels[far], unit, 0.8)
     for index, light in ((far, 0.78), (near, 1.0)):
         shapes += _leg_shapes(looks, leg_pixels[index], unit, light)
-    axis = chest_at - pelvis_at
-    across = np.array([1.0, 0.0])
     if looks.coat:
-        knees = (leg_pixels[0][1] + leg_pixels[1][1]) / 2
-        hem = pelvis_at + (knees - pelvis_at) * 2 * looks.coat
-        spread = max(
-            half[2] * 1.15, abs(leg_pixels[0][1][0] - leg_pixels[1][1][0]) * looks.coat + half[2] * 0.7
-        )
-        colour = looks.top if looks.coat < 0.5 else tint(looks.bottom, 1.1)
-        shapes.append(
-            polygon(
-                np.array(
-                    (
-                        pelvis_at - across * half[2],
-                        pelvis_at + across * half[2],
-                        hem + across * spread,
-                        hem - across * spread,
-                    )
-                ),
-                colour,
-            )
-        )
-    waist = pelvis_at + axis * 0.4
-    torso = np.stack(
-        (
-            neck_at - across * half[0] * 0.35,
-            neck_at + across * half[0] * 0.35,
-            chest_at + across * half[0] * 0.9,
-            chest_at - axis * 0.12 + across * half[0],
-            waist + across * half[1],
-            pelvis_at - axis * 0.1 + across * half[2],
-            pelvis_at - axis * 0.1 - across * half[2],
-            waist - across * half[1],
-            chest_at - axis * 0.12 - across * half[0],
-            chest_at - across * half[0] * 0.9,
-        )
-    )
-    shapes.append(polygon(torso, looks.top))
+        shapes.append(_coat(looks, pelvis_at, leg_pixels, half[2]))
+    shapes.append(polygon(_torso(neck_at, chest_at, pelvis_at, half), looks.top))
     shapes += _pattern(looks, chest_at, pelvis_at, half, frontal=frontal, from_front=seen_from_front)
     shapes += _head(looks, neck_at, head_at, crown_at, unit, pose, frontal, from_front=seen_from_front)
     shapes += carried_in_front
     shapes += _arm(looks, arm_pixels[near], unit, 0.95 if frontal > 0.7 else 1.08)
     return shapes + bag_front
+
+
+def _coat(looks: Person, pelvis: Points, legs: list[Points], hips: float) -> Shape:
+    """A coat or skirt from the hips down, as wide as the step; `hips` is half their width in pixels."""
+    across = np.array([1.0, 0.0])
+    knees = (legs[0][1] + legs[1][1]) / 2
+    hem = pelvis + (knees - pelvis) * 2 * looks.coat
+    spread = max(hips * 1.15, abs(legs[0][1][0] - legs[1][1][0]) * looks.coat + hips * 0.7)
+    colour = looks.top if looks.coat < 0.5 else tint(looks.bottom, 1.1)
+    corners = (pelvis - across * hips, pelvis + across * hips, hem + across * spread, hem - across * spread)
+    return polygon(np.array(corners), colour)
+
+
+def _torso(neck: Points, chest: Points, pelvis: Points, half: list[float]) -> Points:
+    """(10, 2) its outline; `half` widths of shoulders, waist and hips in pixels."""
+    axis, across = chest - pelvis, np.array([1.0, 0.0])
+    waist = pelvis + axis * 0.4
+    return np.stack(
+        (
+            neck - across * half[0] * 0.35,
+            neck + across * half[0] * 0.35,
+            chest + across * half[0] * 0.9,
+            chest - axis * 0.12 + across * half[0],
+            waist + across * half[1],
+            pelvis - axis * 0.1 + across * half[2],
+            pelvis - axis * 0.1 - across * half[2],
+            waist - across * half[1],
+            chest - axis * 0.12 - across * half[0],
+            chest - across * half[0] * 0.9,
+        )
+    )
 
 
 def _leg_shapes(looks: Person, leg: Points, unit: float, light: float) -> list[Shape]:
@@ -171,6 +168,20 @@ def _pattern(
     return shapes
 
 
+class _Skull(NamedTuple):
+    """Where a head is and how it is turned, in pixels."""
+
+    neck: Points
+    middle: Points
+    radius: float
+    forward: Points
+    """(2,) towards the nose, shorter the more it is seen from the front."""
+    up: Points
+    """(2,) unit."""
+    face_back: bool
+    """Turned away: only hair is seen."""
+
+
 def _head(
     looks: Person,
     neck: Points,
@@ -182,83 +193,65 @@ def _head(
     *,
     from_front: bool,
 ) -> list[Shape]:
-    radius = 0.05 * unit * looks.head
-    forward = np.array([math.cos(pose.heading), 0.0])
-    up = (crown - head) / max(1e-6, float(np.linalg.norm(crown - head)))
-    shapes = [capsule(neck, head, 0.032 * unit, 0.032 * unit, tint(looks.skin, 0.85))]
-    face_back = frontal > 0.5 and not from_front
-    if looks.long_hair:
-        shapes.append(
-            capsule(
-                head,
-                neck - forward * radius * 0.4 - up * radius * 0.2,
-                radius * 1.12,
-                radius * 0.9,
-                looks.hair,
-            )
-        )
-    shapes.append(
-        capsule(
-            head - up * radius * 0.3,
-            head + up * radius * 0.35,
-            radius * 0.86,
-            radius,
-            looks.hair if face_back else looks.skin,
-        )
+    skull = _Skull(
+        neck,
+        head,
+        0.05 * unit * looks.head,
+        np.array([math.cos(pose.heading), 0.0]),
+        (crown - head) / max(1e-6, float(np.linalg.norm(crown - head))),
+        frontal > 0.5 and not from_front,
     )
-    back = -forward * radius * 0.3
-    if not face_back:
-        shapes.append(
-            capsule(
-                head + up * radius * 0.75 + back,
-                head + up * radius * 0.1 + back * 2.2,
-                radius * 0.72,
-                radius * 0.5,
-                looks.hair,
-            )
-        )
+    throat = capsule(neck, head, 0.032 * unit, 0.032 * unit, tint(looks.skin, 0.85))
+    shapes = [throat, *_face_and_hair(looks, skull, frontal), *_hat(looks, skull)]
+    return shapes + _umbrella(looks, skull, unit) if looks.umbrella else shapes
+
+
+def _face_and_hair(looks: Person, skull: _Skull, frontal: float) -> list[Shape]:
+    head, radius, forward, up = skull.middle, skull.radius, skull.forward, skull.up
+    shapes = []
+    if looks.long_hair:
+        end = skull.neck - forward * radius * 0.4 - up * radius * 0.2
+        shapes.append(capsule(head, end, radius * 1.12, radius * 0.9, looks.hair))
+    colour = looks.hair if skull.face_back else looks.skin
+    shapes.append(capsule(head - up * radius * 0.3, head + up * radius * 0.35, radius * 0.86, radius, colour))
+    if not skull.face_back:
+        back = -forward * radius * 0.3
+        top, nape = head + up * radius * 0.75 + back, head + up * radius * 0.1 + back * 2.2
+        shapes.append(capsule(top, nape, radius * 0.72, radius * 0.5, looks.hair))
         if frontal < 0.8:
             nose = head + forward * radius * 0.95
             shapes.append(capsule(nose, nose - up * radius * 0.2, radius * 0.18, radius * 0.2, looks.skin))
-    if looks.hat in ("cap", "helmet"):
-        grow = 1.08 if looks.hat == "cap" else 1.25
-        shapes.append(
-            capsule(
-                head + up * radius * 0.6 - forward * radius * 0.2,
-                head + up * radius * 0.6 + forward * radius * 0.2,
-                radius * 0.85 * grow,
-                radius * 0.85 * grow,
-                looks.hat_colour,
-            )
-        )
-        if looks.hat == "cap" and not face_back:
-            shapes.append(
-                capsule(
-                    head + up * radius * 0.45 + forward * radius * 0.6,
-                    head + up * radius * 0.4 + forward * radius * 1.5,
-                    radius * 0.25,
-                    radius * 0.18,
-                    tint(looks.hat_colour, 0.8),
-                )
-            )
-    elif looks.hat == "hood":
-        shapes.append(
-            capsule(
-                head + back * 1.4 + up * radius * 0.4, neck + back, radius * 1.1, radius * 1.05, looks.top
-            )
-        )
-    if looks.umbrella:
-        top = head + up * radius * 4.2
-        angles = np.linspace(math.pi, 0.0, 9)
-        reach = 0.3 * unit
-        dome = np.stack((top[0] + np.cos(angles) * reach, top[1] - np.sin(angles) * reach * 0.5), axis=1)
-        shapes.append(
-            stroke(
-                np.array((top, head - up * radius * 2.0 + forward * radius)), (40.0, 40.0, 40.0), 0.006 * unit
-            )
-        )
-        shapes.append(polygon(dome, looks.bag_colour))
     return shapes
+
+
+def _hat(looks: Person, skull: _Skull) -> list[Shape]:
+    """A cap with its peak, a helmet, a hood, or nothing."""
+    head, radius, forward, up = skull.middle, skull.radius, skull.forward, skull.up
+    if looks.hat == "hood":
+        back = -forward * radius * 0.3
+        top = head + back * 1.4 + up * radius * 0.4
+        return [capsule(top, skull.neck + back, radius * 1.1, radius * 1.05, looks.top)]
+    if looks.hat not in ("cap", "helmet"):
+        return []
+    grow = 1.08 if looks.hat == "cap" else 1.25
+    middle, reach = head + up * radius * 0.6, forward * radius * 0.2
+    wide = radius * 0.85 * grow
+    shapes = [capsule(middle - reach, middle + reach, wide, wide, looks.hat_colour)]
+    if looks.hat == "cap" and not skull.face_back:
+        start = head + up * radius * 0.45 + forward * radius * 0.6
+        end = head + up * radius * 0.4 + forward * radius * 1.5
+        shapes.append(capsule(start, end, radius * 0.25, radius * 0.18, tint(looks.hat_colour, 0.8)))
+    return shapes
+
+
+def _umbrella(looks: Person, skull: _Skull, unit: float) -> list[Shape]:
+    head, radius, forward, up = skull.middle, skull.radius, skull.forward, skull.up
+    top = head + up * radius * 4.2
+    angles = np.linspace(math.pi, 0.0, 9)
+    reach = 0.3 * unit
+    dome = np.stack((top[0] + np.cos(angles) * reach, top[1] - np.sin(angles) * reach * 0.5), axis=1)
+    stick = np.array((top, head - up * radius * 2.0 + forward * radius))
+    return [stroke(stick, (40.0, 40.0, 40.0), 0.006 * unit), polygon(dome, looks.bag_colour)]
 
 
 def _bags(

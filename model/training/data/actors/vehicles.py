@@ -1,20 +1,19 @@
-"""Vehicles: a few extruded side profiles with windows, wheels and lights, seen from any side.
+"""Vehicles seen from any side, with windows, wheels and lights.
 
-A part is a polygon in the u-w plane (forward, up) extruded to both sides; faces turned away are left out, the
-others are filled in the light of their normal. Source: ours.
+A part's profile is extruded to both sides. Faces turned away are left out, and the others are filled in the
+light of their normal. Source: ours.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.data.draw.canvas import Colour, Shape, polygon, stroke, tint
-from model.training.data.draw.palette import any_colour, grey, paint
+from model.training.data.actors.vehicle_looks import Part, Rectangle, Vehicle, vehicle
+from model.training.data.draw.canvas import Shape, polygon, stroke, tint
 from model.training.data.scene.geometry import Pose, Projector, body_points
 
 __all__ = ["vehicle_shapes"]
@@ -24,169 +23,6 @@ Points = NDArray[np.float64]
 _SILL = (0.0, 1.0, 0.0, 0.3)
 _BELT = (0.0, 1.0, 0.8, 0.9)
 """The shoulder of a body's side, which catches the light."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """An extruded profile, counter-clockwise seen from the left side (u to the left is forward there)."""
-
-    profile: tuple[tuple[float, float], ...]
-    """(u, w) in metres, going round from the rear bottom over the front and the top."""
-    half_widths: tuple[float, ...]
-    colour: Colour
-    glass: tuple[int, ...] = ()
-    """Edges of the profile that are windows."""
-    side_windows: tuple[tuple[float, float, float, float], ...] = ()
-    """(u0, u1, w0, w1) rectangles on both sides, narrowing with the profile."""
-
-
-@dataclass(frozen=True)
-class Vehicle:
-    parts: tuple[Part, ...]
-    wheels: tuple[float, ...]
-    wheel_radius: float
-    length: float
-    width: float
-    glass: Colour
-    hub: Colour
-    trim: Colour
-    lights_on: bool
-    gleam: float
-    """How much of a window mirrors the sky."""
-    stripe: Colour | None
-
-
-@lru_cache(maxsize=512)
-def vehicle(seed: int, kind: str, height: float) -> Vehicle:
-    """The looks that a seed stands for."""
-    rng = np.random.default_rng(seed)
-    colour = paint(rng)
-    parts: tuple[Part, ...]
-    windows: tuple[tuple[float, float, float, float], ...]
-    h = height
-    if kind == "car":
-        length, width = h * rng.uniform(2.5, 3.1), h * rng.uniform(1.12, 1.25)
-        hood, trunk = rng.uniform(0.2, 0.3), rng.uniform(0.02, 0.2)
-        belt, floor = h * rng.uniform(0.56, 0.62), h * 0.16
-        rear, front = -length / 2, length / 2
-        body = Part(
-            (
-                (rear, floor),
-                (front - 0.02 * length, floor),
-                (front, belt * 0.62),
-                (front - 0.03 * length, belt * 0.82),
-                (front - hood * length, belt),
-                (rear + 0.04 * length, belt * 1.02),
-                (rear, belt * 0.8),
-            ),
-            (
-                width * 0.47,
-                width * 0.47,
-                width * 0.46,
-                width * 0.46,
-                width * 0.48,
-                width * 0.48,
-                width * 0.48,
-            ),
-            colour,
-        )
-        low_front, low_rear = front - hood * length, rear + max(0.03, trunk) * length
-        top_front = low_front - rng.uniform(0.10, 0.17) * length
-        top_rear = low_rear + rng.uniform(0.03, 0.12) * length
-        cabin = Part(
-            ((low_rear, belt), (low_front, belt), (top_front, h), (top_rear, h)),
-            (width * 0.47, width * 0.47, width * 0.37, width * 0.37),
-            colour,
-            (1, 3),
-            ((0.06, 0.47, 0.1, 0.86), (0.52, 0.94, 0.1, 0.86)),
-        )
-        parts, radius = (body, cabin), h * 0.215
-        wheels: tuple[float, ...] = (rear + 0.19 * length, front - 0.18 * length)
-    elif kind == "van":
-        length, width = h * rng.uniform(2.1, 2.7), h * rng.uniform(0.85, 0.98)
-        rear, front, floor = -length / 2, length / 2, h * 0.12
-        nose, belt = rng.uniform(0.06, 0.16) * length, h * 0.52
-        windows = (
-            ((0.7, 0.86, 0.5, 0.85),)
-            if rng.random() < 0.5
-            else ((0.06, 0.3, 0.5, 0.87), (0.34, 0.6, 0.5, 0.87), (0.66, 0.85, 0.5, 0.87))
-        )
-        body = Part(
-            (
-                (rear, floor),
-                (front, floor),
-                (front, belt * 0.8),
-                (front - nose, belt),
-                (front - nose - 0.1 * length, h * 0.97),
-                (rear + 0.02 * length, h),
-            ),
-            (width / 2,) * 4 + (width * 0.45,) * 2,
-            colour,
-            (3,),
-            windows,
-        )
-        parts, radius, wheels = (body,), h * 0.16, (rear + 0.2 * length, front - 0.18 * length)
-    elif kind == "bus":
-        length, width = h * rng.uniform(3.2, 4.2), h * 0.83
-        rear, front, floor = -length / 2, length / 2, h * 0.1
-        count = int(rng.integers(5, 9))
-        windows = tuple(
-            (0.03 + i * 0.95 / count, 0.03 + (i + 0.88) * 0.95 / count, 0.42, 0.84) for i in range(count)
-        )
-        body = Part(
-            (
-                (rear, floor),
-                (front, floor),
-                (front, h * 0.38),
-                (front - 0.01 * length, h * 0.9),
-                (front - 0.02 * length, h),
-                (rear, h),
-                (rear, h * 0.5),
-            ),
-            (width / 2,) * 7,
-            colour if rng.random() < 0.4 else any_colour(rng),
-            (2, 5),
-            windows,
-        )
-        parts, radius, wheels = (body,), h * 0.15, (rear + 0.24 * length, front - 0.2 * length)
-    else:
-        length, width = h * rng.uniform(2.2, 3.3), h * rng.uniform(0.68, 0.8)
-        rear, front, floor = -length / 2, length / 2, h * 0.16
-        cab = h * rng.uniform(0.55, 0.7)
-        tall = h * rng.uniform(0.72, 0.9)
-        load = Part(
-            ((rear, floor), (front - cab * 1.02, floor), (front - cab * 1.02, h), (rear, h)),
-            (width / 2,) * 4,
-            grey(rng, 170, 250) if rng.random() < 0.5 else any_colour(rng),
-        )
-        head = Part(
-            (
-                (front - cab, floor),
-                (front, floor),
-                (front, tall * 0.55),
-                (front - cab * 0.12, tall),
-                (front - cab, tall),
-            ),
-            (width * 0.48,) * 5,
-            colour,
-            (2,),
-            ((0.3, 0.86, 0.55, 0.88),),
-        )
-        parts, radius = (load, head), h * 0.155
-        wheels = (rear + 0.16 * length, rear + 0.29 * length, front - 0.55 * cab)
-    return Vehicle(
-        parts=parts,
-        wheels=tuple(float(u) for u in wheels),
-        wheel_radius=float(radius),
-        length=float(length),
-        width=float(width),
-        glass=grey(rng, 18, 80),
-        hub=grey(rng, 70, 200),
-        trim=grey(rng, 12, 60),
-        lights_on=bool(rng.random() < 0.35),
-        gleam=float(rng.uniform(0.2, 0.95)),
-        stripe=any_colour(rng) if rng.random() < 0.15 else None,
-    )
 
 
 def vehicle_shapes(
@@ -290,7 +126,7 @@ def _turn(profile: Points) -> float:
 
 
 @lru_cache(maxsize=2048)
-def _side_quad(part: Part, side: float, rectangle: tuple[float, float, float, float]) -> Points:
+def _side_quad(part: Part, side: float, rectangle: Rectangle) -> Points:
     """A rectangle in parts of the profile's length and height, its ends following the profile's slopes."""
     profile, halves = np.array(part.profile), np.array(part.half_widths)
     u0, u1, w0, w1 = rectangle

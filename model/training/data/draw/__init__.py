@@ -1,1 +1,1 @@
-"""What a picture is drawn with: canvas, colours, backgrounds, light, shadows, the sensor."""
+"""The means of drawing: canvas, colours, textures, light, shadows and the camera's sensor."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.data.draw.backgrounds import cloud_noise
+from model.training.data.draw.textures import cloud_noise
 from model.training.data.scene.scenes import Scene
 
 __all__ = ["lamp_map", "light_map"]

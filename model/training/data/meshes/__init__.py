@@ -1,1 +1,1 @@
-"""People and cars from meshes, rendered once to small pictures."""
+"""People and cars made from meshes, and the pictures of them (figures) that scenes show."""

@@ -255,7 +255,7 @@ def _add(vertices: Floats, path: Path, share: float) -> None:
 
 
 def _between(what: str, value: float) -> list[tuple[str, float]]:
-    """Names of the two targets beside a value in -1..1, with their shares."""
+    """Names of the two targets around a value in -1..1, with their shares."""
     outer = f"max{what}" if value > 0 else f"min{what}"
     return [(f"average{what}", 1 - abs(value)), (outer, abs(value))]
 

@@ -1,4 +1,4 @@
-"""People and cars as small pictures: every view and phase of a walk, rendered once, laid in by scenes.
+"""Figures: people and cars as small pictures, every view and phase of a walk, rendered once for all scenes.
 
 A figure is a file of sprites (`*.npz`): tilts × headings × phases, premultiplied RGBA as WebP. The right half
 of the headings is kept; the left is its mirror half a step later. Source: ours; bodies after `bodies`.
@@ -64,7 +64,7 @@ class Figure(NamedTuple):
 
 
 def make_figure(kind: str, seed: int, folder: Path | str | None = None) -> Figure:
-    """Renders the `walker` or `car` of a seed; `folder` as in `bodies.body_folder`.
+    """Render the `walker` or `car` of a seed; `folder` as in `bodies.body_folder`.
 
     Raises ValueError for another kind, DatasetError where the meshes are missing.
     """
@@ -84,7 +84,7 @@ def make_figures(
     folder: Path | str | None = None,
     workers: int = 1,
 ) -> int:
-    """Makes the figures from `seed` on that a folder lacks; returns how many it made.
+    """Make those figures from `seed` on that a folder lacks; return how many were made.
 
     A person takes about five seconds of a core and half a megabyte, a car one and 0.2. `folder` as in
     `bodies.body_folder`. Raises ValueError for a count below 0, DatasetError where the meshes are missing.

@@ -50,8 +50,8 @@ class Surface(NamedTuple):
 def grid_quads(rows: int, columns: int, *, round_columns: bool = False) -> NDArray[np.int64]:
     """(F, 4) the quads of a grid of rows × columns vertices, its last column joined to its first if asked."""
     index = np.arange(rows * columns).reshape(rows, columns)
-    here, beside = (index, np.roll(index, -1, 1)) if round_columns else (index[:, :-1], index[:, 1:])
-    return np.stack((here[:-1], here[1:], beside[1:], beside[:-1]), axis=-1).reshape(-1, 4)
+    here, right = (index, np.roll(index, -1, 1)) if round_columns else (index[:, :-1], index[:, 1:])
+    return np.stack((here[:-1], here[1:], right[1:], right[:-1]), axis=-1).reshape(-1, 4)
 
 
 def vertex_normals(points: Floats, faces: NDArray[np.int64]) -> Floats:

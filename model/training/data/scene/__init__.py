@@ -1,1 +1,1 @@
-"""Where scenes lie: what a scene is, its camera and crowd, where a point of it lies in the picture."""
+"""What a scene is: descriptions, the random draws that make them, and where things are at a time."""

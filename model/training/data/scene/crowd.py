@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from model.training.data.scene.scenes import Actor, View
+from model.training.data.scene.values import draw_seed, rounded
 
-__all__ = ["Crowd", "draw_seed", "ground_range", "rounded"]
+__all__ = ["Crowd", "ground_range"]
 
 Rng = np.random.Generator
 
@@ -20,15 +21,6 @@ _HAND_METRES = 1.95
 """Below this height a camera is in somebody's hand, and people's feet may be below the picture."""
 _LONG_FOCAL = 3.0
 """Focal lengths above this many picture heights, in a hand, bring people larger than the picture."""
-
-
-def rounded(value: float) -> float:
-    """Descriptions carry four decimals, so that no platform's last bits reach their hash."""
-    return round(float(value), 4)
-
-
-def draw_seed(rng: Rng) -> int:
-    return int(rng.integers(0, 2**31))
 
 
 def ground_range(view: View, height: int) -> tuple[float, float]:
@@ -98,7 +90,7 @@ class Crowd:
         if draw < 0.42:
             gap = rng.uniform(0.45, 0.8)
             for step in range(1, int(rng.integers(2, 4))):
-                self._beside(first, gap * step * (1 if rng.random() < 0.5 else -1), rng.uniform(-0.4, 0.4))
+                self._next_to(first, gap * step * (1 if rng.random() < 0.5 else -1), rng.uniform(-0.4, 0.4))
         elif draw < 0.6:
             self._crossing(first, speeds)
 
@@ -166,7 +158,7 @@ class Crowd:
                     values.insert(len(values) if direction > 0 else 0, value)
         return self._keep(kind, metres, times, xs, zs, yaw=heading)
 
-    def _beside(self, other: Actor, lateral: float, ahead: float) -> None:
+    def _next_to(self, other: Actor, lateral: float, ahead: float) -> None:
         """Somebody who walks next to another: a separate instance on a parallel way."""
         rng = self.rng
         dx, dz = other.xs[-1] - other.xs[0], other.zs[-1] - other.zs[0]

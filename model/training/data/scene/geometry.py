@@ -63,7 +63,7 @@ def body_points(own: Points, pose: Pose) -> Points:
 
 
 def project(points: Points, *, view: View, width: int) -> Points:
-    """(n, 3) metres → (n, 2) pixels of the reference picture; what is behind the camera is held before it."""
+    """(n, 3) metres → (n, 2) pixels of the reference picture; points behind the camera are put before it."""
     scale = view.focal / np.maximum(points[:, 2], _NEAR_METRES)
     pixels = np.empty((len(points), 2))
     pixels[:, 0] = width / 2 + points[:, 0] * scale

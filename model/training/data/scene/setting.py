@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from model.training.data.scene.crowd import REFERENCE_ROWS, Crowd, draw_seed, rounded
+from model.training.data.scene.crowd import REFERENCE_ROWS, Crowd
 from model.training.data.scene.scenes import Camera, Clutter, Light, Look, View
+from model.training.data.scene.values import draw_seed, rounded
 
 __all__ = ["draw_camera", "draw_clutter", "draw_light", "draw_look", "draw_view"]
 

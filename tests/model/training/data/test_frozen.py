@@ -27,7 +27,7 @@ from model.training.data.frozen import (
     write_frozen,
     write_hashes,
 )
-from model.training.data.sprite_scenes import DECOY
+from model.training.data.scene.sprite_scenes import DECOY
 from model.training.data.sprites import SpriteClips
 from model.training.data.street import StreetClips
 from ops.rle import CropRLE

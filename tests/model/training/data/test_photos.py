@@ -10,9 +10,9 @@ import pytest
 
 from model.__main__ import main
 from model.errors import DatasetError
-from model.training.data.draw.backgrounds import list_photos, photo_grain
 from model.training.data.photos import PHOTOS, gather_photos
 from model.training.data.render import render
+from model.training.data.scenery.photographs import list_photos
 from model.training.data.street import draw_scene
 
 
@@ -50,15 +50,6 @@ def test_command_tells_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["photos", "--output", str(tmp_path / "photos")]) == 1
     assert "pip install --no-deps scikit-learn" in capsys.readouterr().err
-
-
-def test_grain_keeps_the_colours_and_changes_the_light(packages: Path) -> None:
-    canvas = np.full((50, 90, 3), (120, 60, 30), np.uint8)
-    path = packages / "skimage" / "data" / "brick.png"
-    grained = photo_grain(np.random.default_rng(2), canvas, path=path).astype(float)
-    assert grained.std(axis=(0, 1)).min() > 0.5
-    np.testing.assert_allclose(grained[..., 0] / grained[..., 1], 2.0, rtol=0.05)
-    np.testing.assert_allclose(grained.mean(axis=(0, 1)), (120, 60, 30), rtol=0.05)
 
 
 def test_streets_get_their_grain_where_photographs_are_given(packages: Path, tmp_path: Path) -> None:

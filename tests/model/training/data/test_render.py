@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.training.data.draw.sensor import expose
 from model.training.data.render import SceneRenderer, render
-from model.training.data.scene.geometry import camera_matrix, pose, project, to_image
+from model.training.data.scene.geometry import camera_matrix, project, to_image
 from model.training.data.scene.scenes import Actor, Backdrop, Camera, Clutter, Light, Look, Scene, View
 from model.training.data.street import draw_scene
 
@@ -167,24 +166,6 @@ def test_background_moves_with_the_camera() -> None:
     assert np.abs(first - later).mean() > 1
 
 
-def test_walker_pauses_turns_and_never_jumps() -> None:
-    actor = Actor(
-        kind="walker",
-        seed=1,
-        height=1.7,
-        times=(0.0, 2.0, 4.0, 6.0),
-        xs=(0.0, 2.8, 2.8, 2.8),
-        zs=(5.0, 5.0, 5.0, 7.0),
-    )
-    poses = [pose(actor, step / 10) for step in range(60)]
-    steps = np.hypot(np.diff([p.x for p in poses]), np.diff([p.z for p in poses]))
-    assert steps.max() < 0.16
-    assert poses[30].speed == 0.0
-    assert poses[30].distance == pytest.approx(2.8)
-    assert poses[10].heading == pytest.approx(0.0)
-    assert poses[50].heading == pytest.approx(np.pi / 2)
-
-
 def test_gait_stands_still_with_the_walker() -> None:
     still = Actor(kind="walker", seed=2, height=1.7, times=(-1.0, 5.0), xs=(0.0, 0.0), zs=(6.0, 6.0))
     for actor, changes in ((still, False), (walking(z=6.0), True)):
@@ -205,14 +186,3 @@ def test_missing_photographs_are_named() -> None:
     scene = replace(PLAIN, backdrop=Backdrop(kind="photo", seed=1, photo="square.png"))
     with pytest.raises(ValueError, match=r"square\.png"):
         render(scene, 0)
-
-
-@pytest.mark.parametrize("quality", [0, 60, 95])
-def test_compression_keeps_red_red_and_blue_blue(quality: int) -> None:
-    frame = np.zeros((48, 64, 3), np.uint8)
-    frame[:, :32] = (200, 40, 30)
-    frame[:, 32:] = (20, 60, 180)
-    look = replace(PLAIN.look, jpeg_quality=quality)
-    filmed = expose(frame, look, gain=1.0, rng=np.random.default_rng(0), seconds=0.0, dim=None).astype(int)
-    assert (filmed[:, :24, 0] > filmed[:, :24, 2] + 100).all()
-    assert (filmed[:, 40:, 2] > filmed[:, 40:, 0] + 100).all()

@@ -1,26 +1,21 @@
-"""The sprites set: classes, twins, decoys, lost frames, and clips that are the same everywhere."""
+"""The sprites set, rendered: shapes, motion, decoys, lost frames, and clips that are the same everywhere."""
 
 from __future__ import annotations
 
-import json
-import math
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.class_lists import categories
 from model.cues.state import CueState
 from model.training.data.instances import instance_masks
 from model.training.data.scene.scenes import Look
-from model.training.data.sprite_scenes import (
+from model.training.data.scene.sprite_scenes import (
     CLASSES,
     DECOY,
     MOTION_PAIRS,
@@ -100,18 +95,6 @@ def test_bad_sizes_are_named() -> None:
         draw_sprite_scene(0, num_frames=10)
 
 
-def test_every_class_occurs_and_looks_are_drawn_apart_from_it() -> None:
-    assert tuple(category.name for category in categories("sprites")) == CLASSES
-    actors = [actor for scene in SCENES for actor in scene.actors if actor.label != DECOY]
-    counts = Counter(actor.label for actor in actors)
-    assert set(counts) == set(range(len(CLASSES)))
-    assert min(counts.values()) > 0.04 * len(actors)
-    for label in counts:
-        mine = [actor for actor in actors if actor.label == label]
-        assert {actor.shape for actor in mine} == {CLASSES[label].rsplit("_", 1)[-1]}
-        assert len({actor.seed for actor in mine}) > 0.7 * len(mine)
-
-
 def test_shapes_cover_different_parts_of_their_circle() -> None:
     """No two shapes have the same mask: labels of the six can be told from a frame."""
     masks = {}
@@ -164,28 +147,6 @@ def test_a_frame_does_not_tell_a_motion_pair_but_time_does(pair: tuple[str, str]
     assert not np.array_equal(*later)
 
 
-def twins(scene: SpriteScene) -> list[tuple[SpriteActor, SpriteActor]]:
-    moving = [actor for actor in scene.actors if actor.label != DECOY]
-    return [
-        (one, other)
-        for place, one in enumerate(moving)
-        for other in moving[:place]
-        if (one.seed, one.shape, one.label) == (other.seed, other.shape, other.label)
-    ]
-
-
-def test_twins_look_alike_and_cross() -> None:
-    pairs = [pair for scene in SCENES for pair in twins(scene)]
-    assert 0.2 < len(pairs) / len(SCENES) < 0.5
-    for one, other in pairs:
-        assert replace(one, x=0, y=0, velocity=(0, 0), hidden=()) == replace(
-            other, x=0, y=0, velocity=(0, 0), hidden=()
-        )
-        near = math.dist(sprite_position(one, one.when), sprite_position(other, one.when))
-        assert near < 0.5 * one.size
-        assert math.dist(one.velocity, other.velocity) > 0.9 * math.hypot(*one.velocity)
-
-
 def test_sizes_reach_from_16_to_160_and_zooming_covers_them() -> None:
     sizes = [size for scene in SCENES for actor in scene.actors for size in (actor.size, actor.end_size)]
     assert min(sizes) == 16.0
@@ -233,15 +194,6 @@ def test_decoys_are_still_copies_that_count_for_nobody() -> None:
     assert 0 < (ids == 1).sum() < (alone == 1).sum(), "a decoy in front hides what is behind it"
 
 
-def test_all_that_counts_moves() -> None:
-    for scene in SCENES:
-        for actor in scene.actors:
-            if actor.label != DECOY:
-                places = [sprite_position(actor, frame / 10) for frame in range(5)]
-                least = 0.02 * min(actor.size, actor.end_size)
-                assert max(math.dist(places[0], place) for place in places) > least
-
-
 @pytest.mark.parametrize("kind", ["noise", "black", "blocks"])
 def test_a_lost_frame_loses_the_picture_only(kind: str) -> None:
     whole = SpriteRenderer(plain(disc()))
@@ -252,20 +204,6 @@ def test_a_lost_frame_loses_the_picture_only(kind: str) -> None:
     changed = (lost(5)[0] != whole(5)[0]).any(axis=-1).mean()
     assert changed > (0.35 if kind == "blocks" else 0.95)
     assert changed < (0.65 if kind == "blocks" else 1.01)
-
-
-def test_some_scenes_lose_single_frames() -> None:
-    lost = [scene.corruptions for scene in SCENES if scene.corruptions]
-    assert 0.2 < len(lost) / len(SCENES) < 0.47
-    assert {corruption.kind for corruptions in lost for corruption in corruptions} == {
-        "noise",
-        "black",
-        "blocks",
-    }
-    for corruptions in lost:
-        frames = [corruption.frame for corruption in corruptions]
-        assert min(frames) > 0
-        assert all(later - earlier > 1 for earlier, later in pairwise(frames))
 
 
 def test_cues_of_a_clip_are_those_of_a_stream_of_the_scene() -> None:
@@ -289,19 +227,6 @@ def test_cues_of_a_clip_are_those_of_a_stream_of_the_scene() -> None:
             planes.append(state.update(image, frame / scene.fps))
         assert any(np.array_equal(np.stack(planes[at : at + 4]), clip.cues) for at in starts)
     assert seen == {False, True}
-
-
-def test_description_and_hash_follow_the_json() -> None:
-    scene = SCENES[0]
-    assert scene == draw_sprite_scene(0)
-    assert json.loads(json.dumps(scene.to_json()))["actors"][0]["shape"] == scene.actors[0].shape
-    assert scene.sha256() == draw_sprite_scene(0).sha256() != SCENES[1].sha256()
-    with pytest.raises(ValueError, match="backdrop must be one of"):
-        replace(scene, backdrop="sea")
-    with pytest.raises(ValueError, match="renderer 99"):
-        replace(scene, renderer=99)
-    with pytest.raises(ValueError, match="corruption kind"):
-        replace(scene, corruptions=(Corruption(3, "rain", 0),))
 
 
 def test_instances_too_small_in_every_frame_are_left_out() -> None:

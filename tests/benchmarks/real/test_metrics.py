@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks.real import runs
-from benchmarks.real.figures import box_figures, mask_figures, name_figures
 from benchmarks.real.intervals import intervals
+from benchmarks.real.metrics import box_metrics, mask_metrics, name_metrics
 from benchmarks.real.people_boxes import Box, PeopleBoxes
 from benchmarks.real.runs import Found, FoundMask
 
@@ -41,23 +41,23 @@ def renamed(found: dict[int, Found], names: dict[str, str | None]) -> dict[int, 
 def test_a_rider_is_right_as_a_person_and_as_a_bicycle_and_not_as_a_car(labels: dict[str, Any]) -> None:
     waiting = of_shot(labels, "waiting")
     found = runs.perfect(waiting)
-    assert name_figures(waiting, found) == {"right": 1.0, "num_named": 10}
-    assert name_figures(waiting, renamed(found, {"person": "bicycle"}))["right"] == 1.0
-    assert name_figures(waiting, renamed(found, {"person": "car"}))["right"] == 0.2
-    assert name_figures(waiting, renamed(found, {"car": "bicycle"}))["right"] == 0.8
-    assert name_figures(waiting, renamed(found, {"car": "object"}))["right"] == 0.8
+    assert name_metrics(waiting, found) == {"right": 1.0, "num_named": 10}
+    assert name_metrics(waiting, renamed(found, {"person": "bicycle"}))["right"] == 1.0
+    assert name_metrics(waiting, renamed(found, {"person": "car"}))["right"] == 0.2
+    assert name_metrics(waiting, renamed(found, {"car": "bicycle"}))["right"] == 0.8
+    assert name_metrics(waiting, renamed(found, {"car": "object"}))["right"] == 0.8
 
 
 def test_names_of_the_roof_shot_stand_apart(labels: dict[str, Any]) -> None:
     found = renamed(runs.perfect(labels), {"bus": "refrigerator"})
-    assert name_figures(labels, found) == {"right": 1.0, "num_named": 10}
-    assert name_figures(of_shot(labels, "roof"), found)["right"] < 0.5
+    assert name_metrics(labels, found) == {"right": 1.0, "num_named": 10}
+    assert name_metrics(of_shot(labels, "roof"), found)["right"] < 0.5
 
 
 def test_who_names_nothing_has_no_share_of_right_names(labels: dict[str, Any]) -> None:
     nameless = renamed(runs.perfect(labels), {"person": None, "car": None, "bus": None})
-    assert name_figures(labels, nameless) == {"right": -1.0, "num_named": 0}
-    assert mask_figures(labels, nameless)["recall"] == 1.0, "masks are compared whatever their name"
+    assert name_metrics(labels, nameless) == {"right": -1.0, "num_named": 0}
+    assert mask_metrics(labels, nameless)["recall"] == 1.0, "masks are compared whatever their name"
 
 
 def test_a_mask_that_covers_nobody_has_no_name_to_judge(labels: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def test_a_mask_that_covers_nobody_has_no_name_to_judge(labels: dict[str, Any]) 
     corner[:20, :20] = True
     for rows in found[video["id"]].values():
         rows.append(FoundMask(99, 0.9, corner, "toaster"))
-    assert name_figures(waiting, found)["right"] == 1.0
+    assert name_metrics(waiting, found)["right"] == 1.0
 
 
 def test_halves_share_the_frames_out_and_drop_what_has_none() -> None:
@@ -90,7 +90,7 @@ def test_a_cut_keeps_columns_in_step() -> None:
     assert kept["length"] == len(kept["frame_indices"]) == len(kept["transforms"]) == 5
     assert kept["frame_indices"] == video["frame_indices"][places]
     assert kept["num_tuning_frames"] == 0
-    assert mask_figures(one, runs.perfect(one))["recall"] == 1.0
+    assert mask_metrics(one, runs.perfect(one))["recall"] == 1.0
 
 
 def masks(*boxes: Box) -> list[FoundMask]:
@@ -110,13 +110,13 @@ def everybody(index: int) -> PeopleBoxes:
 
 
 def shares(found: Found, *indices: int) -> tuple[float, float]:
-    figures = box_figures([everybody(index) for index in indices], found)
-    return figures["recall"], figures["precision"]
+    metrics = box_metrics([everybody(index) for index in indices], found)
+    return metrics["recall"], metrics["precision"]
 
 
 def test_boxes_of_people_are_those_of_the_masks() -> None:
-    figures = box_figures([everybody(7)], {7: masks(LEFT, RIGHT), 8: masks(CAR)})
-    assert (figures["recall"], figures["precision"], figures["num_people"]) == (1.0, 1.0, 2)
+    metrics = box_metrics([everybody(7)], {7: masks(LEFT, RIGHT), 8: masks(CAR)})
+    assert (metrics["recall"], metrics["precision"], metrics["num_people"]) == (1.0, 1.0, 2)
     assert shares({}, 7) == (0.0, -1.0)
 
 
@@ -133,10 +133,10 @@ def test_what_is_parked_counts_for_nobody_and_what_stands_elsewhere_is_wrong() -
 
 
 def test_intervals_of_boxes_come_of_the_frames() -> None:
-    figures = box_figures(
+    metrics = box_metrics(
         [everybody(index) for index in range(8)], {index: masks(LEFT) for index in range(8)}
     )
-    assert figures["intervals"] == {"recall": [0.5, 0.5], "precision": [1.0, 1.0]}
+    assert metrics["intervals"] == {"recall": [0.5, 0.5], "precision": [1.0, 1.0]}
 
 
 def mean(values: Sequence[float]) -> dict[str, float]:
@@ -149,7 +149,7 @@ def width(videos: list[list[float]], *, block_frames: int) -> float:
     return interval[1] - interval[0]
 
 
-def test_an_interval_covers_the_figure_and_is_the_same_every_time() -> None:
+def test_an_interval_covers_the_metric_and_is_the_same_every_time() -> None:
     values = np.random.default_rng(3).random(60).tolist()
     first, second = (intervals([values], mean)["mean"] for _ in range(2))
     assert first == second

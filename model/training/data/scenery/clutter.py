@@ -6,6 +6,9 @@ Drawn as shapes in the reference picture, once a scene. Source: ours.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,82 +24,86 @@ Points = NDArray[np.float64]
 Rng = np.random.Generator
 
 
+class _Place(NamedTuple):
+    """Where a thing stands, in pixels of the reference picture."""
+
+    foot: Points
+    """(2,)"""
+    tall: float
+    scale: float
+    """Pixels a metre."""
+
+
+_UP = np.array([0.0, -1.0])
+
+
 def clutter_shapes(thing: Clutter, *, view: View, width: int) -> list[Shape]:
     """The thing's shapes in pixels of the reference picture."""
     rng = np.random.default_rng(thing.seed)
-    scale = view.focal / max(thing.z, 0.3)
-    foot = project(np.array([[thing.x, 0.0, thing.z]]), view=view, width=width)[0]
-    tall = thing.height * scale
-    up = np.array([0.0, -1.0])
     if thing.kind == "fence":
         return _fence(thing, rng, view=view, width=width)
-    if thing.kind == "pole":
-        radius = scale * float(rng.uniform(0.04, 0.14))
-        colour = grey(rng, 25, 190)
-        top = foot + up * tall
-        shapes = [
-            capsule(foot, top, radius, radius * 0.8, colour),
-            stroke(np.array((foot, top)) + np.array([radius * 0.5, 0]), tint(colour, 0.75), radius * 0.3),
-        ]
-        if rng.random() < 0.4:
-            shapes.append(
-                stroke(
-                    np.array((top, top + np.array([scale * rng.uniform(-2, 2), -0.2 * scale]))),
-                    colour,
-                    radius * 0.6,
-                )
-            )
-        return shapes
-    if thing.kind == "bollard":
-        radius, colour = scale * float(rng.uniform(0.06, 0.13)), grey(rng, 25, 160)
-        return [
-            capsule(foot, foot + up * tall, radius, radius * 0.9, colour),
-            capsule(
-                foot + up * tall,
-                foot + up * (tall + radius * 0.5),
-                radius * 1.25,
-                radius * 1.25,
-                tint(colour, 1.1),
-            ),
-        ]
-    if thing.kind == "sign":
-        colour, wide = any_colour(rng), scale * float(rng.uniform(0.25, 0.9))
-        high = wide * float(rng.uniform(0.5, 1.4))
-        middle = foot + up * tall
-        board = middle + np.array([[-wide, -high], [wide, -high], [wide, high], [-wide, high]]) / 2
-        return [
-            stroke(np.array((foot, middle)), grey(rng, 70, 170), 0.04 * scale),
-            polygon(board, colour),
-            stroke(board, tint(colour, 0.6), 0.02 * scale, closed=True),
-            polygon(middle + (board - middle) * 0.5, any_colour(rng)),
-        ]
-    if thing.kind == "bin":
-        wide, colour = (
-            tall * float(rng.uniform(0.25, 0.5)),
-            any_colour(rng) if rng.random() < 0.4 else grey(rng, 25, 130),
-        )
-        sides = np.array(
-            (
-                foot + np.array([-wide, 0]),
-                foot + np.array([wide, 0]),
-                foot + np.array([wide * 1.1, -tall]),
-                foot + np.array([-wide * 1.1, -tall]),
-            )
-        )
-        return [
-            polygon(sides, colour),
-            capsule(
-                foot + up * tall - [wide, 0],
-                foot + up * tall + [wide, 0],
-                0.06 * tall,
-                0.06 * tall,
-                tint(colour, 0.7),
-            ),
-        ]
-    return _plant(thing, rng, foot, tall, trunk=thing.kind == "tree")
+    scale = view.focal / max(thing.z, 0.3)
+    foot = project(np.array([[thing.x, 0.0, thing.z]]), view=view, width=width)[0]
+    return _UPRIGHT[thing.kind](rng, _Place(foot, thing.height * scale, scale))
 
 
-def _plant(thing: Clutter, rng: Rng, foot: Points, tall: float, *, trunk: bool) -> list[Shape]:
+def _pole(rng: Rng, place: _Place) -> list[Shape]:
+    """A pole, some with an arm at the top."""
+    foot, tall, scale = place
+    radius = scale * float(rng.uniform(0.04, 0.14))
+    colour = grey(rng, 25, 190)
+    top = foot + _UP * tall
+    shapes = [
+        capsule(foot, top, radius, radius * 0.8, colour),
+        stroke(np.array((foot, top)) + np.array([radius * 0.5, 0]), tint(colour, 0.75), radius * 0.3),
+    ]
+    if rng.random() < 0.4:
+        end = top + np.array([scale * rng.uniform(-2, 2), -0.2 * scale])
+        shapes.append(stroke(np.array((top, end)), colour, radius * 0.6))
+    return shapes
+
+
+def _bollard(rng: Rng, place: _Place) -> list[Shape]:
+    foot, tall, scale = place
+    radius, colour = scale * float(rng.uniform(0.06, 0.13)), grey(rng, 25, 160)
+    top, knob = foot + _UP * tall, foot + _UP * (tall + radius * 0.5)
+    return [
+        capsule(foot, top, radius, radius * 0.9, colour),
+        capsule(top, knob, radius * 1.25, radius * 1.25, tint(colour, 1.1)),
+    ]
+
+
+def _sign(rng: Rng, place: _Place) -> list[Shape]:
+    """A framed board on a post."""
+    foot, tall, scale = place
+    colour, wide = any_colour(rng), scale * float(rng.uniform(0.25, 0.9))
+    high = wide * float(rng.uniform(0.5, 1.4))
+    middle = foot + _UP * tall
+    board = middle + np.array([[-wide, -high], [wide, -high], [wide, high], [-wide, high]]) / 2
+    return [
+        stroke(np.array((foot, middle)), grey(rng, 70, 170), 0.04 * scale),
+        polygon(board, colour),
+        stroke(board, tint(colour, 0.6), 0.02 * scale, closed=True),
+        polygon(middle + (board - middle) * 0.5, any_colour(rng)),
+    ]
+
+
+def _bin(rng: Rng, place: _Place) -> list[Shape]:
+    """A bin, wider at its lid."""
+    foot, tall, _ = place
+    wide = tall * float(rng.uniform(0.25, 0.5))
+    colour = any_colour(rng) if rng.random() < 0.4 else grey(rng, 25, 130)
+    sides = foot + np.array([[-wide, 0], [wide, 0], [wide * 1.1, -tall], [-wide * 1.1, -tall]])
+    lid, half = foot + _UP * tall, np.array([wide, 0.0])
+    return [
+        polygon(sides, colour),
+        capsule(lid - half, lid + half, 0.06 * tall, 0.06 * tall, tint(colour, 0.7)),
+    ]
+
+
+def _plant(rng: Rng, place: _Place, *, trunk: bool) -> list[Shape]:
+    """Leaves over leaves around a middle; with a trunk a tree, and some of those are bare."""
+    foot, tall, _ = place
     hue, dark = float(rng.uniform(0.17, 0.38)), float(rng.uniform(0.15, 0.5))
     shapes: list[Shape] = []
     middle, spread, height = foot - [0, tall * 0.4], tall * float(rng.uniform(0.4, 0.9)), tall * 0.45
@@ -126,6 +133,17 @@ def _plant(thing: Clutter, rng: Rng, foot: Points, tall: float, *, trunk: bool) 
         colour: Colour = hsv(hue + rng.normal(0, 0.02), float(rng.uniform(0.25, 0.65)), light)
         shapes.append(capsule(at, at + rng.normal(0, leaf, 2), leaf * 1.2, leaf * 0.8, colour))
     return shapes
+
+
+_UPRIGHT: dict[str, Callable[[Rng, _Place], list[Shape]]] = {
+    "pole": _pole,
+    "bollard": _bollard,
+    "sign": _sign,
+    "bin": _bin,
+    "bush": partial(_plant, trunk=False),
+    "tree": partial(_plant, trunk=True),
+}
+"""Kind → its drawing; a fence has no one foot."""
 
 
 def _fence(thing: Clutter, rng: Rng, *, view: View, width: int) -> list[Shape]:

@@ -1,4 +1,4 @@
-"""Figures of the real benchmark: masks and ids, names, boxes of all people, and intervals."""
+"""Metrics of the real benchmark: masks and ids, names, boxes of all people, and intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.real.people_boxes import PeopleBoxes
 from benchmarks.real.runs import Found
 
 from model.evaluation.frame_metrics import frame_metrics, frame_tallies
-from model.evaluation.frame_tallies import frame_figures, share
+from model.evaluation.frame_tallies import metrics_of_frames, share
 from model.evaluation.identity import NOBODY, correspond
 from ops.rle import encode_crop
 
@@ -29,7 +29,7 @@ BOX_BLOCK_FRAMES = 1
 """Frames with boxes of everybody lie five seconds apart."""
 
 
-def mask_figures(
+def mask_metrics(
     labels: Mapping[str, Any],
     by_video: Mapping[int, Found],
     *,
@@ -37,19 +37,19 @@ def mask_figures(
     with_intervals: bool = False,
 ) -> dict[str, Any]:
     """`frame_metrics` of what was found in the labels' videos, names aside; what is not of `kinds` counts for
-    nobody. with_intervals adds `intervals` of the figures that have some."""
+    nobody. with_intervals adds `intervals` of the metrics that have some."""
     chosen = runs.select(labels, kinds=kinds)
     results = runs.results_by_video(chosen, by_video)
-    figures = frame_metrics(chosen, results, use_categories=False)
+    metrics = frame_metrics(chosen, results, use_categories=False)
     if with_intervals:
         tallies = frame_tallies(chosen, results, use_categories=False)
         videos = [list(frames) for _, frames in groupby(tallies, key=lambda each: each.video_id)]
-        found = intervals(videos, frame_figures)
-        figures["intervals"] = {name: found[name] for name in WITH_INTERVAL if name in found}
-    return figures
+        found = intervals(videos, metrics_of_frames)
+        metrics["intervals"] = {name: found[name] for name in WITH_INTERVAL if name in found}
+    return metrics
 
 
-def name_figures(labels: Mapping[str, Any], by_video: Mapping[int, Found]) -> dict[str, Any]:
+def name_metrics(labels: Mapping[str, Any], by_video: Mapping[int, Found]) -> dict[str, Any]:
     """The share of right names among the found masks that cover an object, and how many there are.
 
     A rider is right as a person and as what is ridden. The shot `NAMES_APART` counts only where it is alone.
@@ -82,7 +82,7 @@ class BoxTally(NamedTuple):
     """Boxes that count."""
 
 
-def box_figures(frames: Sequence[PeopleBoxes], found: Found) -> dict[str, Any]:
+def box_metrics(frames: Sequence[PeopleBoxes], found: Found) -> dict[str, Any]:
     """Recall and precision of the masks' boxes against those of all people, one to one at IoU 0.5.
 
     What covers nobody and lies by half in a box that is ignored counts for nobody.

@@ -1,8 +1,9 @@
 """The sprites set, described: a seed gives a scene of flat shapes, every difficulty drawn on purpose.
 
-Six classes are told by shape alone (colour, texture, size and turn say nothing), four only over time: two
-pairs share look and speed, and one of each goes steadily on while the other goes to and fro. Twins share
-everything and cross. Decoys are copies that never move and count for nobody. Source: ours.
+Shape alone tells six of the classes: colour, texture, size and turn say nothing. Only time tells the other
+four: they are two pairs that share look and speed, and one of each pair goes steadily on while the other goes
+to and fro. Twins share everything and cross. Decoys are copies that never move and count for nobody.
+Source: ours.
 
 Lengths are pixels, x to the right and y down, the first pixel covering 0..1; angles are clockwise radians.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from model.class_lists import categories
 from model.training.data.scene.scenes import Look
+from model.training.data.scene.values import draw_seed, rounded
 
 __all__ = [
     "CLASSES",
@@ -176,11 +178,11 @@ def draw_sprite_scene(
         num_frames=num_frames,
         fps=fps,
         backdrop=str(rng.choice(BACKDROPS, p=[0.3, 0.4, 0.3])),
-        backdrop_seed=_seed(rng),
+        backdrop_seed=draw_seed(rng),
         look=Look(
-            blur=_round(rng.uniform(0.2, 0.6) * height / _ROWS),
-            noise=_round(rng.uniform(0.5, 6.0)) if rng.random() < 0.5 else 0.0,
-            gain=_round(rng.uniform(0.8, 1.15)),
+            blur=rounded(rng.uniform(0.2, 0.6) * height / _ROWS),
+            noise=rounded(rng.uniform(0.5, 6.0)) if rng.random() < 0.5 else 0.0,
+            gain=rounded(rng.uniform(0.8, 1.15)),
         ),
         actors=cast.draw(),
         corruptions=_draw_corruptions(rng, num_frames),
@@ -192,7 +194,7 @@ def _draw_corruptions(rng: Rng, num_frames: int) -> tuple[Corruption, ...]:
     if rng.random() >= 1 / 3:
         return ()
     frames = sorted(rng.choice(np.arange(1, num_frames, 2), int(rng.integers(1, 3)), replace=False).tolist())
-    return tuple(Corruption(frame, str(rng.choice(CORRUPTIONS)), _seed(rng)) for frame in frames)
+    return tuple(Corruption(frame, str(rng.choice(CORRUPTIONS)), draw_seed(rng)) for frame in frames)
 
 
 class _Cast:
@@ -224,13 +226,13 @@ class _Cast:
         actor = SpriteActor(
             label=label,
             shape=name.rsplit("_", 1)[-1],
-            seed=_seed(rng),
+            seed=draw_seed(rng),
             size=size,
             end_size=size,
-            x=_round(rng.uniform(0.05, 0.95) * self.width),
-            y=_round(rng.uniform(0.05, 0.95) * self.height),
-            when=_round(rng.uniform(0, self.seconds)),
-            angle=_round(rng.uniform(0, 2 * math.pi)),
+            x=rounded(rng.uniform(0.05, 0.95) * self.width),
+            y=rounded(rng.uniform(0.05, 0.95) * self.height),
+            when=rounded(rng.uniform(0, self.seconds)),
+            angle=rounded(rng.uniform(0, 2 * math.pi)),
         )
         # What the class does not say is drawn for all alike, so that it says nothing about the class.
         to_and_fro = rng.random(2) < 0.5
@@ -244,46 +246,46 @@ class _Cast:
         course = rng.uniform(0, 2 * math.pi)
         along = (math.cos(course), math.sin(course))
         if not to_and_fro:
-            return replace(actor, velocity=(_round(speed * along[0]), _round(speed * along[1])))
-        rate = _round(rng.uniform(1.2, 2.0))
+            return replace(actor, velocity=(rounded(speed * along[0]), rounded(speed * along[1])))
+        rate = rounded(rng.uniform(1.2, 2.0))
         reach = speed / (4 * rate)  # a sine of that amplitude has the same mean speed
         return replace(
             actor,
-            swing=(_round(reach * along[0]), _round(reach * along[1])),
+            swing=(rounded(reach * along[0]), rounded(reach * along[1])),
             swing_rate=rate,
-            swing_phase=_round(rng.uniform(0, 2 * math.pi)),
+            swing_phase=rounded(rng.uniform(0, 2 * math.pi)),
         )
 
     def _turning(self, actor: SpriteActor, *, to_and_fro: bool) -> SpriteActor:
         rng = self.rng
         spin = rng.uniform(2.0, 4.0)
         if not to_and_fro:
-            return replace(actor, spin=_round(spin * rng.choice([-1.0, 1.0])))
-        rate = _round(rng.uniform(1.2, 2.0))
+            return replace(actor, spin=rounded(spin * rng.choice([-1.0, 1.0])))
+        rate = rounded(rng.uniform(1.2, 2.0))
         return replace(
             actor,
-            rock=_round(spin / (4 * rate)),
+            rock=rounded(spin / (4 * rate)),
             rock_rate=rate,
-            rock_phase=_round(rng.uniform(0, 2 * math.pi)),
+            rock_phase=rounded(rng.uniform(0, 2 * math.pi)),
         )
 
     def _zoomed(self, actor: SpriteActor) -> SpriteActor:
         """From smallest to largest or back, in view for the whole video; its motion stays of its kind."""
-        sizes = (_round(_SMALLEST * self.unit), _round(_LARGEST * self.unit))
+        sizes = (rounded(_SMALLEST * self.unit), rounded(_LARGEST * self.unit))
         if self.rng.random() < 0.5:
             sizes = (sizes[1], sizes[0])
         return replace(
             actor,
             size=sizes[0],
             end_size=sizes[1],
-            x=_round(self.rng.uniform(0.35, 0.65) * self.width),
-            y=_round(self.rng.uniform(0.35, 0.65) * self.height),
-            when=_round(self.seconds / 2),
-            velocity=(_round(0.4 * actor.velocity[0]), _round(0.4 * actor.velocity[1])),
+            x=rounded(self.rng.uniform(0.35, 0.65) * self.width),
+            y=rounded(self.rng.uniform(0.35, 0.65) * self.height),
+            when=rounded(self.seconds / 2),
+            velocity=(rounded(0.4 * actor.velocity[0]), rounded(0.4 * actor.velocity[1])),
         )
 
     def _twins(self) -> list[SpriteActor]:
-        """Two that no frame tells apart; they meet in the middle of the video, each going straight on."""
+        """Two sprites that no frame tells apart; they meet around mid-video and go straight on."""
         rng = self.rng
         one = self._moving(self._actor(CLASSES.index("gliding_disc")), to_and_fro=False)
         if rng.random() < 0.7:
@@ -291,24 +293,24 @@ class _Cast:
             one = replace(one, label=label, shape=CLASSES[label])
         one = replace(
             one,
-            x=_round(rng.uniform(0.3, 0.7) * self.width),
-            y=_round(rng.uniform(0.3, 0.7) * self.height),
-            when=_round(rng.uniform(0.35, 0.65) * self.seconds),
+            x=rounded(rng.uniform(0.3, 0.7) * self.width),
+            y=rounded(rng.uniform(0.3, 0.7) * self.height),
+            when=rounded(rng.uniform(0.35, 0.65) * self.seconds),
         )
         angle = rng.uniform(math.pi / 3, math.pi) * rng.choice([-1.0, 1.0])
         cosine, sine = math.cos(angle), math.sin(angle)
         x, y = one.velocity
-        beside = rng.uniform(-0.3, 0.3) * one.size
+        aside = rng.uniform(-0.3, 0.3) * one.size
         other = replace(
             one,
-            x=_round(one.x + beside),
-            y=_round(one.y - beside),
-            velocity=(_round(x * cosine - y * sine), _round(x * sine + y * cosine)),
+            x=rounded(one.x + aside),
+            y=rounded(one.y - aside),
+            velocity=(rounded(x * cosine - y * sine), rounded(x * sine + y * cosine)),
         )
         return [one, other]
 
     def _with_disappearance(self, actor: SpriteActor) -> SpriteActor:
-        """At one in four, gone for a few frames with some before and after."""
+        """One in four is gone for a few frames, neither the first nor the last ones."""
         rng = self.rng
         if rng.random() >= 0.25:
             return actor
@@ -327,20 +329,11 @@ class _Cast:
             seed=model.seed,
             size=size,
             end_size=size,
-            x=_round(rng.uniform(0.05, 0.95) * self.width),
-            y=_round(rng.uniform(0.05, 0.95) * self.height),
-            angle=_round(rng.uniform(0, 2 * math.pi)),
+            x=rounded(rng.uniform(0.05, 0.95) * self.width),
+            y=rounded(rng.uniform(0.05, 0.95) * self.height),
+            angle=rounded(rng.uniform(0, 2 * math.pi)),
         )
 
     def _size(self, largest: float) -> float:
         """Even in the logarithm."""
-        return _round(math.exp(self.rng.uniform(math.log(_SMALLEST), math.log(largest))) * self.unit)
-
-
-def _round(value: float) -> float:
-    """Descriptions carry four decimals, so that no platform's last bits reach their hash."""
-    return round(float(value), 4)
-
-
-def _seed(rng: Rng) -> int:
-    return int(rng.integers(0, 2**31))
+        return rounded(math.exp(self.rng.uniform(math.log(_SMALLEST), math.log(largest))) * self.unit)

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training.data.draw.backgrounds import cloud_noise, dead_leaves
 from model.training.data.draw.canvas import Colour, tint
 from model.training.data.draw.palette import any_colour, grey, hsv
+from model.training.data.draw.textures import cloud_noise, dead_leaves
 from model.training.data.scene.scenes import Backdrop, View
 
 __all__ = ["facade", "street"]

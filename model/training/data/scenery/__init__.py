@@ -1,0 +1,1 @@
+"""What stands still in a scene: the street, clutter and photographs behind the actors."""
