@@ -27,7 +27,7 @@ from typing import NamedTuple
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md")
 MAX_AVERAGE_WORDS = 25
 MAX_WORDS = 40
-MAX_NUMBERS = 6
+MAX_NUMBERS = 8
 """In a sentence outside of a table."""
 
 BANNED = {

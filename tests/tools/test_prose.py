@@ -84,12 +84,12 @@ def test_cells_of_tables_may_not_be_long(tmp_path: Path) -> None:
     assert lines[0].startswith("docs/page.md:3: 41 words, at most 40")
 
 
-def test_five_numbers_belong_into_a_table(tmp_path: Path) -> None:
+def test_nine_numbers_belong_into_a_table(tmp_path: Path) -> None:
     code, lines = printed(
-        tmp_path, "It takes 1 to 2.5 s, 3,000 frames and 4 ms.\n\nIt takes 1, 2, 3, 4 or 5 s.\n"
+        tmp_path, "It takes 1 to 2.5 s, 3,000 frames and 4 ms.\n\nIt takes 1, 2, 3, 4, 5, 6, 7, 8 or 9 s.\n"
     )
     assert code == 1
-    assert lines[0].startswith("docs/page.md:3: 5 numbers, at most 4")
+    assert lines[0].startswith("docs/page.md:3: 9 numbers, at most 8")
     assert len(lines) == 2
 
 
