@@ -24,6 +24,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/tools/prose.py
 
 # PEER_PYTHON: an interpreter that has the ultralytics package (AGPL, no dependency), for the peer in bench_live.
 bench: $(VENV)/.dev

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--display", action="store_true", help="show the overlay in a window")
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop each source after N frames read")
-    parser.add_argument("--report", metavar="FILE", help="write the figures of the run as JSON")
+    parser.add_argument("--report", metavar="FILE", help="write the numbers of the run as JSON")
     parser.add_argument("--print-config", action="store_true", help="print the whole config as YAML and exit")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more; twice: every frame")
     return parser

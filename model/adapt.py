@@ -2,7 +2,7 @@
 
 A network learnt what grey levels, noise and sharpness to expect from what it was trained on. The statistics
 carry that, and a camera's own frames tell them in seconds, without labels and gradients. Source: training.md
-(re-estimated statistics gave the best figures on real footage); Li et al., "Adaptive Batch Normalization".
+(re-estimated statistics gave the best numbers on real footage); Li et al., "Adaptive Batch Normalization".
 
 N frames, H × W pixels, R cue planes.
 """

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from model.config import FORMER_WEIGHTS, SHIPPED_WEIGHTS, ModelConfig
+from model.config import FORMER_WEIGHTS, SHIPPED_WEIGHTS, EngineName, ModelConfig, Precision
 from pipeline.types import check_source_id
 
 
@@ -134,10 +134,10 @@ class ModelSection(Section):
     """CPU threads of the network; null leaves torch's choice."""
     device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """What runs the network: cpu, cuda, cuda:N, or auto (a GPU where there is one)."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the network; auto is bf16 on a GPU and on a CPU that has it (AVX-512 BF16), else fp32.
     Coordinates and scores stay fp32."""
-    engine: Literal["auto", "eager", "inductor", "tensorrt"] = "auto"
+    engine: EngineName = "auto"
     """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: on a CPU eager
     at once, then compiled as soon as that is loaded or built beside the stream (docs/runtime.md)."""
 

@@ -37,8 +37,9 @@ from benchmarks.real.runs import Found
 
 from model.checkpoint.weights_file import weights_path
 from model.errors import CheckpointError
+from pipeline.config import StreamConfig
 from pipeline.config_file import load_config
-from pipeline.inference.network_predictor import load_predictor
+from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
 
 PEOPLE_MIN_HEIGHT = 24
 PEOPLE_MIN_RECALL = 0.70
@@ -165,8 +166,18 @@ def describe_file(path: Path) -> str:
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
-def main() -> int:
-    """Run all, print the metrics, write what is asked for; targets are shown, not asserted."""
+class Peers:
+    """Who else runs, on each of the two clips, by the names of the report."""
+
+    def __init__(self, detect: Any | None) -> None:
+        self.street: dict[str, Callable[[], runs.Peer]] = {"peer": BackgroundPeer}
+        self.pedestrians: dict[str, Callable[[], runs.Peer]] = {"peer": lambda: BackgroundPeer(PEDESTRIANS)}
+        if detect is not None:
+            self.street["detector"] = self.pedestrians["detector"] = lambda: DetectorPeer(detect)
+
+
+def parse() -> argparse.Namespace:
+    """The arguments; a clip of pedestrians that is another ends the program."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -188,7 +199,7 @@ def main() -> int:
     )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument(
-        "--page", metavar="FILE", help="write the page, and its pictures into images/ beside it"
+        "--page", metavar="FILE", help="write the page, and its pictures into images/ next to it"
     )
     args = parser.parse_args()
     if args.pedestrians:
@@ -196,48 +207,97 @@ def main() -> int:
             pedestrians.check(args.pedestrians)
         except (OSError, ValueError) as error:
             parser.error(f"--pedestrians: {error}")
+    return args
 
+
+def run_street(
+    predictor: NetworkPredictor, config: StreamConfig, peers: Peers
+) -> tuple[dict[str, dict[int, Found]], dict[int, dict[int, Any]]]:
+    """Who → video → what was found on the street clip, and the pictures shown of each video."""
+    labels, frames = runs.load_labels(), runs.clip_frames()
+    kept = runs.labelled(labels)
+    whole = {
+        "ours": runs.run_clip(predictor, config, kept=kept),
+        **{who: runs.run_peer(frames, make(), kept=kept) for who, make in peers.street.items()},
+    }
+    found: dict[str, dict[int, Found]] = {who: {} for who in whole}
+    shown: dict[int, dict[int, Any]] = {}
+    for video in labels["videos"]:
+        still = runs.held_frames(frames, video) if video["transforms"] else None
+        shown[video["id"]] = {index: rgb for index, _, rgb in still or frames}
+        for who in found:
+            if still is None:
+                found[who][video["id"]] = whole[who]
+            elif who == "ours":
+                found[who][video["id"]] = runs.run_held(still, predictor, config)
+            else:
+                found[who][video["id"]] = runs.run_peer(still, peers.street[who](), kept=kept)
+    return found, shown
+
+
+def run_pedestrians(
+    found: dict[str, dict[int, Found]],
+    labels: dict[str, Any],
+    path: Path,
+    predictor: NetworkPredictor,
+    config: StreamConfig,
+    peers: Peers,
+) -> dict[str, Any]:
+    """Add what was found on the second clip to `found`; return the labels of both clips."""
+    more = runs.load_labels(pedestrians.LABELS)
+    (video,) = more["videos"]
+    people = runs.clip_frames(path)
+    kept = runs.labelled(more)
+    found["ours"][video["id"]] = runs.run_clip(predictor, config, path, kept=kept)
+    for who, make in peers.pedestrians.items():
+        found[who][video["id"]] = runs.run_peer(people, make(), kept=kept)
+    return {**labels, **{key: labels[key] + more[key] for key in ("videos", "annotations")}}
+
+
+def write_pictures(
+    folder: Path,
+    labels: dict[str, Any],
+    found: dict[str, dict[int, Found]],
+    shown: dict[int, dict[int, Any]],
+) -> None:
+    """The best and the worst frame of each shot of the street clip."""
+    good: list[runs.Image] = []
+    bad: list[runs.Image] = []
+    for video in labels["videos"]:
+        if video["camera"] == "pedestrians":
+            continue  # whose the clip is is not clear enough to print its frames
+        masks = [by_video[video["id"]] for by_video in found.values()]
+        places = pictures.choose(labels, video, masks[0])
+        for rows, place in zip((good, bad), places or (), strict=bool(places)):
+            index = video["frame_indices"][place]
+            label = runs.label_masks(labels, video, place)
+            each_found = [each.get(index, []) for each in masks]
+            rows.append(pictures.row(shown[video["id"]][index], label, *each_found))
+    pictures.write(folder / "real_good.jpg", good)
+    pictures.write(folder / "real_bad.jpg", bad)
+
+
+def main() -> int:
+    """Run all, print the metrics, write what is asked for; targets are shown, not asserted."""
+    args = parse()
     values: dict[str, Any] = {"model": {"weights": args.weights}} if args.weights else {}
     # Metrics must not depend on what a machine has compiled before, nor on its arithmetic.
     fixed = ["model.engine=eager", "model.precision=fp32"]
     config = load_config(args.config, overrides=[*fixed, *args.set], values=values)
     predictor = load_predictor(config)
-    makers: dict[str, Callable[[], runs.Peer]] = {"peer": BackgroundPeer}
-    pedestrian_makers: dict[str, Callable[[], runs.Peer]] = {"peer": lambda: BackgroundPeer(PEDESTRIANS)}
+    detect = None
     if args.detector:
         height, width = predictor.input_size
         try:
             detect = load_detect(args.detector, height=height, width=width)
         except CheckpointError as error:
-            parser.error(f"--detector: {error}")
-        makers["detector"] = pedestrian_makers["detector"] = lambda: DetectorPeer(detect)
-    labels, frames = runs.load_labels(), runs.clip_frames()
-    kept = runs.labelled(labels)
-    whole = {
-        "ours": runs.run_clip(predictor, config, kept=kept),
-        **{who: runs.run_peer(frames, make(), kept=kept) for who, make in makers.items()},
-    }
-    found: dict[str, dict[int, Found]] = {who: {} for who in whole}
-    shown: dict[int, dict[int, Any]] = {}
-    for video in labels["videos"]:
-        held = runs.held_frames(frames, video) if video["transforms"] else None
-        shown[video["id"]] = {index: rgb for index, _, rgb in held or frames}
-        for who in found:
-            if held is None:
-                found[who][video["id"]] = whole[who]
-            elif who == "ours":
-                found[who][video["id"]] = runs.run_held(held, predictor, config)
-            else:
-                found[who][video["id"]] = runs.run_peer(held, makers[who](), kept=kept)
+            print(f"bench_real.py: --detector: {error}", file=sys.stderr)
+            return 2
+    peers = Peers(detect)
+    found, shown = run_street(predictor, config, peers)
+    labels = runs.load_labels()
     if args.pedestrians:
-        more = runs.load_labels(pedestrians.LABELS)
-        (video,) = more["videos"]
-        people = runs.clip_frames(args.pedestrians)
-        kept = runs.labelled(more)
-        found["ours"][video["id"]] = runs.run_clip(predictor, config, args.pedestrians, kept=kept)
-        for who, make in pedestrian_makers.items():
-            found[who][video["id"]] = runs.run_peer(people, make(), kept=kept)
-        labels = {**labels, **{key: labels[key] + more[key] for key in ("videos", "annotations")}}
+        labels = run_pedestrians(found, labels, args.pedestrians, predictor, config, peers)
     result = compare(labels, found)
     told: dict[str, Any] = {
         "model": predictor.facts.name,
@@ -255,20 +315,7 @@ def main() -> int:
         Path(args.json).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if args.page:
         target = Path(args.page)
-        good: list[runs.Image] = []
-        bad: list[runs.Image] = []
-        for video in labels["videos"]:
-            if video["camera"] == "pedestrians":
-                continue  # whose the clip is is not clear enough to print its frames
-            masks = [by_video[video["id"]] for by_video in found.values()]
-            places = pictures.choose(labels, video, masks[0])
-            for rows, place in zip((good, bad), places or (), strict=bool(places)):
-                index = video["frame_indices"][place]
-                label = runs.label_masks(labels, video, place)
-                each_found = [each.get(index, []) for each in masks]
-                rows.append(pictures.row(shown[video["id"]][index], label, *each_found))
-        pictures.write(target.parent / "images" / "real_good.jpg", good)
-        pictures.write(target.parent / "images" / "real_bad.jpg", bad)
+        write_pictures(target.parent / "images", labels, found, shown)
         target.write_text(page.page(told, labels), encoding="utf-8")
     return 0
 

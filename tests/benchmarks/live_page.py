@@ -68,10 +68,10 @@ def live(found: Mapping[str, Any]) -> list[str]:
     lines = [
         "## A stream end to end",
         "",
-        "`run_stream.py` as users run it (one frame is encoded while a window is decoded, with "
-        f"{_count(found['threads'], 'thread')} each here), a ZeroMQ subscriber in another process, 720p30 "
-        f"H.264 of the demo's pictures ({found['frames']} frames), every one shown to the model; streams and "
-        f"peers in turn, best of {found['rounds']}. Instruction sets: {', '.join(found['capabilities'])}.{others(found)}",
+        "`run_stream.py` runs as users run it, with a ZeroMQ subscriber in another process. One frame is encoded "
+        f"while a window is decoded, with {_count(found['threads'], 'thread')} each here. The clip is 720p30 "
+        f"H.264 of the demo's pictures ({found['frames']} frames), every one shown to the model. Streams and "
+        f"peers run in turn, best of {found['rounds']}. Instruction sets: {', '.join(found['capabilities'])}.{others(found)}",
         *table(
             ["what", "frames/s, best", "median", "cores busy", "ms a window: network", "tracks", "sinks"],
             [_file_row(row) for row in found["file"] if row["name"] not in PEERS],

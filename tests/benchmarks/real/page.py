@@ -115,17 +115,27 @@ def page(told: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     groups = told["groups"]
     own = [video for video in labels["videos"] if video["camera"] != "pedestrians"]
     videos = [video for video in own if video["transforms"] is None]
+    everybody = [TITLES[who] for who in who_ran(groups)]
+    sections = (
+        introduction(told, labels, videos),
+        two_halves(videos),
+        measured(groups, labels, everybody),
+        NAMES,
+        targets(told["targets"]),
+        pictures(everybody),
+        labelling(videos),
+    )
+    return "".join(sections)
+
+
+def introduction(told: Mapping[str, Any], labels: Mapping[str, Any], videos: list[Any]) -> str:
+    """What was run on which clip, next to whom."""
     num_frames = sum(video["length"] for video in videos)
     real = [each for each in labels["annotations"] if not each["iscrowd"]]
     plain = {video["id"] for video in videos}
     num_people = sum(each["kind"] == "person" for each in real if each["video_id"] in plain)
     num_vehicles = sum(each["kind"] == "vehicle" for each in real if each["video_id"] in plain)
     settings = f", with {', '.join(told['overrides'])}" if told["overrides"] else ""
-    goals = [
-        f"| {name} | {share(row['ours'])} | {share(row['bound'])} | {'met' if row['met'] else '**missed**'} |"
-        for name, row in told["targets"].items()
-    ]
-    everybody = [TITLES[who] for who in who_ran(groups)]
     detector = (
         f"\nThe detector: {told['detector']}, the file or the weights that hold it."
         if told["detector"]
@@ -149,20 +159,30 @@ find the cuts themselves, and start every shot knowing nothing of its background
   there were halves: an open advantage, which it keeps.
 - **Detector alone** is NanoDet-g, trained on COCO, on every frame at the network's input size, with the same box tracker.
   Its masks are ellipses inscribed in the boxes. It has one set of numbers for both clips, as the network has.
+"""
 
+
+def two_halves(videos: list[Any]) -> str:
+    """Which shots numbers may be chosen on."""
+    return f"""
 ## Two halves
 
 Numbers may be chosen on the **tuning** half alone: thresholds of the network's stream, and those of the detector
 alone (`tests/benchmarks/real/tune_peer.py`). What is compared are metrics of the **reported** half. The halves were
-fixed by shot before any number of the stream was chosen, and the boxes of everybody before weights that know COCO saw
-them; early weights had been looked at on single frames of both clips, and the metrics of the reported half were in view
-while numbers were chosen on the other. One clip each is little: believe the intervals.
+fixed by shot before any number of the stream was chosen. The boxes of everybody were fixed before weights that know
+COCO saw them. Early weights had been looked at on single frames of both clips, and the metrics of the reported half
+were in view while numbers were chosen on the other. One clip each is little: believe the intervals.
 
 | clip | tuning | reported |
 | --- | --- | --- |
 | street | {_halves_of(videos, for_tuning=True)} | {_halves_of(videos, for_tuning=False)}, and the walker held still |
 | pedestrians | labelled frames of the first half of the time | those of the second |
+"""
 
+
+def measured(groups: Mapping[str, Any], labels: Mapping[str, Any], everybody: list[str]) -> str:
+    """All metrics of both clips."""
+    return f"""
 ## Metrics of the reported half
 
 In percent, with 95 % intervals in parentheses. AP50 is of single frames; recall and precision at IoU 0.5 of the masks. Masks are
@@ -170,7 +190,7 @@ compared whatever their name; *right names* is the share of right ones among the
 
 {halves(groups, "reported")}
 
-The intervals come from drawing the labelled frames anew {NUM_RESAMPLES} times, in blocks of {BLOCK_FRAMES} neighbours: half a second of the
+The intervals come from drawing the labelled frames again {NUM_RESAMPLES} times, in blocks of {BLOCK_FRAMES} neighbours: half a second of the
 street clip, five seconds of the pedestrians'. Neighbouring frames show the same people at almost the same places, so
 single frames would promise too much. An interval tells how much a metric hangs on the choice of frames within these
 shots. It tells nothing about another street.
@@ -189,27 +209,45 @@ Recall at IoU 0.5 by mean object height in source pixels, in the same order (obj
 The same for people alone:
 
 {heights(groups, people=True)}
-{pedestrians(groups, labels)}
+{pedestrians(groups, labels)}"""
+
+
+NAMES = """
 ## Names
 
 Every label has a name of COCO's. A rider with the bicycle is one label here and two things in COCO: the label is
 called a person, and a prediction is right as either. A name that COCO does not have, such as `object`, is wrong. The
 roof shot is seen from above, and its vehicles fill the picture: its names stand in its own row and count in no other.
 Background subtraction names nothing.
+"""
+"""What counts as a right name."""
 
+
+def targets(found: Mapping[str, Any]) -> str:
+    """What was asked, and whether it is met."""
+    goals = [
+        f"| {name} | {share(row['ours'])} | {share(row['bound'])} | {'met' if row['met'] else '**missed**'} |"
+        for name, row in found.items()
+    ]
+    return f"""
 ## Targets
 
 | target | ours | bound | |
 | --- | --- | --- | --- |
 {chr(10).join(goals)}
 
-The clip shows nobody before a still camera who walks. So the shot of the walker is run a second time with the
+The clip shows nobody who walks in front of a still camera. So the shot of the walker is run a second time with the
 camera's own motion undone (a similarity per frame, fitted to the wall behind): "held still". What stands nearer
-than the wall still shifts a little, and the nearest of it, a post, counts for nobody there.
+than the wall still shifts a little, and the nearest of it, a post, is ignored there.
+"""
 
+
+def pictures(everybody: list[str]) -> str:
+    """The best and the worst frames."""
+    return f"""
 ## Pictures
 
-From left to right: the label (grey: counts for nobody), {", ".join(everybody)}. First, of each shot, the frame that went
+From left to right: the label (grey: ignored), {", ".join(everybody)}. First, of each shot, the frame that went
 best for us:
 
 ![The label and what was found: best frames](images/real_good.jpg)
@@ -217,10 +255,15 @@ best for us:
 and the one that went worst:
 
 ![The label and what was found: worst frames](images/real_bad.jpg)
+"""
 
+
+def labelling(videos: list[Any]) -> str:
+    """How the labels were drawn."""
+    return f"""
 ## How the labels were drawn
 
-- Frames: those that the default cadence keeps, consecutive within a shot. Shots: {shots(videos)}.
+- Frames: those that the default cadence keeps, consecutive within a shot. The shots are in the table below.
 - "still": the background moves by less than one pixel between two frames of the model (the roof's camera stands,
   the crossing's creeps). The others pan, tilt or travel.
 - One instance, one id for the whole shot: a person with what is worn and carried; a rider with the bicycle
@@ -228,14 +271,16 @@ and the one that went worst:
 - Every person in focus is labelled, moving or not. A vehicle is labelled if it moves in the shot.
 - Visible pixels only. Fence, posts and a bicycle in front are outlined once per shot and cut out, as are gaps that
   show the background (between arm and body). Blur: the edge is where the object covers about half.
-- Counts for nobody (`iscrowd`): what stands still (parked cars and bicycles), people out of focus, objects that
+- Ignored (`iscrowd`): what stands still (parked cars and bicycles), people out of focus, objects that
   show less than a third.
 - Outlines were drawn on frames enlarged three to eight times, drawn back over them, looked at and corrected. In
   the crossing some frames of a car were filled in between two drawn ones, then looked at the same way; the
   waiting rider is one outline moved along with him. They are meant to be right within about two pixels.
 
+{shots(videos)}
+
 To correct an outline edit `tests/benchmarks/real/outlines.json` and run `python tests/benchmarks/real/build.py`, which
-writes `street_clip.json`, in YouTube-VIS form with the polygons kept beside the masks; a test keeps both equal.
+writes `street_clip.json`, in YouTube-VIS form with the polygons kept next to the masks; a test keeps both equal.
 """
 
 
@@ -246,13 +291,13 @@ def pedestrians(groups: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     (video,) = [video for video in labels["videos"] if video["camera"] == "pedestrians"]
     return f"""
 **pedestrians** is a second clip: OpenCV's sample `vtest.avi` (768×576, 10 fps, 80 s; `samples/data` of its repository,
-Debian's package opencv-doc), a high still camera over a place where people walk and stand. It was in no training and no part of it is
+Debian's package opencv-doc). A high still camera looks at a place where people walk and stand. It was in no training and no part of it is
 here. {video["length"]} frames, one a second, are labelled: silhouettes against the median of the whole clip, of those who stand apart and
-whole. Groups that touch and people behind the lamp post count for nobody, and so do two parked vehicles and whoever was taken out by
-eye (`tests/benchmarks/real/pedestrians.py`). An id holds for as long as somebody stands apart, so ids are short, and one that a
-network keeps for longer than that costs it IDF1, since one id can serve one label alone; the switches tell more. That is
-why the detector's tracker, which forgets after half a second, is ahead of ours in IDF1 there, which remembers for one. The labels come from differences to a background, as
-the masks of background subtraction do: an open advantage.
+whole. Groups that touch and people behind the lamp post are ignored. So are two parked vehicles, and people who were taken out by
+eye (`tests/benchmarks/real/pedestrians.py`). An id holds for as long as somebody stands apart, so ids are short. A network that
+keeps one for longer loses IDF1, since one id can serve one label alone; the switches tell more. That is why the detector's
+tracker, which forgets after half a second, is ahead of ours in IDF1 there, which remembers for one. The labels come from
+differences to a background, as the masks of background subtraction do: an open advantage.
 
 ### Everybody, groups too
 
@@ -260,7 +305,7 @@ In 15 frames of that clip every person has a box, in a group or behind the lamp 
 (`tests/benchmarks/real/people_boxes.json`). The boxes were drawn by eye on frames enlarged five times and drawn back on
 them; no detector was used. They hold what is visible of a person and what is carried, and are meant to be right within
 about two pixels. Recall and precision are those of the boxes of all masks that are published, at box IoU 0.5, one to
-one. The parked vehicles count for nobody, and so does who shows less than a third. The frames lie five seconds apart,
+one. The parked vehicles are ignored, and so are people who show less than a third. The frames lie five seconds apart,
 and intervals are drawn frame by frame.
 
 {boxes(groups)}
@@ -273,9 +318,10 @@ def _halves_of(videos: list[Any], *, for_tuning: bool) -> str:
 
 
 def shots(videos: list[Any]) -> str:
-    """The shots in one sentence."""
-    return "; ".join(
-        f"{video['name']} ({video['camera']} camera, frames {video['frame_indices'][0]} to "
-        f"{video['frame_indices'][-1]}, {video['length']} labelled)"
+    """The shots, a row each."""
+    rows = [
+        f"| {video['name']} | {video['camera']} | {video['frame_indices'][0]} to {video['frame_indices'][-1]} "
+        f"| {video['length']} |"
         for video in videos
-    )
+    ]
+    return "\n".join(["| shot | camera | frames | labelled |", "| --- | --- | --- | --- |", *rows])
