@@ -19,6 +19,7 @@ import torch
 from benchmarks import gpu_dcnv4, gpu_frames, gpu_kernels, gpu_network, gpu_report, gpu_timing
 from support.kernel_shim import KernelShim
 
+from model.checkpoint.weights_file import load_weights, shipped_weights
 from model.config import ModelConfig
 from model.network import Network
 from ops.cuda import DeformAttnKernels
@@ -339,6 +340,10 @@ CASE = gpu_network.Case("tiny", TINY, "eager", "fp32", num_kept=4)
 def test_the_reports_paper_network_is_the_configs() -> None:
     config = load_config(Path("configs/r50.yaml"))
     assert ModelConfig.from_dict(config.model.network) == gpu_network.R50
+
+
+def test_the_reports_default_network_is_the_one_that_ships() -> None:
+    assert load_weights(shipped_weights()).config == gpu_network.DEFAULT
 
 
 def test_the_network_is_timed_with_one_stream_and_with_two() -> None:
