@@ -137,7 +137,9 @@ def _noised(target: Target, *, largest: Tensor, num_labels: int, generator: torc
         ),
         dim=-1,
     ).clamp(1e-3, 1 - 1e-3)
-    positive = (~negative).nonzero()[:, 0]
+    # On the host, which need not wait for the device to know how many there are.
+    positive = torch.tensor([each for each in range(D) if each % NEGATIVE_SHARE != NEGATIVE_SHARE - 1])
+    positive = positive.to(device)
     by_instance = chosen[positive].argsort(stable=True)
     return _Noised(
         moved.transpose(0, 1),

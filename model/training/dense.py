@@ -52,7 +52,8 @@ class DenseTargets:
     heat: Tensor
     boxes: Tensor
     near: Tensor
-    num_peaks: int
+    num_peaks: Tensor
+    """() how many instances are visible, over all frames."""
     ignored: Tensor | None = None
 
 
@@ -73,29 +74,26 @@ def dense_targets(
     near = torch.zeros(num_frames, P, device=device)
     bounds = centres.new_tensor(LEVEL_SIZES[: len(sizes) - 1])
     frame = 0
-    num_peaks = 0
+    num_peaks = torch.zeros((), dtype=torch.int64, device=device)
     for target in targets:
+        labels = torch.zeros_like(target.labels) if num_outputs == 1 else target.labels  # (n,)
         for t in range(target.num_frames):
-            seen = target.present[:, t]
-            wanted, labels = target.boxes[seen, t], target.labels[seen]  # (n, 4), (n,)
-            if num_outputs == 1:
-                labels = torch.zeros_like(labels)
-            if len(labels):
-                num_peaks += len(labels)
+            if target.num_instances:
+                # Who is not there has no peak: picking those who are would wait for the device.
+                seen, wanted = target.present[:, t], target.boxes[:, t]  # (n,), (n, 4)
+                num_peaks += seen.sum()
                 sides = wanted[:, 2:] * pixels
                 own = torch.bucketize(sides.amax(dim=1), bounds)  # (n,)
                 stride = 8.0 * 2.0 ** own.float()
                 spread = torch.maximum(SPREAD * sides, 0.5 * stride[:, None])  # (n, 2)
                 distance = (centres[None] - wanted[:, None, :2]) * pixels  # (n, P, 2)
-                height_of_peak = torch.exp(-0.5 * (distance / spread[:, None]).square().sum(-1))
-                height_of_peak = height_of_peak * (level[None] == own[:, None])
-                best = height_of_peak.argmax(dim=1)
-                height_of_peak[torch.arange(len(best), device=device), best] = 1.0
-                value, owner = height_of_peak.max(dim=0)  # (P,)
+                peak = torch.exp(-0.5 * (distance / spread[:, None]).square().sum(-1))
+                peak = peak * (level[None] == own[:, None])
+                peak = peak.scatter(1, peak.argmax(dim=1, keepdim=True), 1.0) * seen[:, None]
+                value, owner = peak.max(dim=0)  # (P,)
                 boxes[frame] = wanted[owner]
                 near[frame] = value * (value >= NEAR)
-                for label in torch.unique(labels).tolist():
-                    heat[frame, :, label] = height_of_peak[labels == label].amax(dim=0)
+                heat[frame].t().scatter_reduce_(0, labels[:, None].expand_as(peak), peak, "amax")
             frame += 1
     ignored = ignored_frames(targets)
     if ignored is not None:
@@ -114,11 +112,12 @@ def dense_losses(output: DenseOutput, wanted: DenseTargets) -> dict[str, Tensor]
         empty = (1 - wanted.heat).pow(4) * score.square() * F.softplus(logits)
         if wanted.ignored is not None:
             empty = empty * ~wanted.ignored[..., None]
-        centre = torch.where(peak, found, empty).sum() / max(1, wanted.num_peaks)
-        chosen = wanted.near > 0
-        weight = wanted.near[chosen]
+        centre = torch.where(peak, found, empty).sum() / wanted.num_peaks.clamp(min=1)
+        weight = wanted.near
         total = weight.sum().clamp(min=1e-6)
-        boxes, truth = output.boxes.float()[chosen], wanted.boxes[chosen]
+        boxes = output.boxes.float()
+        # Cells without weight compare their box with itself: picking the others would wait for the device.
+        truth = torch.where(weight[..., None] > 0, wanted.boxes, boxes.detach())
         distance = (boxes - truth).abs().sum(dim=-1)
         apart = 1 - giou(boxes, truth)
         return {

@@ -172,7 +172,7 @@ def _denoising(
             layer, batch.targets, matches, num_instances=num_positive, thing_output=thing_output
         )
         total = total + weighted_sum(terms, weights)
-    first = [_first_of_each(queries, instances, denoising.num_named) for queries, instances in matches]
+    first = _first_of_each(matches, denoising.num_named)
     logits = matched_masks(layers[-1], first, masks)
     shapes = mask_losses(
         logits,
@@ -186,15 +186,22 @@ def _denoising(
     return total, named
 
 
-def _first_of_each(queries: Tensor, instances: Tensor, num_named: int) -> tuple[Tensor, Tensor]:
-    """Of pairs sorted by instance, then query, the first of each instance among the first num_named queries,
-    and among the others."""
-    if not len(instances):
-        return queries, instances
-    kind = instances * 2 + (queries >= num_named)
-    new = torch.ones_like(instances, dtype=torch.bool)
-    new[1:] = kind[1:] != kind[:-1]
-    return queries[new], instances[new]
+def _first_of_each(matches: Matches, num_named: int) -> Matches:
+    """Of each window's pairs, sorted by instance, then query, the first of each instance among the first
+    num_named queries, and among the others. One wait for all windows."""
+    pairs = [torch.stack(pair) for pair in matches]
+    host = torch.cat(pairs, dim=1).cpu()
+    places, first = [], 0
+    for pair in pairs:
+        queries, instances = host[:, first : first + pair.shape[1]]
+        kind = instances * 2 + (queries >= num_named)
+        new = torch.ones_like(instances, dtype=torch.bool)
+        new[1:] = kind[1:] != kind[:-1]
+        places.append(new.nonzero()[:, 0].to(pair.device))
+        first += pair.shape[1]
+    return [
+        (queries[place], instances[place]) for (queries, instances), place in zip(pairs, places, strict=True)
+    ]
 
 
 def _judged(images: Tensor, batch: Batch, matches: Matches, mask_logits: Tensor, decoded: Decoded) -> Judged:

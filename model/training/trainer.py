@@ -267,8 +267,11 @@ class Trainer:
                 )
         except NotFiniteError as exc:
             raise TrainingError(self._save_batch(batch, str(exc))) from exc
-        terms = {name: float(value) for name, value in loss.terms.items()}  # waits for the device once a step
-        total = float(loss.total.detach())
+        # One wait for all of them.
+        values = torch.stack(
+            [value.detach().float() for value in (*loss.terms.values(), loss.total)]
+        ).tolist()
+        terms, total = dict(zip(loss.terms, values[:-1], strict=True)), values[-1]
         if any_wishes(not math.isfinite(total), self.device):
             bad = [name for name, value in terms.items() if not math.isfinite(value)]
             raise TrainingError(self._save_batch(batch, ", ".join(bad) or "in another process"))
