@@ -71,3 +71,24 @@ def test_a_full_lane_may_refuse_an_item_and_keeps_the_others() -> None:
     assert queue.put("cam", "held", capacity=1, when_full="refuse") == "held"
     assert queue.get(0) == ("cam", "sampled")
     assert queue.get(0) is None
+
+
+def test_who_is_told_of_a_drop_is_told_before_anything_behind_it_can_be_taken() -> None:
+    """Else a frame's second revision could be published though its first was dropped."""
+    queue: LaneQueue[int] = LaneQueue(["a"])
+    queue.put("a", 1, capacity=2)
+    queue.put("a", 2, capacity=2)
+    told: list[int] = []
+    taken: list[tuple[str, int] | None] = []
+    reader = threading.Thread(target=lambda: taken.append(queue.get(10)))
+
+    def note(item: int) -> None:
+        reader.start()
+        reader.join(0.2)
+        assert not taken
+        told.append(item)
+
+    queue.put("a", 3, capacity=2, when_full="drop_oldest", on_drop=note)
+    reader.join(10)
+    assert told == [1]
+    assert taken == [("a", 2)]
