@@ -35,7 +35,7 @@ class DatasetError(ModelError):
 
 
 class EngineError(ModelError):
-    """An engine cannot be had; the text names it, the cause and what runs without it."""
+    """An engine is not available; the text names it, the cause and what runs without it."""
 
 
 class MissingPackageError(ModelError):

@@ -51,7 +51,7 @@ class WindowCandidates:
 class ComingCandidates:
     """Candidates on their way to the host: the one place where results leave the device.
 
-    From a GPU they are copied into pinned memory of torch's allocator, behind what computes them and beside
+    From a GPU they are copied into pinned memory of torch's allocator, behind what computes them and next to
     whatever the host does; made where nothing must wait, and waited for where they are needed.
     """
 

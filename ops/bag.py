@@ -17,7 +17,7 @@ gives. So it is deterministic, and faster than scattering.
 
 Speed on a CPU: all elementwise work runs over axes that are N = M·L·K wide or L·K wide (axes of 2 or 4 cost
 ten times as much), in place, and in chunks of queries that stay in the cache. Batch elements are computed
-one by one, so that a result does not depend on what else is in the batch, to the bit.
+one by one, so that a result does not depend on what else is in the batch, bit for bit.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points,
 N = M·L·K, n queries of a chunk.
@@ -209,7 +209,7 @@ def _chunks(Q: int, N: int, elements: int, device: torch.device) -> list[tuple[i
 def deform_attn_bag(arguments: DeformAttnArguments) -> Tensor:
     """Forward of `vis::deform_attn` (see `ops.deform_attn` for shapes); records no gradient.
 
-    The result of a batch element is the same, to the bit, whatever else is in the batch.
+    The result of a batch element is the same, bit for bit, whatever else is in the batch.
     """
     value, sampling, reference, height0, width0, L, K = arguments
     B, S, M, D = value.shape

@@ -137,7 +137,7 @@ def load(folder: Path) -> BoxMasksKernel:
 
 @lru_cache(maxsize=1)
 def box_masks_kernel() -> BoxMasksKernel | None:
-    """The CPU kernel; None, said once, where it cannot be had."""
+    """The CPU kernel; None, said once, where it is not available."""
     return kernel_or_none(load, operator="box_masks")
 
 

@@ -1,6 +1,6 @@
 """Constants (sines, cells, geometry of a pyramid): made once for their arguments and device, then kept.
 
-A constant that is made anew in each call costs a GPU a copy from the host, which waits, and which no CUDA
+A constant that is made again in each call costs a GPU a copy from the host, which waits, and which no CUDA
 graph can hold. Ours.
 """
 
@@ -33,7 +33,7 @@ def kept(make: Callable[P, R]) -> Callable[P, R]:
     `make` works on the CPU whatever the device, so that a constant has the same bits everywhere; its result,
     a tensor or a (named) tuple of tensors, is then brought to `device`. Nobody may write into it.
 
-    A constant serves whoever asks next, so it is made without gradient and outside of inference mode, and is
+    A constant serves the next who asks, so it is made without gradient and outside of inference mode, and is
     real even where `torch.export` traces with fake tensors. Under any other fake mode it is a fake tensor of
     that mode and is given to that mode alone.
     """

@@ -102,7 +102,7 @@ def deform_attn(
 
     Bilinear: pixel i has its centre at (i + 0.5) / size (`align_corners=False`), zero outside. Positions
     and weights are computed in float32 where `value` is of a half type. Differentiable once in its three
-    tensors. The result of a batch element on the CPU does not depend on the rest of the batch, to the bit.
+    tensors. The result of a batch element on the CPU does not depend on the rest of the batch, bit for bit.
 
     Raises ValueError for shapes that contradict each other, naming both sides.
     """

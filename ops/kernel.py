@@ -1,7 +1,8 @@
 """What all CUDA kernels have in common: planned, compiled and checked once, switched off where they fail.
 
-No kernel is needed for a result: where one cannot be had, or fails, it is switched off with one line in the
-log, and the portable form runs from then on. Nothing here knows CuPy (see `ops.cuda`), or what is computed.
+No kernel is needed for a result: where one is not available, or fails, it is switched off with one line in
+the log, and the portable form runs from then on. Nothing here knows CuPy (see `ops.cuda`), or what is
+computed.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The CPU kernel of `vis::deform_attn` at work: compiled once by the machine's C++ compiler, checked, called.
 
-The kernel is `ops/kernels/deform_attn.cpp`; where it cannot be had the portable form of `ops.bag` runs.
+The kernel is `ops/kernels/deform_attn.cpp`; where it is not available the portable form of `ops.bag` runs.
 
 Dimensions: B batch, S positions of all levels, M heads, D channels of a head, Q queries, L levels, K points.
 """
@@ -27,7 +27,7 @@ _C_NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
 class NativeKernels:
-    """The compiled library. Results do not depend on the number of threads, to the bit."""
+    """The compiled library. Results do not depend on the number of threads, bit for bit."""
 
     def __init__(self, library: Path) -> None:
         """Raises OSError for a library that cannot be loaded."""
@@ -104,7 +104,7 @@ def load(folder: Path) -> NativeKernels:
 
 @lru_cache(maxsize=1)
 def native_kernels() -> NativeKernels | None:
-    """The CPU kernels; None, said once, where they cannot be had."""
+    """The CPU kernels; None, said once, where they are not available."""
     return kernel_or_none(load, operator="deform_attn")
 
 

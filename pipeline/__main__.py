@@ -288,7 +288,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", required=True, metavar="FILE|DIR", help="annotations, YouTube-VIS JSON")
     parser.add_argument(
-        "--images", metavar="DIR", help="where its file_names start from (default: beside the annotations)"
+        "--images", metavar="DIR", help="where its file_names start from (default: next to the annotations)"
     )
     parser.add_argument("--config", metavar="FILE", help="YAML config, as of run_stream.py")
     parser.add_argument("--weights", metavar="FILE", help="weights instead of the config's model.weights")
@@ -301,7 +301,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="override one config key, e.g. association.birth_score=0.4; repeatable",
     )
     parser.add_argument(
-        "--results", metavar="FILE", type=Path, help="write results, and beside them the .gt.json they fit"
+        "--results", metavar="FILE", type=Path, help="write results, and next to them the .gt.json they fit"
     )
     parser.add_argument("--limit", metavar="N", type=_count, help="the first N videos only")
     parser.add_argument("--threads", metavar="N", type=_count, help="CPU threads, of all workers together")

@@ -139,7 +139,7 @@ class ModelSection(Section):
     Coordinates and scores stay fp32."""
     engine: EngineName = "auto"
     """How it is run: eager, inductor (compiled for this machine), tensorrt (GPUs), or auto: on a CPU eager
-    at once, then compiled as soon as that is loaded or built beside the stream (docs/runtime.md)."""
+    at once, then compiled as soon as that is loaded or built next to the stream (docs/runtime.md)."""
 
     @field_validator("classes")
     @classmethod

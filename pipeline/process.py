@@ -20,7 +20,7 @@ def tune_process() -> None:
     torch's threads (libgomp) and numpy's (OpenBLAS) spin for long while they wait, on cores that others
     need: GOMP_SPINCOUNT, OPENBLAS_NUM_THREADS, and OMP_NUM_THREADS (half the cores: a stream prepares frames
     and decodes windows in two threads, each with torch threads of its own), unless
-    they are set. glibc hands each window's tensors back to the system and takes them anew page by page,
+    they are set. glibc hands each window's tensors back to the system and takes them again page by page,
     which in a thread costs as much as the arithmetic: larger thresholds, on Linux with glibc, unless MALLOC_
     variables say otherwise.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-# Streams of the tests are not worth a compilation beside them; tests that build say so.
+# Streams of the tests are not worth a compilation next to them; tests that build say so.
 os.environ["MSSTS_BUILD"] = "0"
 
 

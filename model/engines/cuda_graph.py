@@ -56,7 +56,7 @@ class GraphedHalf:
 
 
 class Upload:
-    """Host tensors to a GPU through pinned memory on a stream of its own, beside what the GPU computes.
+    """Host tensors to a GPU through pinned memory on a stream of its own, next to what the GPU computes.
 
     `depth` sets of buffers are used in turn; a set is written again once its copy has ended.
     """

@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _no_such_gpu(count: int) -> str:
-    """Why a GPU cannot be had, and what can be done."""
+    """Why a GPU is not available, and what can be done."""
     if count:
         there = ", ".join(f"cuda:{index}" for index in range(count))
         return f"torch sees {count} GPUs here: use {there}" if count > 1 else "torch sees one GPU: use cuda:0"

@@ -3,7 +3,7 @@
     encode.pt2, decode.pt2   graphs of aten operators and ours (`vis::`), weights within, static shapes
     export.json              what they are: spec, config, dtype, names and shapes of inputs and outputs
 
-Norms are folded, as in every engine. Source: torch.export; the description beside is ours.
+Norms are folded, as in every engine. Source: torch.export; the description next to it is ours.
 
 Dimensions: B windows, T frames, P positions of all levels, C width, Q queries, R cue planes, H × W pixels.
 """

@@ -26,7 +26,7 @@ class FeatureRing:
     """Slots for the features of one source's frames, by frame index.
 
     A slot belongs to its frame from `store` until a window after the last one that contains the frame; a
-    frame that no window has contained yet keeps its slot. One thread may call `store` beside another that
+    frame that no window has contained yet keeps its slot. One thread may call `store` next to another that
     calls the rest: no slot is written that a window in the making reads.
     """
 

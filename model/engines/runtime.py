@@ -5,8 +5,8 @@
     tensorrt    both halves built by TensorRT (`model.engines.tensorrt`), on a GPU alone; `auto` uses what
                 was built
     auto        the best that is there: on a CPU eager begins at once; what was compiled before is loaded
-                beside it, what was not is built by another process, and either is taken over when it is ready
-                and checked
+                next to it, what was not is built by another process, and either is taken over when it is
+                ready and checked
 
 On a GPU every engine runs as CUDA graphs. An engine asked for by name is used or is an error; `auto` falls
 back, once, and says why. Every engine is compared with eager on random input before it serves. Ours.
@@ -62,7 +62,7 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 BUILD_SWITCH = "MSSTS_BUILD"
-"""Environment variable; 0 keeps `auto` from compiling beside a running stream."""
+"""Environment variable; 0 keeps `auto` from compiling next to a running stream."""
 
 BUILD_AFTER_SECONDS = 15.0
 """A stream that has run for so long is worth a minute of compiling."""
@@ -90,7 +90,7 @@ class Runtime:
     is none. max_windows: so many windows are decoded in one call where the engine has been made for it
     (eager, and inductor on a GPU), else one after the other.
 
-    Raises EngineError where the engine asked for by name, the device or the precision cannot be had.
+    Raises EngineError where the engine asked for by name, the device or the precision is not available.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Runtime:
         """The engine by name, as CUDA graphs; for `auto` what TensorRT built before, else eager: compiling at
         every start takes minutes.
 
-        Raises EngineError where a named one cannot be had, or memory is too small for `max_windows`.
+        Raises EngineError where a named one is not available, or memory is too small for `max_windows`.
         """
         for name in ("tensorrt", "eager") if engine == "auto" else (engine,):
             try:
@@ -250,7 +250,7 @@ class Runtime:
             except Exception as exc:  # torch's compiler and the driver have no base class of their own
                 if engine != "auto":
                     raise EngineError(
-                        f"engine {name!r} cannot be had on {self.device}: {_first_line(exc)}"
+                        f"engine {name!r} is not available on {self.device}: {_first_line(exc)}"
                     ) from exc
                 logger.warning("engine %s left out: %s", name, _first_line(exc))
             else:
@@ -318,8 +318,8 @@ class Runtime:
             engine = self._load(folder)
         except Exception as exc:  # a damaged package raises what torch's loader raises
             raise EngineError(
-                f"engine 'inductor' cannot be had: {_first_line(exc)}; delete {str(folder)!r} to build "
-                "it anew; model.engine=eager runs without"
+                f"engine 'inductor' is not available: {_first_line(exc)}; delete {str(folder)!r} to build "
+                "it again; model.engine=eager runs without"
             ) from exc
         logger.info("engine inductor ready after %.1f s", time.monotonic() - began)
         return engine
@@ -488,7 +488,7 @@ def build_engine(network: Network, spec: HalvesSpec, *, cache: EngineCache) -> P
         return cache.make(key, lambda path: build_packages(network, spec, path))
     except Exception as exc:  # torch's compiler has no base class of its own
         raise EngineError(
-            f"engine 'inductor' cannot be had: {_first_line(exc)}; it needs a C++ compiler (g++) and "
+            f"engine 'inductor' is not available: {_first_line(exc)}; it needs a C++ compiler (g++) and "
             f"room in {str(cache.root)!r}; model.engine=eager runs without"
         ) from exc
 

@@ -67,7 +67,7 @@ def build_engines(network: Network, spec: HalvesSpec, folder: Path, *, plugin: b
     device = next(network.parameters()).device
     if device.type != "cuda":
         raise EngineError(
-            f"engine 'tensorrt' cannot be had: it needs an NVIDIA GPU, the network is on {device}; "
+            f"engine 'tensorrt' is not available: it needs an NVIDIA GPU, the network is on {device}; "
             "model.engine=eager runs without"
         )
     torch_tensorrt = import_torch_tensorrt()
@@ -99,7 +99,8 @@ def load_engines(folder: Path) -> tuple[Half, Half]:
 
 
 def versions() -> dict[str, str]:
-    """What an engine depends on beside `engine_cache.engine_key`; "" for what is not installed. No import."""
+    """What an engine depends on besides `engine_cache.engine_key`; "" for what is not installed. No
+    import."""
     found = {}
     for name in ("torch_tensorrt", "tensorrt"):
         try:
@@ -113,7 +114,7 @@ def import_torch_tensorrt() -> Any:
     """The module. Raises EngineError with cause and remedy where it or TensorRT's libraries are missing."""
     module, cause = _import()
     if module is None:
-        raise EngineError(f"engine 'tensorrt' cannot be had: {cause}; {_REMEDY}")
+        raise EngineError(f"engine 'tensorrt' is not available: {cause}; {_REMEDY}")
     return module
 
 
@@ -181,7 +182,7 @@ def _check(name: str, module: torch.nn.Module, *, wanted: int, with_plugin: bool
         logger.info("%s: %d of %d attention operators run in PyTorch", name, left, wanted)
     elif left != wanted:
         raise EngineError(
-            f"engine 'tensorrt' cannot be had: of {wanted} attention operators of {name} {left} were left"
+            f"engine 'tensorrt' is not available: of {wanted} attention operators of {name} {left} were left"
         )
 
 

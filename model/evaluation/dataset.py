@@ -269,7 +269,7 @@ def _masks(row: Json, where: str, video: Video) -> tuple[tuple[bytes | None, ...
     try:
         return counts, mask_areas(counts, height=video.height, width=video.width)
     except ValueError as error:
-        raise DatasetError(f"{where}: segmentations, {error}; write it anew") from None
+        raise DatasetError(f"{where}: segmentations, {error}; write it again") from None
 
 
 def _counts(mask: object, where: str, video: Video) -> bytes | None:
@@ -288,7 +288,7 @@ def _counts(mask: object, where: str, video: Video) -> bytes | None:
         )
     if isinstance(counts, str):
         if not counts.isascii():
-            raise DatasetError(f"{where}: counts hold a character that is not COCO RLE; write the mask anew")
+            raise DatasetError(f"{where}: counts hold a character that is not COCO RLE; write the mask again")
         return counts.encode("ascii")
     if isinstance(counts, bytes):
         return counts

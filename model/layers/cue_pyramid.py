@@ -1,7 +1,7 @@
 """What the cues add to the tokens and the mask features of a trunk that takes none at its stem.
 
-Source: ours. A frozen trunk must see pictures as it learnt them; cues come beside it, at every level, through
-maps that start at zero. Nothing here has a bias: cues of zeros add nothing.
+Source: ours. A frozen trunk must see pictures as it learnt them; cues come next to it, at every level,
+through maps that start at zero. Nothing here has a bias: cues of zeros add nothing.
 
 Dimensions: N frames, R cue planes, H × W pixels, C width of the tokens, F width of the mask features.
 """

@@ -45,7 +45,7 @@ class GroupNorm(nn.GroupNorm):
 
 class ChannelNorm(LayerNorm):
     """Layer norm over the channels of each cell of a map (N, C, h, w): what a cell becomes depends on no
-    other cell, as with group norm it would (on crops, or beside padding)."""
+    other cell, as with group norm it would (on crops, or next to padding)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -81,7 +81,7 @@ class HeadConv(nn.Conv2d):
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
-    """The type of coordinates beside tensors of a type: 8 bits of mantissa cannot name a pixel of 640."""
+    """The type of coordinates next to tensors of a type: 8 bits of mantissa cannot name a pixel of 640."""
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 

@@ -39,8 +39,8 @@ class DenseOutput:
 
 
 class QuerySelection(nn.Module):
-    """Class and box of every cell, and the choice of the best as anchors: of all Q, or, beside a detector, of
-    the motion queries, for which a cell has one score alone: is anything there."""
+    """Class and box of every cell, and the choice of the best as anchors: of all Q, or, next to a detector,
+    of the motion queries, for which a cell has one score alone: is anything there."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

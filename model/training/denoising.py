@@ -27,7 +27,7 @@ FIXED_NOISE = 0.15
 """The same where the network does not refine boxes: about as much as a detector is wrong."""
 
 NEGATIVE_SHARE = 3
-"""Every third query is a negative: its box lies beside its instance, and it must score as background."""
+"""Every third query is a negative: its box lies next to its instance, and it must score as background."""
 
 
 CLAIMED_LOGIT = (-0.5, 1.5)

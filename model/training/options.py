@@ -154,7 +154,7 @@ class TrainingOptions:
     """Rendered clips that are kept on disk and drawn again and again; 0: every clip is a new one."""
     disguise: float = 0.0
     """Part of the draws from the pool that get each of: other textures on their instances, still look-alikes
-    that count for nobody, another lens and sensor (docs/data.md)."""
+    that are ignored, another lens and sensor (docs/data.md)."""
 
     RESUMABLE = (
         "precision",

@@ -48,7 +48,7 @@ class Target:
 
     labels: (N,) int64 index of the class output; boxes: (N, T, 4) cxcywh in 0..1 of the visible part, zeros
     where absent; masks: (N, T, h, w) float 0 or 1 at stride 4; present: (N, T) bool, visible in the frame.
-    ignore: (T, h, w) bool, cells that count for nobody (crowds), or None. fine_masks: (N, T, h', w') float 0
+    ignore: (T, h, w) bool, cells that are ignored (crowds), or None. fine_masks: (N, T, h', w') float 0
     or 1, the pixels of `lattice`, for the mask losses; both None where those look at masks.
     Raises ValueError if the shapes or types do not belong together.
     """

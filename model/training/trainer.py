@@ -1,6 +1,6 @@
 """The trainer: stages of steps, the average of the weights, checkpoints, resuming, several processes.
 
-The state after step n depends on the options and n alone (on the CPU to the bit): clips by their number,
+The state after step n depends on the options and n alone (on the CPU bit for bit): clips by their number,
 dropout and noise by the generators' stored states. Processes of one run (torchrun) share the windows of every
 batch and average their gradients.
 
@@ -137,7 +137,7 @@ class Trainer:
             self._load(state)
         except (RuntimeError, ValueError, KeyError) as exc:
             raise CheckpointError(
-                f"checkpoint {str(where)!r}: not of this version's network ({exc}); train anew, or go on "
+                f"checkpoint {str(where)!r}: not of this version's network ({exc}); train again, or go on "
                 "with the version that wrote it"
             ) from exc
         if len(state["random"]) == self.world:
@@ -145,7 +145,7 @@ class Trainer:
             self.noise.set_state(state["noise"][self.rank])
         else:
             logger.warning(
-                "the checkpoint is of %d processes, this run has %d: dropout and noise are drawn anew",
+                "the checkpoint is of %d processes, this run has %d: dropout and noise are drawn again",
                 len(state["random"]),
                 self.world,
             )

@@ -30,7 +30,7 @@ def compile_engine(arguments: Sequence[str]) -> None:
         help="as model.precision of the stream (default: auto)",
     )
     parser.add_argument("--cache", metavar="DIR", help="folder of engines (default: in the user's cache)")
-    parser.add_argument("--low-priority", action="store_true", help="leave the cores to whoever wants them")
+    parser.add_argument("--low-priority", action="store_true", help="leave the cores to other programs")
     options = parser.parse_args(arguments)
     import torch
 

@@ -56,7 +56,7 @@ def import_detector(arguments: Sequence[str]) -> None:
         prog="python -m model import-detector", description=import_detector.__doc__
     )
     parser.add_argument(
-        "graph", metavar="FILES", help="nanodet.json with nanodet.bin beside it, or the folder of both"
+        "graph", metavar="FILES", help="nanodet.json with nanodet.bin next to it, or the folder of both"
     )
     parser.add_argument("output", metavar="OUT", help="the .safetensors file to write")
     options = parser.parse_args(arguments)

@@ -280,7 +280,7 @@ class Associator:
         self._table.move(tracks, candidates.boxes[chosen], later)
         newest_places = candidates.newest[chosen] - len(window.real)
         self._movement.see(tracks, candidates.boxes[chosen], newest_places, scale=scale)
-        # A track that was withheld because it had no name begins anew when it gets one.
+        # A track that was withheld because it had no name begins again when it gets one.
         named = ~self._unnamed[candidates.labels[chosen]]
         withheld = np.array([self._emitter.withheld(track) for track in tracks])
         self._table.learn(

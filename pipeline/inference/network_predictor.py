@@ -62,7 +62,7 @@ class _Kept:
     """Of the frames of its last window, and of those that are prepared for the next ones."""
     cues: CueState | None
     planes: dict[int, Tensor] = field(default_factory=dict)
-    """(R, H, W), zero in the padding; where frames are encoded for every window anew."""
+    """(R, H, W), zero in the padding; where frames are encoded again for every window."""
     camera: dict[int, Motion | None] = field(default_factory=dict)
     """The camera's motion since the frame before, in source pixels, of frames that no window has held."""
     moving: dict[int, NDArray[np.float32]] = field(default_factory=dict)

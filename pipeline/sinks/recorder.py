@@ -4,7 +4,7 @@ Variable frame rate: a frame stands at the stream time it was taken, from 0 at t
 written once, in order, in its last revision: a result that is not final waits (bounded) for the one that
 is.
 
-While it grows the file is a fragmented mp4 beside its final name (`x.partial.mp4` for `x.mp4`): a killed
+While it grows the file is a fragmented mp4 next to its final name (`x.partial.mp4` for `x.mp4`): a killed
 process leaves a file that plays, and an older recording stays whole until the new one is. Closing turns it
 into a plain mp4 (FFmpeg's `hybrid_fragmented`) and renames it.
 

@@ -116,7 +116,7 @@ def demo_clip_path() -> Path:
     """Return the encoded clip (H.264, mp4), made on first use in the user's cache folder.
 
     The folder is `ops.files.cache_folder`'s; the name holds a hash of this module, so that a changed drawing
-    is encoded anew. Raises SourceUnreadable where it cannot be written.
+    is encoded again. Raises SourceUnreadable where it cannot be written.
     """
     folder = cache_folder()
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]

@@ -34,7 +34,7 @@ def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
     """
     try:
         space = Colorspace.ITU709 if _is_untagged_hd(picture) else None
-        # One thread: PyAV starts swscale's threads anew for every picture, which costs more than it saves.
+        # One thread: PyAV starts swscale's threads again for every picture, which costs more than it saves.
         image = np.asarray(
             picture.to_ndarray(format="rgb24", src_colorspace=space, threads=1), dtype=np.uint8
         )

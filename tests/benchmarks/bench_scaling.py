@@ -4,7 +4,7 @@
 
 Frames a second of `NetworkPredictor.predict` on 720p pictures, one after the other: resizing, cues, network and
 what it makes of the output, with the per-frame cache; without decoding, tracks, messages, and without preparing
-the next frame beside it, as a stream does. From
+the next frame next to it, as a stream does. From
 the median of the windows' times. T, stride and input size in all combinations, the rest one at a time.
 """
 

@@ -190,7 +190,7 @@ def check_graph(
 def check_original(
     path: Path, compiler: Compiler, device: torch.device
 ) -> tuple[gpu_original.Original | None, dict[str, Any]]:
-    """The original kernel, if it can be had, and whether it agrees: its time would mean nothing else."""
+    """The original kernel, if it is available, and whether it agrees: its time would mean nothing else."""
     name = "the original kernel"
     config = DeformAttnConfig(F32, F32, F32, *SHAPES["R50"], 2, False)
     try:

@@ -1,6 +1,6 @@
 """The part of the GPU report on the network: is it right there, and how many frames a second does each engine give.
 
-Random weights, which cost the same as others; needs nothing beside torch and numpy. A frame is what a stream does
+Random weights, which cost the same as others; needs nothing besides torch and numpy. A frame is what a stream does
 for it: upload, encode, decode of the window that it completes, candidates on the host. With several streams, one
 frame of each and one decode for all.
 """
@@ -137,7 +137,7 @@ def frames_of(config: ModelConfig, num: int) -> list[tuple[Tensor, Tensor | None
 
 
 def make_runtime(case: Case, device: torch.device) -> Runtime:
-    """Raises EngineError where it cannot be had."""
+    """Raises EngineError where it is not available."""
     config = case.config
     spec = HalvesSpec(
         height=config.height,
@@ -216,7 +216,7 @@ class Streams:
 
 
 def time_case(case: Case, device: torch.device, *, seconds: float = 3.0, least: int = 20) -> dict[str, Any]:
-    """Frames a second and milliseconds of a step; `why` where the engine cannot be had."""
+    """Frames a second and milliseconds of a step; `why` where the engine is not available."""
     row: dict[str, Any] = {
         "model": case.model,
         "size": f"{case.config.width}×{case.config.height}",

@@ -5,7 +5,7 @@
 
 Parts: kernels (deformable attention), frames (pictures in, masks out), network (eager, under CUDA graphs), inductor.
 Every case is a process of its own with a time limit, and a row is on the disk (`gpu-rows.jsonl`) as soon as it is
-known: a case that fails, hangs or takes the process down costs itself alone. The page and its JSON are written anew
+known: a case that fails, hangs or takes the process down costs itself alone. The page and its JSON are written again
 after every case, and all ends within `--seconds`, 570 by default.
 
 Needs torch with CUDA, numpy and CuPy, OpenCV for pictures and masks and pycocotools for masks; what is missing is

@@ -195,7 +195,7 @@ def stages(found: Mapping[str, Any]) -> list[str]:
 
 
 def scaling(found: Mapping[str, Any]) -> list[str]:
-    """Frames a second by T, stride and size; kept instances and streams beside."""
+    """Frames a second by T, stride and size; kept instances and streams besides."""
     grid = [row for row in found["rows"] if row["num_kept"] == 20 and row["streams"] == 1]
     strides = sorted({row["stride"] for row in grid})
     shapes = list(dict.fromkeys((row["height"], row["width"], row["num_frames"]) for row in grid))

@@ -125,7 +125,9 @@ def test_what_has_a_likely_name_is_no_object_besides() -> None:
     logits[0, 0, 2] = LIKELY
     logits[0, 1, 2] = LIKELY - 0.1
     logits[0, 2:, 80] = 2.0
-    spots = torch.tensor([0.2, 0.6, 0.22, 0.62, 0.35])  # things on the likely name, on the other, beside
+    spots = torch.tensor(
+        [0.2, 0.6, 0.22, 0.62, 0.35]
+    )  # things on the likely name, on the other, next to both
     boxes = torch.tensor([0.0, 0.5, 0.2, 0.4]).repeat(1, 2, 5, 1)
     boxes[..., 0] = spots
     output = LayerOutput(torch.zeros(1, 5, 8), logits, boxes, boxes)

@@ -45,7 +45,7 @@ def test_output_shapes_and_ranges() -> None:
 
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_every_variant_is_cut_at_the_seam_without_a_trace(variant: str) -> None:
-    """One frame's features, made once, serve every window it stands in, to the bit."""
+    """One frame's features, made once, serve every window it stands in, bit for bit."""
     network = live_model(small_config(variant=variant))
     frames = random_images(4, 3, 64, 96)
     cues = random_images(4, 1, 64, 96, seed=1)

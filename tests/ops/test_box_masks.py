@@ -1,4 +1,4 @@
-"""Masks within boxes: the portable form beside a reckoning cell by cell, the compiled one beside it."""
+"""Masks within boxes: the portable form next to a reckoning cell by cell, the compiled one next to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Te
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(B, T, c, h, w, generator=generator, dtype=torch.float64)
     parameters = torch.randn(B, Q, sum(num_parameters(c)), generator=generator, dtype=torch.float64)
-    # From a fraction of a cell to twice the picture, some of them beside it.
+    # From a fraction of a cell to twice the picture, some of them next to it.
     boxes = torch.rand(B, T, Q, 4, generator=generator, dtype=torch.float64) * 2 - 0.5
     boxes[..., 2:] = boxes[..., 2:].abs() ** 2 * 2
     scale = torch.tensor([w, h, w, h], dtype=torch.float64) * STRIDE

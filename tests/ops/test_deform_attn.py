@@ -234,7 +234,7 @@ def test_compiles_in_one_graph_with_gradients() -> None:
     inputs = make((5, 3, 2, 2, 2, 4), dtype=torch.float32)
 
     def layer(*tensors: Tensor) -> Tensor:
-        # Nothing beside the operator: inductor's C++ kernels are not what is tested, and slow to build.
+        # Nothing next to the operator: inductor's C++ kernels are not what is tested, and slow to build.
         return deform_attn(*tensors, *inputs[3:])
 
     eager, compiled = leaves(inputs), leaves(inputs)

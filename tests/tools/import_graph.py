@@ -6,7 +6,7 @@ A room is a package. A package that has packages in it is two rooms: its own mod
 directly or through each other, are its entries (`pipeline (entries)`: the command line, re-exports), the rest
 is its ground (`pipeline`), which the packages may stand on. A module that stands between its packages, on one
 and below another, is a room of its own (`model.network`). An arrow goes upward where a layers contract of
-`setup.cfg` puts the importing module below the imported one, or beside it as independent. Ours, on grimp.
+`setup.cfg` puts the importing module below the imported one, or next to it as independent. Ours, on grimp.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class TrainingClip:
     cues: NDArray[np.float32] | None = None
     """(T, R, H, W) as model.cues gives them, or None where the config has none."""
     ignore: NDArray[np.bool_] | None = None
-    """(T, H, W) pixels that count for nobody (a crowd), or None."""
+    """(T, H, W) pixels that are ignored (a crowd), or None."""
 
     def __post_init__(self) -> None:
         frames, size = len(self.images), self.images.shape[1:3]

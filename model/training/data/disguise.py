@@ -2,7 +2,7 @@
 
 Drawn things look drawn. A network that learns their colour and texture finds drawn things only, and takes
 what stands out in a real picture for one of them. So in some clips the things wear pieces of other pictures,
-in some still copies of other clips' things stand about and count for nobody, and lens and sensor differ.
+in some still copies of other clips' things stand about and are ignored, and lens and sensor differ.
 Source: domain randomisation (Tobin et al. 2017), decoys as in the sprites set; chances and ranges are ours.
 
 T frames, N instances, H × W pixels, R cue planes.
@@ -76,7 +76,7 @@ def dress(clip: TrainingClip, other: TrainingClip, rng: Rng) -> TrainingClip:
 def add_decoys(
     clip: TrainingClip, other: TrainingClip, rng: Rng, *, cues: tuple[str, ...], still: bool
 ) -> TrainingClip:
-    """The clip with still copies of `other`'s instances in it that count for nobody.
+    """The clip with still copies of `other`'s instances in it that are ignored.
 
     Their cues alone tell them from instances: they say that nothing has moved there. Where the camera moves
     (`still` false), only clips of one frame get copies, and the background cue stays as it is. Where no cue

@@ -86,7 +86,7 @@ class FrozenVideo:
     ids: NDArray[np.uint16]
     """(T, H, W) 0 for nobody, i + 1 for labels[i]."""
     labels: tuple[int, ...]
-    """Index of the class of each of the scene's actors; negative for one that counts for nobody."""
+    """Index of the class of each of the scene's actors; negative for one that is ignored."""
     sha256: str
     """Of the description."""
 

@@ -48,7 +48,7 @@ MIN_AREA = 40
 """Pixels; an instance of which less shows between fence and post counts as not visible."""
 
 ANY_CATEGORY = 1
-"""Of what counts for nobody; masks are compared without categories."""
+"""Of what is ignored; masks are compared without categories."""
 
 CATEGORY_IDS = {category.name: category.id for category in categories("coco")}
 

@@ -1,4 +1,4 @@
-"""95 % intervals of the real benchmark's metrics: frames drawn anew, in blocks.
+"""95 % intervals of the real benchmark's metrics: frames drawn again, in blocks.
 
 Moving-block bootstrap (Künsch 1989): a video of n frames is put together again from blocks of consecutive frames, each
 begun at a frame drawn at random, the end going on at the start. Neighbouring frames show the same people at almost the

@@ -85,7 +85,7 @@ class BoxTally(NamedTuple):
 def box_metrics(frames: Sequence[PeopleBoxes], found: Found) -> dict[str, Any]:
     """Recall and precision of the masks' boxes against those of all people, one to one at IoU 0.5.
 
-    What covers nobody and lies by half in a box that is ignored counts for nobody.
+    What covers nobody and lies by half in an ignored box is ignored, too.
     """
     tallies = [tally_boxes(frame, found) for frame in frames]
     return {

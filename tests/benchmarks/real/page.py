@@ -69,7 +69,7 @@ def boxes(groups: Mapping[str, Any]) -> str:
 
 
 def table(groups: Mapping[str, Any]) -> str:
-    """All groups and shots: AP50, recall, precision, ids, names; whoever ran in each cell."""
+    """All groups and shots: AP50, recall, precision, ids, names; those who ran, in each cell."""
     lines = [
         "| frames of | objects' frames | AP50 | recall | precision | IDF1 | ids kept | id switches | right names |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -88,7 +88,7 @@ def table(groups: Mapping[str, Any]) -> str:
 
 
 def heights(groups: Mapping[str, Any], *, people: bool) -> str:
-    """Recall at IoU 0.5 by object height for each camera; whoever ran in each cell."""
+    """Recall at IoU 0.5 by object height for each camera; those who ran, in each cell."""
     first = groups["all"]["ours"]["recall_by_height"]
     bounds = [
         f"{each['min']:.0f}–{each['max']:.0f}" if each["max"] else f"≥ {each['min']:.0f}" for each in first

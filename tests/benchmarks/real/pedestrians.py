@@ -6,7 +6,7 @@ The clip is OpenCV's sample `vtest.avi` (795 frames of 768×576 at 10 fps): /usr
 of Debian's package opencv-doc, samples/data of OpenCV's repository. One frame a second is labelled. What differs from
 the median of all frames is somebody; who stands apart from others, whole in the picture and shaped like a person, gets
 an id for as long as that holds without a break. Everything else that differs (groups that touch, people behind the
-lamp post's sign, cut off or half hidden, leaves) counts for nobody, and so do the two parked vehicles. All labelled
+lamp post's sign, cut off or half hidden, leaves) is ignored, and so do the two parked vehicles. All labelled
 frames were looked at; what was wrong is in REJECTED.
 
 H, W picture.
@@ -41,7 +41,7 @@ LABELS = Path(__file__).with_name("pedestrians.json")
 SHA256 = "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf"
 FPS = 10
 VIDEO = 101
-"""Its id, beside those of the other clip."""
+"""Its id, next to those of the other clip."""
 EVERY = 10
 """Frames between two labelled ones."""
 FIRST = 30
@@ -281,7 +281,7 @@ def _link(by_frame: list[list[Silhouette]]) -> list[dict[int, Silhouette]]:
 
 
 def main() -> int:
-    """Write the labels anew."""
+    """Write the labels again."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -31,7 +31,7 @@ class PeopleBoxes:
     """In the clip."""
     people: tuple[Box, ...]
     ignore: tuple[Box, ...]
-    """What lies in one of these counts for nobody; the parked vehicles are among them."""
+    """What lies in one of these is ignored; the parked vehicles are among them."""
     for_tuning: bool
     """Numbers may be chosen on it; its metrics are not the reported ones."""
 
@@ -52,7 +52,7 @@ def load(path: Path = BOXES) -> list[PeopleBoxes]:
 
 
 def parked_vehicles(path: Path = BOXES) -> tuple[Box, ...]:
-    """The two vehicles that stand there from the first frame to the last, and count for nobody."""
+    """The two vehicles that stand there from the first frame to the last, and are ignored."""
     return _boxes(json.loads(path.read_text(encoding="utf-8"))["parked"])
 
 

@@ -153,7 +153,7 @@ def select(
     *,
     kinds: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """The labels of some videos, None: of all; what is not of `kinds` counts for nobody."""
+    """The labels of some videos, None: of all; what is not of `kinds` is ignored."""
     videos = {video["id"] for video in labels["videos"]} if videos is None else videos
     annotations = []
     for each in labels["annotations"]:
@@ -261,7 +261,7 @@ def perfect(labels: Mapping[str, Any]) -> dict[int, Found]:
 def label_masks(
     labels: Mapping[str, Any], video: Mapping[str, Any], place: int
 ) -> dict[int, NDArray[np.bool_]]:
-    """Masks of the labelled instances of one frame of a video, by id; 0 is what counts for nobody."""
+    """Masks of the labelled instances of one frame of a video, by id; 0 is what is ignored."""
     masks = {}
     for each in labels["annotations"]:
         rle = each["segmentations"][place] if each["video_id"] == video["id"] else None

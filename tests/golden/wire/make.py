@@ -168,7 +168,7 @@ def goldens() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Write the files beside this one."""
+    """Write the files next to this one."""
     for name, golden in goldens().items():
         golden["parts"] = [base64.b64encode(part).decode() for part in golden["parts"]]
         text = json.dumps(golden, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""An engine is made anew where any code that it came of has changed, whatever room that code lies in."""
+"""An engine is made again where any code that it came of has changed, whatever room that code lies in."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_half_that_cannot_be_captured_leaves_the_network_running_eager(
     monkeypatch.setattr(model.engines.runtime, "GraphedHalf", refuse)
     assert runtime._on_gpu("auto") is runtime._eager
     assert "no CUDA graph: the network runs eager" in caplog.text
-    with pytest.raises(EngineError, match="engine 'eager' cannot be had"):
+    with pytest.raises(EngineError, match="engine 'eager' is not available"):
         runtime._on_gpu("eager")
 
 

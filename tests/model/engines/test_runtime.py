@@ -1,4 +1,4 @@
-"""Engines: what is compiled equals eager, is kept on disk, and is left out where it cannot be had."""
+"""Engines: what is compiled equals eager, is kept on disk, and is left out where it is not available."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def weights(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(network: Network, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
-    """A cache that `auto` has filled beside a stream, by the real process: built once for all tests."""
+    """A cache that `auto` has filled next to a stream, by the real process: built once for all tests."""
     cache = EngineCache(tmp_path_factory.mktemp("engines"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MSSTS_BUILD", "1")
@@ -459,7 +459,7 @@ def test_an_engine_asked_for_by_name_never_falls_back(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
-    with pytest.raises(EngineError, match=r"engine 'inductor' cannot be had: .*model\.engine=eager"):
+    with pytest.raises(EngineError, match=r"engine 'inductor' is not available: .*model\.engine=eager"):
         Runtime(network, SPEC, precision="fp32", engine="inductor", cache=EngineCache(tmp_path))
     with pytest.raises(ValueError, match="'turbo' is not one of auto, eager, inductor, tensorrt"):
         Runtime(network, SPEC, precision="fp32", engine="turbo")  # type: ignore[arg-type]
@@ -488,7 +488,7 @@ def test_a_damaged_package_is_left_out_by_auto_and_an_error_by_name(
         wait_until(lambda: serves_compiled(runtime) or len(caplog.records) > 0, 60)
     assert not serves_compiled(runtime)
     assert sum("left out, eager goes on" in record.message for record in caplog.records) == 1
-    with pytest.raises(EngineError, match="cannot be had"):
+    with pytest.raises(EngineError, match="is not available"):
         Runtime(network, SPEC, precision="fp32", engine="inductor", cache=damaged)
 
 

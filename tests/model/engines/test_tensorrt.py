@@ -52,7 +52,7 @@ def test_without_the_package_the_error_names_it_and_the_remedy() -> None:
     assert len(said) == 2
     assert said[0] == said[1]
     for words in (
-        "engine 'tensorrt' cannot be had",
+        "engine 'tensorrt' is not available",
         "torch_tensorrt cannot be imported",
         "pip install 'mssts-stream[tensorrt]'",
         "NVIDIA's package index",

@@ -1,4 +1,4 @@
-"""The trainer: it resumes to the bit, stops at what is not finite, and several processes train as one."""
+"""The trainer: it resumes bit for bit, stops at what is not finite, and several processes train as one."""
 
 from __future__ import annotations
 

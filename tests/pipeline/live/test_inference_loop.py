@@ -162,7 +162,7 @@ def test_several_sources_keep_their_results(tmp_path: Path, max_batch: int) -> N
     for name in lengths:
         if max_batch == 1:
             assert told(items, name) == told(plain, name)
-        else:  # other windows may stand beside in the batch: equal but for the last bits
+        else:  # other windows may stand in the batch, too: equal but for the last bits
             places = [
                 item.frame.index for item in items if isinstance(item, FrameResult) and item.source == name
             ]

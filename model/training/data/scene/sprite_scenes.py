@@ -2,7 +2,7 @@
 
 Shape alone tells six of the classes: colour, texture, size and turn say nothing. Only time tells the other
 four: they are two pairs that share look and speed, and one of each pair goes steadily on while the other goes
-to and fro. Twins share everything and cross. Decoys are copies that never move and count for nobody.
+to and fro. Twins share everything and cross. Decoys are copies that never move and are ignored.
 Source: ours.
 
 Lengths are pixels, x to the right and y down, the first pixel covering 0..1; angles are clockwise radians.
@@ -45,7 +45,7 @@ CLASSES = tuple(category.name for category in categories("sprites"))
 MOTION_PAIRS = (("gliding_disc", "swinging_disc"), ("spinning_propeller", "rocking_propeller"))
 """Same look, told apart by motion: steadily on, and to and fro at the same mean speed."""
 DECOY = -1
-"""Label of a still copy that counts for nobody."""
+"""Label of a still copy that is ignored."""
 BACKDROPS = ("plain", "noise", "leaves")
 CORRUPTIONS = ("noise", "black", "blocks")
 
