@@ -106,12 +106,12 @@ def _subscribe_arguments(parser: argparse.ArgumentParser) -> None:
         "--latest", action="store_true", help="skip to the newest message when reading is slow"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, masks as COCO RLE")
-    parser.add_argument("--count", metavar="N", type=_count, help="stop after so many messages")
+    parser.add_argument("--count", metavar="N", type=_count, help="stop after this number of messages")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
-        help="give up when nothing is heard for so long (exit code 2)",
+        help="give up when nothing is heard within this time (exit code 2)",
     )
     parser.add_argument(
         "--server-key", metavar="KEY", help="the publisher's public key or key file, for an encrypted stream"

@@ -39,13 +39,13 @@ class SourceConfig(Section):
     read_timeout_seconds: float = Field(5.0, gt=0, le=3_600)
     """How long a live source may be silent before it counts as lost."""
     wait: bool = False
-    """Keep trying a live source that cannot be reached at start, for ever."""
+    """Keep trying, without end, to reach a live source that is not there at the start."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     """How RTSP carries the video; tcp loses nothing, udp is for networks that ask for it."""
     reconnect: bool = True
     """Whether a live source that was lost after its first frame is opened again."""
     reconnect_seconds: float = Field(60.0, gt=0, le=31_536_000)
-    """Give up (exit code 2) when a lost live source has not come back for so long."""
+    """Give up (exit code 2) when a lost live source has not come back within this time."""
     images_fps: float = Field(10.0, ge=0.001, le=1000)
     """Frames a second that a folder of images stands for."""
     detect_cuts: bool = True
@@ -116,9 +116,9 @@ class ModelSection(Section):
     network: dict[str, Any] = {}
     """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
     classes: Annotated[list[str], Field(min_length=1)] | None = None
-    """Names of the classes to look for, as the model's class list spells them; all others count for nothing.
-    null: what the list recommends, of `coco` and `coco_and_object` person, vehicles, animals and `object`, of
-    other lists every class."""
+    """Names of the classes to look for, as the model's class list spells them; all others are ignored.
+    null takes what the list recommends: person, vehicles, animals and `object` of `coco` and
+    `coco_and_object`, every class of other lists."""
     score_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Class name → score from which an unmatched candidate of this class starts a track, in place of
     `association.birth_score`; weaker ones still keep tracks alive, down to `association.min_score`."""
@@ -173,17 +173,17 @@ class AssociationConfig(Section):
     confirm_windows: int = Field(2, ge=1)
     """Windows that must have seen a tentative track before it is confirmed."""
     birth_max_iou: float = Field(0.50, ge=0, le=1)
-    """A candidate that overlaps a live track's by so much, as in `nms_iou`, starts no track."""
+    """A candidate that overlaps a live track's by this much, measured as in `nms_iou`, starts no track."""
     nms_iou: float = Field(0.50, gt=0, le=1)
-    """Of two candidates of a window that overlap so much, by the mean of the soft spatio-temporal IoU of
-    their masks and the IoU of their boxes, the weaker one goes."""
+    """Two candidates of a window that overlap by this much count as one: the weaker is dropped. Overlap is
+    the mean of the soft spatio-temporal IoU of their masks and the IoU of their boxes."""
     gate_iou: float = Field(0.20, ge=0, le=1)
     """Least soft IoU on the shared frames for a match."""
     gate_embedding: float = Field(0.60, ge=-1, le=1)
     """Without overlap: least cosine similarity of the embeddings (and a reachable centre)."""
     gate_class: float = Field(0.3, ge=0, le=1)
-    """Agreement (cosine) of a candidate's class scores with a track's mean below which they are of two kinds:
-    a match then takes an overlap of at least 0.3."""
+    """Below this agreement (cosine) of a candidate's class scores with a track's mean, the two are of
+    different kinds. A match then needs an overlap of at least 0.3."""
     weight_iou: float = Field(0.6, ge=0, le=1)
     """Share of the soft IoU in the similarity."""
     weight_embedding: float = Field(0.3, ge=0, le=1)
@@ -216,10 +216,10 @@ class PublishConfig(Section):
     """The mask stream over ZeroMQ (docs/wire.md). A plain string is accepted as the address."""
 
     address: str | None = None
-    """Where to bind, e.g. tcp://127.0.0.1:5555. "none" publishes nothing; so does null, but for the command
-    line, which then binds tcp://127.0.0.1:5555."""
+    """Where to bind, e.g. tcp://127.0.0.1:5555. "none" publishes nothing. null publishes nothing
+    either, except that the command line then binds tcp://127.0.0.1:5555."""
     wait_for_subscribers: int = Field(0, ge=0, le=1_000_000)
-    """Wait for so many subscribers before frame 0."""
+    """Wait for this number of subscribers before frame 0."""
     block: bool = False
     """A slow subscriber slows the stream down instead of losing messages; for files."""
     allow_plaintext: bool = False
@@ -291,7 +291,7 @@ class StreamConfig(Section):
     display: DisplayConfig = DisplayConfig()
     queue: QueueConfig = QueueConfig()
     max_frames: int | None = Field(None, ge=1, lt=2**63)
-    """Stop each source after so many frames were read from it."""
+    """Stop each source after this number of frames was read from it."""
 
     @model_validator(mode="after")
     def _check_across(self) -> StreamConfig:

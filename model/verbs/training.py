@@ -52,7 +52,9 @@ def data_freeze(arguments: Sequence[str]) -> None:
     parser.add_argument("--set", default="street", choices=("street", "sprites"), help="default: street")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="default: test")
     parser.add_argument("--output", metavar="DIR", help="folder for frames/ and annotations.json")
-    parser.add_argument("--num-videos", type=int, default=200, help="only the first so many (default: 200)")
+    parser.add_argument(
+        "--num-videos", type=int, default=200, help="how many of the first videos (default: 200)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
     parser.add_argument(
         "--hashes", action="store_true", help="instead write the hashes of all sets into the package"

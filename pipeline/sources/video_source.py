@@ -191,7 +191,7 @@ class VideoSource:
                 if not self._config.wait and time.monotonic() + pause >= deadline:
                     raise SourceUnreachable(
                         f"{error}; gave up after source.connect_timeout_seconds = {limit:g} "
-                        "(source.wait: true waits for ever)",
+                        "(source.wait: true waits without end)",
                         source=error.source,
                     ) from error
                 logger.log(logging.DEBUG if told else logging.WARNING, "%s; trying again", error)
