@@ -16,16 +16,10 @@ Dimensions: B windows, T frames, R cue planes, H × W pixels.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -36,6 +30,7 @@ from torch import Tensor
 from model.config import EngineName, Precision
 from model.engines.cache import EngineCache, engine_key
 from model.engines.check import TOLERANCE, engine_error, frames_error
+from model.engines.coming import Builder, Loading, build_engine, first_line
 from model.engines.cuda_graph import GraphedHalf, Upload
 from model.engines.device import choose_device, choose_dtype
 from model.engines.halves import (
@@ -130,7 +125,7 @@ class Runtime:
         """Windows at once that a GPU's memory was enough for."""
         self._decoded = False
         self._began = time.monotonic()
-        self._coming: _Loading | _Builder | None = None
+        self._coming: Loading[_Engine] | Builder[_Engine] | None = None
         self._may_load = engine == "auto" and on_cpu
         self._may_build = self._may_load and weights is not None and os.environ.get(BUILD_SWITCH) != "0"
         if not on_cpu:
@@ -246,13 +241,13 @@ class Runtime:
             except EngineError as exc:
                 if engine != "auto":
                     raise
-                logger.warning("engine %s left out: %s", name, _first_line(exc))
+                logger.warning("engine %s left out: %s", name, first_line(exc))
             except Exception as exc:  # torch's compiler and the driver have no base class of their own
                 if engine != "auto":
                     raise EngineError(
-                        f"engine {name!r} is not available on {self.device}: {_first_line(exc)}"
+                        f"engine {name!r} is not available on {self.device}: {first_line(exc)}"
                     ) from exc
-                logger.warning("engine %s left out: %s", name, _first_line(exc))
+                logger.warning("engine %s left out: %s", name, first_line(exc))
             else:
                 return graphs
         logger.warning("no CUDA graph: the network runs eager on %s", self.device)
@@ -318,7 +313,7 @@ class Runtime:
             engine = self._load(folder)
         except Exception as exc:  # a damaged package raises what torch's loader raises
             raise EngineError(
-                f"engine 'inductor' is not available: {_first_line(exc)}; delete {str(folder)!r} to build "
+                f"engine 'inductor' is not available: {first_line(exc)}; delete {str(folder)!r} to build "
                 "it again; model.engine=eager runs without"
             ) from exc
         logger.info("engine inductor ready after %.1f s", time.monotonic() - began)
@@ -332,7 +327,7 @@ class Runtime:
         try:
             return self._load(folder, side_by_side=True)
         except Exception as exc:  # a damaged package raises what torch's loader raises
-            logger.warning("engine inductor left out, eager goes on: %s", _first_line(exc))
+            logger.warning("engine inductor left out, eager goes on: %s", first_line(exc))
             self._may_build = False
             return None
 
@@ -380,11 +375,11 @@ class Runtime:
         elif self._may_load and self._decoded:  # the first window comes before everything else
             self._may_load = False
             self._began = time.monotonic()
-            self._coming = _Loading(self._found)
+            self._coming = Loading(self._found)
         elif self._may_build and self._decoded and time.monotonic() - self._began >= BUILD_AFTER_SECONDS:
             self._may_build = False
             assert self._weights is not None
-            self._coming = _Builder(
+            self._coming = Builder(
                 self._weights,
                 self.spec,
                 self._cache.root,
@@ -392,107 +387,3 @@ class Runtime:
                 precision=self._precision,
                 classes=class_names(self.network, self.spec),
             )
-
-
-class _Loading:
-    """Loads an engine in a thread, which the program's end waits for: torch must not be left by force."""
-
-    def __init__(self, load: Callable[[], _Engine | None]) -> None:
-        self.done = False
-        self.engine: _Engine | None = None
-        self._load = load
-        # A thread of a daemon, as a stream's are, would be one, too, and die within torch at the end.
-        self._thread = threading.Thread(target=self._run, name="engine-loader", daemon=False)
-        self._thread.start()
-
-    def join(self) -> _Engine | None:
-        """Wait for it; return the engine."""
-        self._thread.join()
-        return self.engine
-
-    def _run(self) -> None:
-        try:
-            self.engine = self._load()
-        finally:
-            self.done = True
-
-
-class _Builder:
-    """Builds an engine in a process of low priority, then loads and checks it in a thread."""
-
-    def __init__(
-        self,
-        weights: Path,
-        spec: HalvesSpec,
-        root: Path,
-        load: Callable[[], _Engine | None],
-        *,
-        precision: Precision,
-        classes: Sequence[str],
-    ) -> None:
-        self.done = False
-        self.engine: _Engine | None = None
-        self._load = load
-        self._began = time.monotonic()
-        command = [sys.executable, "-m", "model", "compile", "--low-priority"]
-        command += ["--weights", str(weights.resolve())]
-        command += ["--height", str(spec.height), "--width", str(spec.width)]
-        command += ["--num-frames", str(spec.num_frames), "--num-kept", str(spec.num_kept)]
-        command += ["--threads", str(torch.get_num_threads()), "--cache", str(root.resolve())]
-        command += ["--precision", precision]
-        command += [] if spec.with_cues else ["--no-cues"]
-        command += ["--classes", *classes]
-        logger.info("compiling the network in the background; eager serves meanwhile")
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        # Into a file: torch's own helper processes hold a pipe open after the process itself has ended.
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the process has ended)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._said,
-            env=environment,
-            cwd=Path(__file__).parents[2],  # elsewhere `-m model` might be somebody else's
-        )
-        weakref.finalize(self, _kill, self._process)  # also at the end of the program
-        threading.Thread(target=self._wait, name="engine-builder", daemon=True).start()
-
-    def _wait(self) -> None:
-        if self._process.wait() == 0:
-            self.engine = _Loading(self._load).join()
-            if self.engine is not None:
-                logger.info("compiled in %.0f s", time.monotonic() - self._began)
-            else:
-                logger.warning("what was compiled is not for this program (edited since?); eager goes on")
-        elif self._process.returncode > 0:
-            self._said.seek(0)
-            said = self._said.read().strip()[-300:]
-            logger.warning("engine inductor could not be built, eager goes on: %s", said)
-        self.done = True
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(OSError):
-        process.kill()
-
-
-def build_engine(network: Network, spec: HalvesSpec, *, cache: EngineCache) -> Path:
-    """The folder of the compiled engine of a `prepared` network, built if it is not there yet.
-
-    Raises EngineError where it cannot be built, with the remedy.
-    """
-    from model.engines.inductor import build_packages
-
-    key = engine_key(network, spec, engine="inductor")
-    try:
-        return cache.make(key, lambda path: build_packages(network, spec, path))
-    except Exception as exc:  # torch's compiler has no base class of its own
-        raise EngineError(
-            f"engine 'inductor' is not available: {_first_line(exc)}; it needs a C++ compiler (g++) and "
-            f"room in {str(cache.root)!r}; model.engine=eager runs without"
-        ) from exc
-
-
-def _first_line(exc: Exception) -> str:
-    lines = str(exc).strip().splitlines()
-    return f"{type(exc).__name__}: {lines[0] if lines else ''}"

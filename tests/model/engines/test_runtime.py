@@ -392,7 +392,7 @@ print(runtime.engine, type(runtime._coming).__name__)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=100
     )
-    assert (done.returncode, done.stdout.split()) == (0, ["eager", "_Loading"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["eager", "Loading"]), done.stderr
 
 
 def test_compile_makes_the_engine_that_a_stream_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
