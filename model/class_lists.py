@@ -16,10 +16,11 @@ Dimensions: K outputs of the class head.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from model.errors import did_you_mean
 
 ClassListName = Literal[
     "object", "youtube_vis_2019", "youtube_vis_2021", "ovis", "coco", "coco_and_object", "sprites"
@@ -162,5 +163,5 @@ def chosen_outputs(class_list: str, num_outputs: int, names: Sequence[str] | Non
 
 def unknown_class(name: str, known: Collection[str], *, which: str) -> str:
     """A sentence that says that `known` lacks a name, which is nearest, and which there are."""
-    (nearest,) = difflib.get_close_matches(name.lower().replace(" ", "_"), known, n=1, cutoff=0.0)
-    return f"{name!r} is no class {which}: did you mean {nearest!r}? There are {', '.join(known)}"
+    question = did_you_mean(name.lower().replace(" ", "_"), known, cutoff=0.0)
+    return f"{name!r} is no class {which}: {question} There are {', '.join(known)}"

@@ -16,9 +16,12 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question for a mistyped name, `did you mean 'x'?`; empty where none of the known names is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """A question for a mistyped name, `did you mean 'x'?`; empty where none of the known names is near.
+
+    cutoff: how alike two names are at least, 0..1; with 0 the nearest is always named.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from model.errors import CheckpointError
+from ops.files import written_whole
 
 MANIFEST = "manifest.json"
 
@@ -43,11 +44,11 @@ def write_state(state: Mapping[str, Any], folder: Path, *, step: int, piece_byte
                 pieces.append({"name": name, "bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()})
                 _write_synced(folder / name, part)
             manifest = json.dumps({"format": "mssts-training/1", "step": step, "pieces": pieces}, indent=1)
-            _write_synced(folder / f"{MANIFEST}.new", manifest.encode())
-            os.replace(folder / f"{MANIFEST}.new", folder / MANIFEST)
+            with written_whole(folder / MANIFEST) as unfinished:
+                unfinished.write_text(manifest, encoding="utf-8")
         except OSError:
-            for name in [f"{MANIFEST}.new", *(piece["name"] for piece in pieces)]:
-                (folder / name).unlink(missing_ok=True)
+            for piece in pieces:
+                (folder / piece["name"]).unlink(missing_ok=True)
             raise
         kept = {piece["name"] for piece in pieces}
         for old in folder.glob("step*.part"):

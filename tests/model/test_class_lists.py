@@ -132,7 +132,7 @@ def test_the_recommendation_is_people_vehicles_animals_and_object_and_elsewhere_
     [
         (["persn"], "'persn' is no class of class list 'coco': did you mean 'person'?"),
         (["person", "Traffic Light"], "did you mean 'traffic_light'?"),
-        (["object"], "'object' is no class of class list 'coco'"),
+        (["object"], "'object' is no class of class list 'coco': did you mean 'bench'? There are person, "),
         (["cat", "dog", "cat"], "'cat' is named twice"),
         ([], "no class is named"),
     ],

@@ -122,7 +122,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("step", [1, 2], ids=["same step", "later step"])
-@pytest.mark.parametrize(("room", "piece_bytes"), [(1 << 15, None), (64, 1 << 17), (1 << 17, 1 << 18)])
+@pytest.mark.parametrize(
+    ("room", "piece_bytes"), [(1 << 15, None), (64, 1 << 17), (1 << 17, 1 << 18), (1 << 12, 1 << 12)]
+)
 def test_the_previous_checkpoint_survives_a_full_disk(
     tmp_path: Path, room: int, piece_bytes: int | None, step: int
 ) -> None:

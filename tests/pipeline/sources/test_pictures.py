@@ -23,6 +23,12 @@ def test_a_video_at_the_rate_of_the_stream(tmp_path: Path) -> None:
     assert len(list(read_pictures(str(clip), fps=1000.0))) == 50
 
 
+def test_no_frame_comes_early_for_its_slot_where_the_source_is_much_faster(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", num_frames=60, fps=60)
+    pictures = [each for each in read_pictures(str(clip), fps=10.0) if each is not None]
+    assert [read_number(rgb) for rgb, _ in pictures] == list(range(0, 60, 6))
+
+
 def test_a_folder_with_a_cut_and_a_broken_image(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shots = [
