@@ -29,6 +29,7 @@ class Ledger:
         self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
         self._packet_errors = 0
         self._reconnects = 0
+        self._damaged = 0
         self._revisions_dropped = 0
 
     def count_read(self) -> None:
@@ -56,6 +57,11 @@ class Ledger:
         with self._lock:
             self._reconnects += 1
 
+    def count_damaged(self) -> None:
+        """The decoder called a picture corrupt (outside the ledger: it was read like any other)."""
+        with self._lock:
+            self._damaged += 1
+
     def count_revision_dropped(self) -> None:
         """A later revision of a published frame was dropped before the sinks (outside the ledger)."""
         with self._lock:
@@ -80,6 +86,11 @@ class Ledger:
     def reconnects(self) -> int:
         """Times the source was opened again."""
         return self._reconnects
+
+    @property
+    def damaged(self) -> int:
+        """Pictures that the decoder called corrupt."""
+        return self._damaged
 
     @property
     def revisions_dropped(self) -> int:

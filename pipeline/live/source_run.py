@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from ops.masks import CropMasks, crop_masks
 from pipeline.association.associator import Associator
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
+from pipeline.health import Health, Vitals
 from pipeline.inference.predictor import ModelFacts, birth_scores
 from pipeline.inference.window import Windower
 from pipeline.live.report import latency_report
@@ -47,6 +49,7 @@ class SourceRun:
         self.name = name
         self.url = redact_url(url)
         self.ledger = Ledger()
+        self.health = Health(name)
         self.source: Source = open_source(
             name,
             url,
@@ -78,6 +81,8 @@ class SourceRun:
         """As the sinks know it."""
         self.end: End | None = None
         self.error: SourceError | None = None
+        self.last_result: float | None = None
+        """When the sinks had the newest result, in monotonic seconds; the caller's thread writes it."""
         self.skipped: set[int] = set()
         """Frames whose first revision was dropped before the sinks: later revisions go the same way."""
 
@@ -92,6 +97,20 @@ class SourceRun:
         if not item.final:
             self.skipped.add(item.frame.index)
 
+    def vitals(self) -> Vitals:
+        """The source's counters and conditions now; callable from any thread."""
+        ledger, last = self.ledger, self.last_result
+        return Vitals(
+            read=ledger.read,
+            published=ledger.published,
+            dropped=ledger.dropped,
+            packet_errors=ledger.packet_errors,
+            reconnects=ledger.reconnects,
+            damaged=ledger.damaged,
+            last_result_age_ms=None if last is None else round((time.monotonic() - last) * 1000),
+            health=self.health.troubles,
+        )
+
     def report(self, wall_seconds: float) -> dict[str, Any]:
         """Return the source's part of the report (docs/report.md)."""
         ledger = self.ledger
@@ -105,6 +124,8 @@ class SourceRun:
             "latency_ms": latency_report([self.latency]),
             "packet_errors": ledger.packet_errors,
             "reconnects": ledger.reconnects,
+            "damaged": ledger.damaged,
+            "health": self.health.counts,
             "revisions_dropped": ledger.revisions_dropped,
             "end": self.end.reason if self.end else None,
             "error": str(self.error) if self.error else None,

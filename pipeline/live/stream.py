@@ -82,6 +82,7 @@ class Stream:
             model=facts,
             sources=self.sources,
             ledgers={name: run.ledger for name, run in self._runs.items()},
+            vitals={name: run.vitals for name, run in self._runs.items()},
             stop=self._stop,
         )
         self._sinks: list[Sink] = [*build_sinks(context), *sinks]
@@ -219,6 +220,7 @@ class Stream:
     def _count(self, run: SourceRun, result: FrameResult, begun_ns: int) -> None:
         now = time.monotonic_ns()
         run.latency["sinks"].add((now - begun_ns) / 1e6)
+        run.last_result = now / 1e9
         if result.revision == 0:
             run.ledger.count_published()
             run.latency["total"].add((now - result.frame.captured_monotonic_ns) / 1e6)

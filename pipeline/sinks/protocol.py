@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.config import StreamConfig
+from pipeline.health import Vitals
 from pipeline.inference.predictor import ModelFacts
 from pipeline.sources.source import Source
 from pipeline.stats import Ledger
@@ -48,6 +49,8 @@ class SinkContext:
     sources: Mapping[str, Source]
     ledgers: Mapping[str, Ledger]
     stop: threading.Event
+    vitals: Mapping[str, Callable[[], Vitals]] = field(default_factory=dict)
+    """Counters and conditions of a source now; callable from any thread."""
 
     @property
     def note(self) -> str | None:
