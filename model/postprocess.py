@@ -55,7 +55,14 @@ class ComingCandidates:
     whatever the host does; made where nothing must wait, and waited for where they are needed.
     """
 
-    def __init__(self, output: Output, config: ModelConfig, outputs: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        output: Output,
+        config: ModelConfig,
+        outputs: tuple[int, ...] | None = None,
+        *,
+        keep_masks: bool = False,
+    ) -> None:
         """outputs: the class outputs that count, None: all that stand for a category."""
         probabilities = output.logits.float().sigmoid()
         used = config.used_outputs if outputs is None else outputs
@@ -64,7 +71,10 @@ class ComingCandidates:
         if config.query_selection == "detector":
             probabilities = probabilities * mask_scores(output.mask_logits)[..., None] ** MASK_SCORE_POWER
         tensors = (probabilities, output.boxes.transpose(1, 2), output.mask_logits, output.query_embeddings)
-        self._tensors = [_to_host(tensor.detach().float().contiguous()) for tensor in tensors]
+        floats = [tensor.detach().float().contiguous() for tensor in tensors]
+        self.mask_logits = _own(floats[2], output.mask_logits) if keep_masks else None
+        """(B, k, T, h, w) where they were computed, if `keep_masks`."""
+        self._tensors = [_to_host(tensor) for tensor in floats]
         self._copied: torch.cuda.Event | None = None
         if probabilities.is_cuda:
             # Blocking: the core is left to other threads meanwhile.
@@ -88,6 +98,11 @@ def mask_scores(mask_logits: Tensor) -> Tensor:
     inside = logits > 0
     total = (logits.sigmoid() * inside).sum(dim=(-3, -2, -1))
     return total / inside.sum(dim=(-3, -2, -1)).clamp(min=1)
+
+
+def _own(tensor: Tensor, output: Tensor) -> Tensor:
+    """A tensor that the next window does not write to: a captured graph's output is the same memory again."""
+    return tensor.clone() if tensor.data_ptr() == output.data_ptr() else tensor
 
 
 def _to_host(tensor: Tensor) -> Tensor:

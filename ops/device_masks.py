@@ -6,7 +6,7 @@ equal to the last one. How it comes to be used, and when not, is `ops.kernel`'s.
 N masks of h × w cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor
 from ops.cuda import cupy_compiler
 from ops.kernel import Compiler, KernelTable, Ready
 from ops.launch import MASK_RUNS_HEADER, MaskRunsConfig, plan_mask_runs
-from ops.masks import CropMasks, crop_masks
+from ops.masks import CropMasks, MakeSums, crop_masks
 from ops.preprocess import Fit, fit_size
 from ops.rle import EMPTY, CropRLE, write_counts
 
@@ -27,16 +27,20 @@ __all__ = [
     "CAPACITY",
     "CropMasksOnDevice",
     "DeviceRuns",
+    "DeviceSums",
     "MaskRunsKernels",
     "crop_masks_on",
     "crops_of_runs",
     "mask_runs_cuda",
+    "mask_sums_on",
 ]
 
 CAPACITY = 4096
 """Counts of a mask that there is room for, if not told: two a column of a mask as wide as 2K."""
 
 _MAX_INDEX = 2**31
+_FIRST_ROWS = 8
+"""Rows of sums that are taken at first."""
 
 Rows = slice | list[int]
 """Which of the masks."""
@@ -150,7 +154,7 @@ def _runs(ready: Ready[MaskRunsConfig], job: _Job) -> DeviceRuns:
 
 def crops_of_runs(runs: DeviceRuns) -> list[CropRLE | None]:
     """Encode what the kernel gave; None for each mask that overflowed. Waits for the kernel."""
-    packed = runs.packed.cpu().numpy()  # the one copy, of what is to be sent from the host
+    packed = _to_host(runs.packed).numpy()  # the one copy, of what is to be sent from the host
     crops: list[CropRLE | None] = [None if row[5] else EMPTY for row in packed]
     used = [(index, row) for index, row in enumerate(packed) if row[4] and not row[5]]
     if used:
@@ -159,6 +163,15 @@ def crops_of_runs(runs: DeviceRuns) -> list[CropRLE | None]:
             x, y, width, height = row[:4].tolist()
             crops[index] = CropRLE(x, y, width, height, text)
     return crops
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A tensor on the host, through pinned memory: the copy waits for its own stream alone."""
+    if not tensor.is_cuda:
+        return tensor
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return pinned
 
 
 def _completed(runs: DeviceRuns | None, host: Callable[[Rows], list[CropRLE]]) -> list[CropRLE]:
@@ -178,7 +191,7 @@ class CropMasksOnDevice:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._kernel_is_off = False
         on_gpu = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -198,18 +211,119 @@ class CropMasksOnDevice:
             return crop_masks(mask_logits[rows], boxes_xyxy[rows], fit=fit, stride=stride, grow=grow)
 
         if self._kernel_is_off:
-            return _completed(None, host)
-        stream: AbstractContextManager[object] = nullcontext()
-        if self._stream is not None:
-            stream = torch.cuda.stream(self._stream)
-        with stream:
+            return host(slice(None))
+        with self.stream():
             logits, boxes = (
-                torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+                torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
                 for array in (mask_logits, boxes_xyxy)
             )
-            runs = mask_runs_cuda(logits, boxes, fit=fit, stride=stride, grow=grow)
+            return self.of_tensors(logits, boxes, host, fit=fit, stride=stride, grow=grow)
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Within it, torch works on this stream; on a CPU nothing is changed."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def reads(self, tensor: Tensor) -> None:
+        """Say that this stream uses a tensor of another one: its memory is kept until that is done."""
+        if self._stream is not None:
+            tensor.record_stream(self._stream)
+
+    def of_tensors(
+        self,
+        mask_logits: Tensor,
+        boxes_xyxy: Tensor,
+        host: Callable[[Rows], list[CropRLE]],
+        *,
+        fit: Fit,
+        stride: int,
+        grow: float,
+    ) -> list[CropRLE]:
+        """`crop_masks` of tensors, within `stream()`; `host` makes the rows that the kernel cannot."""
+        runs = None
+        if not self._kernel_is_off:
+            runs = mask_runs_cuda(mask_logits, boxes_xyxy, fit=fit, stride=stride, grow=grow)
             self._kernel_is_off = runs is None
-            return _completed(runs, host)
+        return _completed(runs, host)
+
+
+class DeviceSums:
+    """Sums of mask logits on a device (`ops.masks.MaskSums`), on the stream of their own masks.
+
+    Rows are taken as they are used: memory of a device is not backed by need. Only indices go to the device
+    and only run lengths come back, so a mask is copied to the host once for comparing and never back.
+    """
+
+    on_device = True
+
+    def __init__(
+        self, num_rows: int, num_places: int, cells: tuple[int, int], *, crop: CropMasksOnDevice
+    ) -> None:
+        self._crop = crop
+        self._num_rows = num_rows
+        self._num_places = num_places
+        self._cells = cells
+        with crop.stream():
+            self._sums = self._zeros(min(num_rows, _FIRST_ROWS))
+
+    def clear(self, rows: slice, places: Sequence[int]) -> None:
+        """As `MaskSums.clear`."""
+        start, stop, _ = rows.indices(len(self._sums))
+        with self._crop.stream():
+            for place in places:  # a fill each: no index goes to the device
+                self._sums[start:stop, place].zero_()
+
+    def add(
+        self,
+        rows: NDArray[np.intp],
+        places: NDArray[np.intp],
+        logits: Tensor | NDArray[np.float32],
+        chosen: NDArray[np.intp],
+        first: int,
+    ) -> None:
+        """As `MaskSums.add`; logits (N, F, h, w) on the device, or (N, F, h · w) of the host."""
+        if not len(rows) or not len(places):
+            return
+        with self._crop.stream():
+            self._grow(int(rows.max()) + 1)
+            flat = (rows[:, None] * self._num_places + places).ravel()
+            if isinstance(logits, Tensor):
+                self._crop.reads(logits)
+                picked = logits[:, first:].index_select(0, self._index(chosen))
+            else:
+                picked = torch.from_numpy(logits[chosen, first:]).to(self._crop.device)
+            table = self._sums.view(-1, self._cells[0] * self._cells[1])
+            # Each row and place is there once: the order of sums is that of windows.
+            table.index_add_(0, self._index(flat), picked.reshape(len(flat), -1).float())
+
+    def crops(self, rows: Sequence[int], place: int, *, fit: Fit, stride: int) -> list[CropRLE]:
+        """As `MaskSums.crops`; waits for the device."""
+        with self._crop.stream():
+            grid = self._sums[:, place].index_select(0, self._index(np.array(rows)))
+            grid = grid.view(-1, *self._cells)
+            whole = torch.tensor([[0.0, 0, fit.source_width, fit.source_height]]).expand(len(rows), 4)
+
+            def host(which: Rows) -> list[CropRLE]:
+                return crop_masks(grid[which].cpu().numpy(), whole[which].numpy(), fit=fit, stride=stride)
+
+            boxes = whole.to(self._crop.device)
+            return self._crop.of_tensors(grid, boxes, host, fit=fit, stride=stride, grow=0.0)
+
+    def _grow(self, num_rows: int) -> None:
+        if num_rows > len(self._sums):
+            wanted = min(self._num_rows, max(num_rows, 2 * len(self._sums)))
+            self._sums = torch.cat([self._sums, self._zeros(wanted - len(self._sums))])
+
+    def _zeros(self, num_rows: int) -> Tensor:
+        return torch.zeros(num_rows, self._num_places, *self._cells, device=self._crop.device)
+
+    def _index(self, numbers: NDArray[np.intp]) -> Tensor:
+        return torch.from_numpy(numbers.astype(np.int64)).to(self._crop.device)
+
+
+def mask_sums_on(device: torch.device) -> MakeSums | None:
+    """Sums on a device where there is a kernel for their masks, compiled and checked now; None elsewhere."""
+    crop = crop_masks_on(device)
+    return partial(DeviceSums, crop=crop) if isinstance(crop, CropMasksOnDevice) else None
 
 
 def crop_masks_on(device: torch.device) -> CropMasks:

@@ -9,8 +9,9 @@ cross 0; the pixels in between are never made. All masks of a frame are done tog
 N masks of h × w cells, C columns of pixels (of all boxes, one box after the other), R runs of ones in them.
 """
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ops.fit import Fit
 from ops.rle import CropRLE, encode_runs
 
-__all__ = ["CropMasks", "crop_masks"]
+__all__ = ["CropMasks", "MakeSums", "MaskSums", "crop_masks"]
 
 _HUGE = np.float32(1e12)
 """What an infinite logit counts; a hundredth next to it still shows in float64."""
@@ -37,6 +38,34 @@ class CropMasks(Protocol):
         grow: float = 0.1,
     ) -> list[CropRLE]:
         """As `crop_masks`."""
+
+
+class MaskSums(Protocol):
+    """Sums of mask logits by row (a track) and place (a frame), on the host or where the model runs."""
+
+    on_device: bool
+    """Whether `add` takes the logits where the model computed them; else they are arrays of the host."""
+
+    def clear(self, rows: slice, places: Sequence[int]) -> None:
+        """Set the sums of these rows at these places to 0."""
+
+    def add(
+        self,
+        rows: NDArray[np.intp],
+        places: NDArray[np.intp],
+        logits: Any,
+        chosen: NDArray[np.intp],
+        first: int,
+    ) -> None:
+        """Add logits[chosen, first:], (M, F, h, w), to `rows` (M,), each once, at `places` (F,)."""
+
+    def crops(self, rows: Sequence[int], place: int, *, fit: Fit, stride: int) -> list[CropRLE]:
+        """The masks of rows at a place: where the sum is above 0, in source pixels; equal to `crop_masks`
+        with boxes around all that is inside. `fit` has no padding."""
+
+
+MakeSums = Callable[[int, int, tuple[int, int]], MaskSums]
+"""Makes sums that are 0: of so many rows, places, and (h, w) cells."""
 
 
 def crop_masks(

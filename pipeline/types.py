@@ -221,6 +221,8 @@ class WindowPrediction:
     ids: NDArray[np.int64] | None = None
     """(N,) the model's own identities, each once: association follows them alone. None: the candidates have
     none, and association finds out who is who."""
+    on_device: Any = field(repr=False, default=None)
+    """The mask logits once more, as a tensor where the model computed them, for `Capabilities.mask_sums`."""
 
     def __post_init__(self) -> None:
         num, num_frames = self.boxes_xyxy.shape[:2]

@@ -17,9 +17,10 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.masks import CropMasks, crop_masks
+from ops.masks import MakeSums
 from pipeline.association.candidates import Candidates, content_cells, select_candidates
-from pipeline.association.emission import Emission, Emitter, MaskLayout
+from pipeline.association.emission import Emission, Emitter
+from pipeline.association.mask_sums import HostSums, MaskLayout
 from pipeline.association.matching import Affinity, assign, measure
 from pipeline.association.motion import Movement
 from pipeline.association.tracks import Track, TrackTable
@@ -38,7 +39,7 @@ class Associator:
     birth_scores: class output → the score from which a free candidate of this class starts a track, in place
     of `birth_score`; where that is below `high_score`, it is this class's high score, too.
     unnamed: class outputs of what has no name: their tracks are shown from when they move on.
-    crop: what makes masks of logits: on the host, or its equal on a GPU (`Predictor`s may have one).
+    make_sums: where the published masks' logits are summed: on the host, or where a predictor's model runs.
     Raises ValueError for arguments out of range, and in `update` for windows that do not continue each other.
     """
 
@@ -52,7 +53,7 @@ class Associator:
         stride: int = 1,
         birth_scores: Mapping[int, float] | None = None,
         unnamed: Collection[int] = (),
-        crop: CropMasks = crop_masks,
+        make_sums: MakeSums = HostSums,
     ) -> None:
         if emission not in ("first", "final", "both"):
             raise ValueError(f"emission {emission!r} must be one of first, final, both")
@@ -78,6 +79,7 @@ class Associator:
             num_frames=num_frames,
             num_classes=len(self._outputs),
             embedding_memory=config.embedding_memory,
+            make_sums=make_sums,
         )
         self._emitter = Emitter(
             self._table,
@@ -86,7 +88,6 @@ class Associator:
             stride=stride,
             show_tentative=config.show_tentative,
             unnamed=[column for column, output in enumerate(self._outputs) if output in unnamed],
-            crop=crop,
         )
         self._movement = Movement(max_tracks=config.max_tracks, num_frames=num_frames)
         self._ring: deque[int] = deque(maxlen=num_frames)  # indices of the frames that the ring holds
@@ -189,7 +190,7 @@ class Associator:
         if self._emitter.layout is None:
             width = None if prediction.embeddings is None else prediction.embeddings.shape[1]
             self._table.allocate(
-                num_cells=layout.rows * layout.columns,
+                cells=(layout.rows, layout.columns),
                 num_halved=-(-layout.rows // 2) * -(-layout.columns // 2),
                 embedding_width=width,
                 with_masks=layout.published,

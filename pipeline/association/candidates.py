@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,11 @@ class Candidates:
     """(N, C) of length 1."""
     ids: NDArray[np.int64] | None
     """(N,) the model's own identities."""
+    rows: NDArray[np.intp]
+    """(N,) their rows in the prediction."""
+    on_device: Any
+    """(prediction's N, F, rows, columns) the logits where the model computed them, content only, by `rows`;
+    None where the prediction has none."""
     frame_boxes: NDArray[np.float32] | None
     """(N, F, 4) xyxy in source pixels: what a model without masks publishes; None with masks."""
 
@@ -136,6 +142,8 @@ def select_candidates(
         centres=centres,
         embeddings=embeddings,
         ids=own,
+        rows=chosen,
+        on_device=None if prediction.on_device is None else prediction.on_device[:, real, :rows, :columns],
         frame_boxes=frame_boxes,
     )
     return candidates if keep.size == len(candidates) else _take(candidates, keep)
@@ -228,5 +236,6 @@ def _take(candidates: Candidates, keep: NDArray[np.intp]) -> Candidates:
         centres=candidates.centres[keep],
         embeddings=None if embeddings is None else embeddings[keep],
         ids=None if candidates.ids is None else candidates.ids[keep],
+        rows=candidates.rows[keep],
         frame_boxes=None if candidates.frame_boxes is None else candidates.frame_boxes[keep],
     )

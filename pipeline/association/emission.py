@@ -8,34 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ops.fit import Fit
-from ops.masks import CropMasks, crop_masks
 from ops.rle import CropRLE
+from pipeline.association.mask_sums import MaskLayout
 from pipeline.association.tracks import Track, TrackTable
 from pipeline.types import Frame, FrameResult, Instance, TrackState, Window
 
 Emission = Literal["first", "final", "both"]
-
-
-@dataclass(frozen=True)
-class MaskLayout:
-    """How the table's flat masks lie in the source frame."""
-
-    fit: Fit
-    stride: int
-    """Pixels of the model's input per mask cell."""
-    rows: int
-    """Rows of cells that show the source; the cells of the padding are not kept."""
-    columns: int
-    published: bool = True
-    """False: the cells were drawn from boxes, to be compared; the boxes are published."""
 
 
 @dataclass(eq=False)
@@ -61,11 +44,9 @@ class Emitter:
         stride: int,
         show_tentative: bool,
         unnamed: Collection[int] = (),
-        crop: CropMasks = crop_masks,
     ) -> None:
         """classes: of the K columns; unnamed: those columns whose tracks are shown once they have moved."""
         self._table = table
-        self._crop = crop
         self._emission = emission
         self._classes = classes
         self._stride = stride
@@ -176,8 +157,12 @@ class Emitter:
         if not self.layout.published:
             return self._box_rows(tracks, place)
         # The mean logit is above 0 where the sum is: the mask needs no division.
-        logits = self._table.logit_sum[[track.slot for track in tracks], place]
-        masks = encode_masks(logits, self.layout, crop=self._crop)
+        masks = self._table.sums.crops(
+            [track.slot for track in tracks],
+            place,
+            fit=self.layout.content,
+            stride=self.layout.stride,
+        )
         rows = []
         for track, mask in zip(tracks, masks, strict=True):
             if not mask.is_empty:
@@ -221,35 +206,3 @@ class Emitter:
             mask=mask,
             moved=track.moved,
         )
-
-
-def encode_masks(
-    logits: NDArray[np.float32], layout: MaskLayout, *, crop: CropMasks = crop_masks
-) -> list[CropRLE]:
-    """Return masks in source pixels of logits (N, P), thresholded at 0.
-
-    The crop follows from the mask, not from the model's box: whatever the mask shows is published.
-    """
-    grid = logits.reshape(-1, layout.rows, layout.columns)
-    content, pixels = _content(layout)
-    return crop(grid, cell_boxes(grid) * pixels, fit=content, stride=layout.stride, grow=0.0)
-
-
-@lru_cache(maxsize=32)
-def _content(layout: MaskLayout) -> tuple[Fit, NDArray[np.float64]]:
-    """Return the fit without its padding, and the source pixels of a cell, (4,) for xyxy."""
-    fit, stride = layout.fit, layout.stride
-    content = replace(fit, height=layout.rows * stride, width=layout.columns * stride)
-    return content, np.array([stride / fit.scale_x, stride / fit.scale_y] * 2)
-
-
-def cell_boxes(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (N, 4) xyxy in cells around the positive cells of (N, h, w); NaN where there are none."""
-    inside = np.greater(logits, 0)
-    boxes = np.empty((len(logits), 4), np.float64)
-    for axis in (0, 1):
-        used = np.logical_or.reduce(inside, axis=1 + axis)  # (N, w), then (N, h)
-        boxes[:, axis] = used.argmax(axis=1)
-        boxes[:, axis + 2] = used.shape[1] - used[:, ::-1].argmax(axis=1)
-        boxes[~np.logical_or.reduce(used, axis=1)] = np.nan
-    return boxes

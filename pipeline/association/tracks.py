@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.masks import MakeSums, MaskSums
 from pipeline.association.candidates import Candidates, unit_length
+from pipeline.association.mask_sums import HostSums
 from pipeline.types import TrackState
 
 
@@ -53,7 +55,16 @@ class Track:
 class TrackTable:
     """Tracks and their arrays, by slot."""
 
-    def __init__(self, *, max_tracks: int, num_frames: int, num_classes: int, embedding_memory: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_tracks: int,
+        num_frames: int,
+        num_classes: int,
+        embedding_memory: int,
+        make_sums: MakeSums = HostSums,
+    ) -> None:
+        self._make_sums = make_sums
         self.tracks: list[Track] = []
         self.max_tracks = max_tracks
         self.num_frames = num_frames
@@ -74,9 +85,9 @@ class TrackTable:
 
     def drop_masks(self) -> None:
         """Forget shapes and arrays that depend on the model's output; `allocate` makes them again."""
-        self.logit_sum = np.zeros((self.max_tracks, self.num_frames, 0), np.float32)
+        self.sums: MaskSums = HostSums(self.max_tracks, self.num_frames, (0, 0))
         """(S, T, P) sum of the mask logits; of a track, 0 where `weight` is."""
-        self.prob_sum = self.logit_sum
+        self.prob_sum = np.zeros((self.max_tracks, self.num_frames, 0), np.float32)
         """(S, T, Q) sum of the halved masks' probabilities."""
         self.last_probs = np.zeros((self.max_tracks, 0), np.float32)
         """(S, Q) halved mask probabilities in the newest frame that shows the track."""
@@ -89,11 +100,16 @@ class TrackTable:
         self._embedding_weight = np.zeros((self.max_tracks, self.embedding_memory), np.float32)
 
     def allocate(
-        self, *, num_cells: int, num_halved: int, embedding_width: int | None, with_masks: bool = True
+        self,
+        *,
+        cells: tuple[int, int],
+        num_halved: int,
+        embedding_width: int | None,
+        with_masks: bool = True,
     ) -> None:
-        """Make the arrays for masks of P and Q cells; `embedding_width` None: no embeddings."""
+        """Make the arrays for masks of P = rows × columns and Q cells; no width: for no embeddings."""
         slots, memory = self.max_tracks, self.embedding_memory
-        self.logit_sum = np.zeros((slots, self.num_frames, num_cells), np.float32)
+        self.sums = self._make_sums(slots, self.num_frames, cells)
         self.prob_sum = np.zeros((slots, self.num_frames, num_halved), np.float32)
         self.last_probs = np.zeros((slots, num_halved), np.float32)
         if not with_masks:
@@ -118,7 +134,7 @@ class TrackTable:
         self._next_id += 1
         self.weight[track.slot] = 0
         self.visible[track.slot] = False
-        self.logit_sum[track.slot] = 0
+        self.sums.clear(slice(track.slot, track.slot + 1), range(self.num_frames))
         self.prob_sum[track.slot] = 0
         if self.box_sum is not None:
             self.box_sum[track.slot] = 0
@@ -137,7 +153,7 @@ class TrackTable:
         self.weight[:, places] = 0
         self.visible[:, places] = False
         used = slice(self.num_rows)
-        self.logit_sum[used, places] = 0
+        self.sums.clear(used, places.tolist())
         self.prob_sum[used, places] = 0
         if self.box_sum is not None:
             self.box_sum[used, places] = 0
@@ -158,7 +174,10 @@ class TrackTable:
         slots = np.array([track.slot for track in tracks], dtype=np.intp)
         rows = slots[:, None]
         self.prob_sum[rows, places] += candidates.probs[chosen]
-        self.logit_sum[rows, places[sum_logits_from:]] += candidates.logits[chosen, sum_logits_from:]
+        logits, which = candidates.logits, np.array(chosen, np.intp)
+        if self.sums.on_device and candidates.on_device is not None:
+            logits, which = candidates.on_device, candidates.rows[which]
+        self.sums.add(slots, places[sum_logits_from:], logits, which, sum_logits_from)
         if self.box_sum is not None and candidates.frame_boxes is not None:
             self.box_sum[rows, places] += candidates.frame_boxes[chosen]
         self.last_probs[slots] = candidates.probs[chosen, candidates.newest[chosen]]

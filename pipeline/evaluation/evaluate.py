@@ -26,7 +26,8 @@ from model.evaluation.frame_metrics import frame_metrics
 from model.evaluation.ytvis_ap import evaluate
 from pipeline.association.associator import Associator
 from pipeline.association.candidates import content_cells, select_candidates
-from pipeline.association.emission import Emission, MaskLayout, encode_masks
+from pipeline.association.emission import Emission
+from pipeline.association.mask_sums import MaskLayout, encode_masks
 from pipeline.config import StreamConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation.annotated import AnnotatedVideos
@@ -332,7 +333,7 @@ def _candidate_rows(config: StreamConfig, predictor: Predictor, window: Window) 
         return
     layout = MaskLayout(prediction.fit, prediction.mask_stride, *content_cells(prediction))
     logits = found.logits[:, -window.num_new :]  # (N, F, P)
-    masks = encode_masks(logits.reshape(-1, logits.shape[2]), layout)
+    masks = encode_masks(logits.reshape(-1, logits.shape[2]), fit=layout.content, stride=layout.stride)
     height, width = window.frames[-1].height, window.frames[-1].width
     for index in range(len(found)):
         own = masks[index * window.num_new : (index + 1) * window.num_new]

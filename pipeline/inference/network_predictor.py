@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,9 @@ from model.engines.runtime import EngineName, Runtime
 from model.errors import CheckpointError, EngineError
 from model.network import FrameFeatures, Network, build_model
 from model.postprocess import ComingCandidates, WindowCandidates
-from ops.device_masks import crop_masks_on
+from ops.device_masks import mask_sums_on
 from ops.device_preprocess import FromPlanes, preprocess_on
+from ops.masks import MakeSums
 from ops.preprocess import Fit, fit_content, fit_size, normalise_content
 from pipeline.config import StreamConfig, stride_error
 from pipeline.errors import ConfigError
@@ -95,6 +96,7 @@ class NetworkPredictor:
         max_windows: int = 1,
         max_ahead: int = 1,
         from_planes: FromPlanes | None = None,
+        mask_sums: MakeSums | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
         """What is not of this module is `model.engines.runtime.Runtime`'s, which says what it raises.
@@ -103,7 +105,8 @@ class NetworkPredictor:
         others than it has.
         max_ahead: frames that will be prepared before a window holds them; memory is taken for them at once,
         and for more when they come. from_planes: how the planes of frames are converted where there are no
-        cues; None: by the kernel, and not at all where it does not work.
+        cues; None: by the kernel, and not at all where it does not work. mask_sums: where published masks are
+        summed; None: on the device where the kernel for them works, else on the host.
         """
         self._config = config
         self.input_size = (config.height, config.width)
@@ -142,7 +145,7 @@ class NetworkPredictor:
             batches=True,
             overlaps=not on_cpu,
             takes_yuv=self._from_planes is not None,
-            crop_masks=crop_masks_on(self._runtime.device),
+            mask_sums=mask_sums if mask_sums is not None else mask_sums_on(self._runtime.device),
         )
         # Queries that start from a detector's boxes know where and what, hardly who: on real people their
         # embeddings brought lost tracks back on others (docs/association.md).
@@ -168,11 +171,15 @@ class NetworkPredictor:
         self._encode([(frame, kept) for window in windows for frame, kept in self._missing(window)])
         frames = [features for window in windows for features in self._features(window)]
         output = self._runtime.decode(frames, num_windows=len(windows))
-        coming = ComingCandidates(output, self._config, self._outputs)
+        keep = self.capabilities.mask_sums is not None
+        coming = ComingCandidates(output, self._config, self._outputs, keep_masks=keep)
+        on_device = [None] * len(windows) if coming.mask_logits is None else list(coming.mask_logits)
         told = [(self._camera(window), self._moving(window)) for window in windows]
         return lambda: [
-            self._prediction(window, found, camera, moving)
-            for window, found, (camera, moving) in zip(windows, coming.wait(), told, strict=True)
+            replace(self._prediction(window, found, camera, moving), on_device=masks)
+            for window, found, masks, (camera, moving) in zip(
+                windows, coming.wait(), on_device, told, strict=True
+            )
         ]
 
     def _camera(self, window: Window) -> tuple[Motion | None, ...] | None:

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.types import Frame, Window, WindowPrediction
 
 if TYPE_CHECKING:
-    from ops.masks import CropMasks
+    from ops.masks import CropMasks, MakeSums
 
 MAX_AHEAD = 16
 """Frames that a stream prepares before their turn, at most."""
@@ -70,6 +70,9 @@ class Capabilities:
     """Whether frames may come with planes alone (`Frame.yuv`): RGB is made only where something else asks."""
     crop_masks: CropMasks | None = None
     """Makes masks of logits where the model runs: equal to `ops.masks.crop_masks`, which None stands for."""
+    mask_sums: MakeSums | None = None
+    """Sums and encodes the published masks where the model runs (`WindowPrediction.on_device`), so that they
+    leave the device once more, as run lengths; None: on the host, by `crop_masks`."""
 
 
 class Predictor(Protocol):

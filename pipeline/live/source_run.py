@@ -6,8 +6,9 @@ import threading
 import time
 from typing import Any
 
-from ops.masks import CropMasks, crop_masks
+from ops.masks import MakeSums
 from pipeline.association.associator import Associator
+from pipeline.association.mask_sums import HostSums
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.health import Health, Vitals
@@ -43,7 +44,7 @@ class SourceRun:
         facts: ModelFacts,
         stop: threading.Event,
         *,
-        crop: CropMasks = crop_masks,
+        make_sums: MakeSums = HostSums,
         planes: bool = False,
     ) -> None:
         self.name = name
@@ -70,7 +71,7 @@ class SourceRun:
             stride=config.window.stride,
             birth_scores=birth_scores(config, facts),
             unnamed=facts.unnamed,
-            crop=crop,
+            make_sums=make_sums,
         )
         self.held: list[Frame] = []
         """Frames between model frames that wait for their window."""

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ops.masks import crop_masks
+from pipeline.association.mask_sums import host_sums
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.inference.network_predictor import load_predictor
@@ -71,10 +72,10 @@ class Stream:
         self._predictor = as_predictor(predictor) if predictor is not None else load_predictor(config)
         facts, can = self._predictor.facts, self._predictor.capabilities
         check_stride(config, facts)
-        crop = can.crop_masks or crop_masks
+        make_sums = can.mask_sums or host_sums(can.crop_masks or crop_masks)
         names = list(config.source.inputs)
         self._runs = {
-            name: SourceRun(name, url, config, facts, self._stop, crop=crop, planes=can.takes_yuv)
+            name: SourceRun(name, url, config, facts, self._stop, make_sums=make_sums, planes=can.takes_yuv)
             for name, url in config.source.inputs.items()
         }
         context = SinkContext(

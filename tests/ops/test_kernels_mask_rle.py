@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin
 from support.predictors import FixedPredictor
+from support.small_models import live_model, small_config
 from torch import Tensor
 
 from ops import crop_masks, encode_crop
 from ops.device_masks import (
     CAPACITY,
     CropMasksOnDevice,
+    DeviceSums,
     MaskRunsKernels,
     crop_masks_on,
     crops_of_runs,
@@ -28,6 +32,7 @@ from ops.launch import Launch, MaskRunsConfig, plan_mask_runs
 from ops.preprocess import Fit, fit_size
 from ops.rle import CropRLE
 from pipeline.config_file import load_config
+from pipeline.inference.network_predictor import NetworkPredictor
 from pipeline.inference.predictor import Capabilities, Finish
 from pipeline.live.stream import Stream
 from pipeline.types import Window
@@ -297,6 +302,66 @@ def test_a_stream_takes_its_masks_from_the_predictor_s_device(
     assert sum(len(result.instances) for result in on_host) > 20
     for ours, theirs in zip(on_device, on_host, strict=True):
         assert ours.instances == theirs.instances
+
+
+class SumsOnDevice(FixedPredictor):
+    """Leaves its masks on its device, where their sums are made, and says so."""
+
+    capabilities = Capabilities(
+        mask_sums=partial(DeviceSums, crop=CropMasksOnDevice(torch.device("cpu"))), overlaps=True
+    )
+
+    def begin(self, windows: Sequence[Window]) -> Finish:
+        predictions = [self.predict(window) for window in windows]
+        tensors = [torch.tensor(each.mask_logits) for each in predictions]
+        return lambda: [
+            replace(each, on_device=tensor) for each, tensor in zip(predictions, tensors, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("emission", ["first", "both"])
+def test_masks_that_stay_on_the_device_are_those_of_the_host(
+    kernels: MaskRunsKernels, shim: KernelShim, monkeypatch: pytest.MonkeyPatch, emission: str
+) -> None:
+    monkeypatch.setattr("ops.device_masks.mask_runs_cuda", kernels.device_runs)
+    monkeypatch.setattr("ops.device_masks._FIRST_ROWS", 1)  # so that there is something to grow
+    values = {"source": {"inputs": {"demo": "demo"}}, "max_frames": 12, "emission": emission}
+    config = load_config(None, values=values)
+    on_host = list(Stream(config, predictor=FixedPredictor(num_frames=3)))
+    before = shim.num_runs
+    on_device = list(Stream(config, predictor=SumsOnDevice(num_frames=3)))
+    assert shim.num_runs > before
+    assert sum(len(result.instances) for result in on_host) > 20
+    for ours, theirs in zip(on_device, on_host, strict=True):
+        assert ours.instances == theirs.instances
+
+
+def test_the_network_s_masks_can_stay_on_its_device() -> None:
+    config = small_config()
+    network = live_model(config)
+    sums = partial(DeviceSums, crop=CropMasksOnDevice(torch.device("cpu")))
+    values = {"source": {"inputs": {"demo": "demo"}}, "max_frames": 8, "window": {"stride": 1}}
+    loaded = load_config(None, values=values)
+    found = []
+    for mask_sums in (None, sums):
+        predictor = NetworkPredictor(network, config, name="small", mask_sums=mask_sums)
+        found.append(list(Stream(loaded, predictor=predictor)))
+    assert any(result.instances for result in found[0])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.instances == theirs.instances
+
+
+def test_sums_hold_what_was_added_and_not_cleared() -> None:
+    sums = DeviceSums(20, 3, (2, 2), crop=CropMasksOnDevice(torch.device("cpu")))
+    logits = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(2, 3, 2, 2) - 9
+    sums.add(np.array([12, 3]), np.array([2, 0]), logits, np.array([0, 1]), 1)
+    sums.add(np.array([12]), np.array([2, 0]), logits, np.array([0]), 1)
+    sums.clear(slice(0, 20), [0])
+    fit = fit_size(8, 8, height=8, width=8)
+    empty, left = sums.crops([12, 3], 2, fit=fit, stride=4)
+    expected = crop_masks(2 * logits[:1, 1].numpy(), np.array([[0.0, 0, 8, 8]]), fit=fit, grow=0.0)
+    assert (empty, left) == (expected[0], CropRLE(0, 0, 8, 8, left.counts))
+    assert all(crop.is_empty for crop in sums.crops([12, 3], 0, fit=fit, stride=4))
 
 
 def test_without_the_kernel_nothing_goes_to_the_device_again(monkeypatch: pytest.MonkeyPatch) -> None:

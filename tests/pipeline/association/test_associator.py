@@ -574,7 +574,7 @@ def test_memory_is_bounded_and_ids_are_never_reused_over_1000_windows() -> None:
         table = associator._table
         assert associator.num_tracks <= 12
         assert len(table.tracks) + len(table._free) == 12
-        assert (table.logit_sum.shape, table.prob_sum.shape) == ((12, T, 240), (12, T, 60))
+        assert (table.sums.logits.shape, table.prob_sum.shape) == ((12, T, 240), (12, T, 60))
         assert len(associator._ring) <= T
         assert len(associator._emitter._pending) <= T
         assert len(associator._emitter._announced) == 0

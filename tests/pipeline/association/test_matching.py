@@ -23,7 +23,7 @@ from pipeline.association.candidates import (
     suppress,
     unit_length,
 )
-from pipeline.association.emission import cell_boxes
+from pipeline.association.mask_sums import cell_boxes
 from pipeline.association.matching import assign
 from pipeline.association.tracks import TrackTable
 from pipeline.config import AssociationConfig
@@ -63,24 +63,24 @@ def test_inner_products_do_not_depend_on_how_they_are_cut(num: int, other: int, 
 
 def test_a_slot_that_is_used_again_and_a_ring_place_begin_without_votes() -> None:
     table = TrackTable(max_tracks=2, num_frames=3, num_classes=1, embedding_memory=1)
-    table.allocate(num_cells=4, num_halved=1, embedding_width=None)
+    table.allocate(cells=(2, 2), num_halved=1, embedding_width=None)
     first, second = table.add(), table.add()
-    table.logit_sum[:], table.prob_sum[:], table.weight[:] = np.inf, 1, 1
+    table.sums.logits[:], table.prob_sum[:], table.weight[:] = np.inf, 1, 1
     table.clear_frames(np.array([2]))
-    assert not table.logit_sum[:, 2].any()
+    assert not table.sums.logits[:, 2].any()
     assert not table.prob_sum[:, 2].any()
     assert table.prob_sum[:, :2].all()
     table.remove(first)
     again = table.add()
     assert again.slot == first.slot
-    assert not table.logit_sum[again.slot].any()
+    assert not table.sums.logits[again.slot].any()
     assert not table.prob_sum[again.slot].any()
     assert table.weight[second.slot].tolist() == [1, 1, 0]
 
 
 def test_a_track_is_expected_where_its_way_leads() -> None:
     table = TrackTable(max_tracks=3, num_frames=3, num_classes=1, embedding_memory=1)
-    table.allocate(num_cells=4, num_halved=1, embedding_width=None)
+    table.allocate(cells=(2, 2), num_halved=1, embedding_width=None)
     walks, stands = table.add(), table.add()
     for number, x in enumerate((0.0, 4.0, 6.0)):
         for track in (walks, stands):
