@@ -50,15 +50,15 @@ class YuvPicture:
 
     def __init__(
         self,
-        planes: tuple[NDArray[np.uint8], ...],
+        planes: tuple[Any, ...],
         *,
         matrix: ColourMatrix,
         full_range: bool,
         convert: Callable[[], NDArray[np.uint8]],
     ) -> None:
         """planes: of yuv420p Y (H, W), U and V (h, w), of NV12 Y (H, W) and UV (h, w, 2), with h and w half
-        of H and W, rounded up; views of the decoder's memory, lines as far apart as they are there. convert
-        makes (H, W, 3) uint8 RGB of the same picture."""
+        of H and W, rounded up; uint8 views of the decoder's memory, lines as far apart as they are there, or
+        tensors on a GPU that decoded. convert makes (H, W, 3) uint8 RGB of the same picture."""
         self.planes = planes
         self.matrix: ColourMatrix = matrix
         self.full_range = full_range

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.cues.planes import Image, as_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["CutDetector", "ShotDetector"]
 
@@ -57,12 +62,16 @@ class ShotDetector:
     def __init__(self) -> None:
         self._previous: NDArray[np.float32] | None = None
 
-    def update(self, picture: Image) -> bool:
-        """Take the next frame, (H, W, 3) RGB or (H, W) luma; another size than before is another shot."""
+    def update(self, picture: Image | Tensor) -> bool:
+        """Take the next frame, (H, W, 3) RGB or (H, W) luma; another size than before is another shot.
+
+        Of a tensor on a device only the thinned out picture is copied to the host.
+        """
         height, width = picture.shape[:2]
         step = max(1, min(height, width) // _SHOT_ROWS)
         rows, columns = max(1, height // step // _CUT_CELL), max(1, width // step // _CUT_CELL)
-        sparse = np.ascontiguousarray(picture[::step, ::step])
+        thinned = picture[::step, ::step]
+        sparse = np.ascontiguousarray(thinned if isinstance(thinned, np.ndarray) else thinned.cpu().numpy())
         small = np.asarray(cv2.resize(sparse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
         light = small.mean(axis=2) if small.ndim == 3 else small
         if light.std() < _FLAT_LEVELS:

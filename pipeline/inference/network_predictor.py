@@ -269,7 +269,7 @@ class NetworkPredictor:
         if self._from_planes is None:
             return None
         found = self._from_planes(
-            self._runtime.upload(*map(torch.from_numpy, yuv.planes)),
+            self._runtime.upload(*map(torch.as_tensor, yuv.planes)),
             matrix=yuv.matrix,
             full_range=yuv.full_range,
             height=self._config.height,

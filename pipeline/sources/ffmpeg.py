@@ -13,6 +13,7 @@ was decoding on a GPU (`source.decoder`); that it falls back, or says why it can
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -20,6 +21,7 @@ from functools import cache
 
 import av
 import av.container
+import numpy as np
 from av.codec.context import ThreadType
 from av.codec.hwaccel import HWAccel
 
@@ -27,6 +29,7 @@ from pipeline.config import SourceConfig
 from pipeline.errors import SourceError, SourceUnreadable
 from pipeline.sources.addresses import Address
 from pipeline.sources.ffmpeg_errors import mapped_faults
+from pipeline.sources.picture import GPU_FORMAT, copied_planes, nv12_picture
 from pipeline.sources.sampling import size_fault
 from pipeline.stats import Ledger
 
@@ -37,6 +40,7 @@ _ANALYZE_MICROSECONDS = 100_000
 # UDP packets of a key frame come in one burst; the kernel's default buffer is smaller than many of them.
 _UDP_BUFFER_BYTES = 1 << 20
 _MAX_FPS = 1000
+_CLIP_SIDE = 256
 
 
 class VideoInput:
@@ -117,9 +121,16 @@ class VideoInput:
 
 
 def open_video(
-    address: Address, *, source: str, config: SourceConfig, timeout_seconds: float, ledger: Ledger
+    address: Address,
+    *,
+    source: str,
+    config: SourceConfig,
+    timeout_seconds: float,
+    ledger: Ledger,
+    planes: bool = False,
 ) -> VideoInput:
-    """Open a file, URL or device; `timeout_seconds` bounds the opening of URLs and devices.
+    """Open a file, URL or device; `timeout_seconds` bounds the opening of URLs and devices. With `planes`
+    pictures that a GPU decodes stay there, where this was seen to work (`gpu_pictures_fault`).
 
     Raises SourceError (each kind) with the remedy.
     """
@@ -152,7 +163,7 @@ def open_video(
             container.close()
             raise
 
-    hardware = _hardware(config, address, source=source)
+    hardware = _hardware(config, address, source=source, planes=planes)
     if hardware is None:
         return opened(None)
     try:
@@ -180,13 +191,63 @@ def gpu_decoding_fault() -> str | None:
     return None if decoder.is_hwaccel else "this build of PyAV does not decode on NVIDIA GPUs"
 
 
-def _hardware(config: SourceConfig, address: Address, *, source: str) -> HWAccel | None:
+@cache
+def gpu_pictures_fault() -> str | None:
+    """Why decoded pictures cannot stay on a GPU here, or None if they can: a small clip is decoded both ways
+    and compared, once."""
+    if fault := gpu_decoding_fault():
+        return fault
+    try:
+        clip = _small_clip()
+        kept, back = (_first_picture(clip, owned=owned) for owned in (True, False))
+        if kept.format.name != GPU_FORMAT:
+            return "PyAV gives them out on the host"
+        return planes_fault(kept, back)
+    except Exception as error:  # whatever a driver, FFmpeg or torch says: the way over the host is there
+        return f"{type(error).__name__}: {error}"
+
+
+def planes_fault(kept: av.VideoFrame, back: av.VideoFrame) -> str | None:
+    """Compare an NV12 picture as `copied_planes` takes it with the same one on the host."""
+    planes = copied_planes(kept)
+    ours = nv12_picture(planes, colours=(back.colorspace, back.color_range)).to_ndarray()
+    theirs = back.reformat(format="nv12").to_ndarray()
+    return None if np.array_equal(ours, theirs) else "what stays there is not what comes back"
+
+
+def _small_clip() -> bytes:
+    """One H.264 picture with something in it, of a size that every decoder takes."""
+    buffer = io.BytesIO()
+    y, x = np.mgrid[:_CLIP_SIDE, :_CLIP_SIDE].astype(np.uint8)
+    picture = av.VideoFrame.from_ndarray(np.stack([x, y, x ^ y], axis=-1), format="rgb24")
+    with av.open(buffer, "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = _CLIP_SIDE
+        stream.pix_fmt = "yuv420p"
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _first_picture(clip: bytes, *, owned: bool) -> av.VideoFrame:
+    hardware = HWAccel("cuda", allow_software_fallback=False, is_hw_owned=owned)
+    with av.open(io.BytesIO(clip), "r", format="h264", hwaccel=hardware) as container:
+        return next(container.decode(video=0))
+
+
+def _hardware(config: SourceConfig, address: Address, *, source: str, planes: bool = False) -> HWAccel | None:
     """What a container is opened with; raises SourceUnreadable where a GPU is asked for and there is none."""
     if config.decoder == "cpu":
         return None
     fault = gpu_decoding_fault()
     if fault is None:
-        return HWAccel("cuda", allow_software_fallback=config.decoder == "auto")
+        owned = False
+        if planes:
+            stays = gpu_pictures_fault()
+            owned = stays is None
+            if stays is not None:
+                logger.info("source %s: decoded pictures come back to the host: %s", source, stays)
+        return HWAccel("cuda", allow_software_fallback=config.decoder == "auto", is_hw_owned=owned)
     if config.decoder == "cuda":
         raise _gpu_fault(address, fault, source=source)
     logger.info("source %s: decoded on the CPU: %s", source, fault)

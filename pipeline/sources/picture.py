@@ -17,6 +17,8 @@ from pipeline.sources.sampling import PictureError
 from pipeline.types import YuvPicture
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ops.yuv import ColourMatrix
 
 _UNSPECIFIED = 2  # the number for "no colour matrix is told" (ITU-T H.273)
@@ -24,6 +26,8 @@ _HD_HEIGHT = 720
 _MATRICES: dict[int, ColourMatrix] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
 """By the numbers of H.273, of those that the model's preprocessing knows."""
 _FULL_RANGE_FORMAT = "yuvj420p"  # FFmpeg's older name for yuv420p of full range
+GPU_FORMAT = "cuda"
+"""FFmpeg's name for the format of a picture that lies on a GPU."""
 _FORMATS = ("yuv420p", _FULL_RANGE_FORMAT, "nv12")
 
 
@@ -48,13 +52,15 @@ def to_rgb(picture: av.VideoFrame, *, rotation: int = 0) -> NDArray[np.uint8]:
 
 def to_planes(picture: av.VideoFrame) -> YuvPicture | None:
     """The decoder's planes of a picture of 8 bits in 4:2:0, not copied; None for other formats, and where it
-    is tagged with a matrix that the model's preprocessing does not know."""
-    if picture.format.name not in _FORMATS or picture.color_range > ColorRange.JPEG:
+    is tagged with a matrix that the model's preprocessing does not know.
+
+    Of a picture that a GPU decoded and kept the planes are copied there (`copied_planes`).
+    """
+    if picture.color_range > ColorRange.JPEG or (matrix := _matrix(picture)) is None:
         return None
-    matrix = _MATRICES.get(picture.colorspace)
-    if picture.colorspace == _UNSPECIFIED:
-        matrix = "bt709" if _is_untagged_hd(picture) else "bt601"
-    if matrix is None:
+    if picture.format.name == GPU_FORMAT:
+        return _on_gpu(picture, matrix)
+    if picture.format.name not in _FORMATS:
         return None
     rows, columns = -(-picture.height // 2), -(-picture.width // 2)
     sizes = [(picture.height, picture.width), *[(rows, columns)] * 2]
@@ -68,6 +74,51 @@ def to_planes(picture: av.VideoFrame) -> YuvPicture | None:
         whole[1] = whole[1].reshape(rows, columns, 2)
     full_range = picture.format.name == _FULL_RANGE_FORMAT or picture.color_range == ColorRange.JPEG
     return YuvPicture(tuple(whole), matrix=matrix, full_range=full_range, convert=partial(to_rgb, picture))
+
+
+def _matrix(picture: av.VideoFrame) -> ColourMatrix | None:
+    if picture.colorspace == _UNSPECIFIED:
+        return "bt709" if _is_untagged_hd(picture) else "bt601"
+    return _MATRICES.get(picture.colorspace)
+
+
+def copied_planes(picture: av.VideoFrame) -> tuple[Tensor, Tensor]:
+    """Copies of the planes of an NV12 picture where it lies, Y (H, W) and UV (H / 2, W / 2, 2), ready.
+
+    The decoder writes its next pictures over them, so this is for the thread that decodes.
+    """
+    import torch  # of those who have a GPU
+
+    luma, chroma = (torch.from_dlpack(plane).clone() for plane in picture.planes)  # type: ignore[attr-defined]
+    if luma.is_cuda:
+        torch.cuda.current_stream(luma.device).synchronize()
+    return luma, chroma
+
+
+def nv12_picture(planes: tuple[Tensor, Tensor], *, colours: tuple[int, int]) -> av.VideoFrame:
+    """A picture of the host of copied planes; colours: the numbers of its matrix and its range."""
+    luma, chroma = (plane.cpu().numpy() for plane in planes)
+    rows, columns = luma.shape
+    picture = av.VideoFrame.from_ndarray(
+        np.concatenate([luma, chroma.reshape(rows // 2, columns)]), format="nv12"
+    )
+    picture.colorspace, picture.color_range = colours
+    return picture
+
+
+def _on_gpu(picture: av.VideoFrame, matrix: ColourMatrix) -> YuvPicture | None:
+    """The planes of a picture that a GPU keeps; None where they are not NV12 of an even size."""
+    software = picture.sw_format
+    if software is None or software.name != "nv12" or picture.width % 2 or picture.height % 2:
+        return None
+    planes = copied_planes(picture)
+    colours = (picture.colorspace, picture.color_range)
+    return YuvPicture(
+        planes,
+        matrix=matrix,
+        full_range=picture.color_range == ColorRange.JPEG,
+        convert=lambda: to_rgb(nv12_picture(planes, colours=colours)),
+    )
 
 
 def clockwise_rotation(picture: av.VideoFrame) -> int:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,8 @@ def size_fault(height: int, width: int) -> str:
     return f"pictures of {width}x{height} are too large: at most {MAX_SIDE} pixels a side, scale them first"
 
 
-def _looked_at(picture: NDArray[np.uint8] | YuvPicture) -> NDArray[np.uint8]:
-    """What the detector of shots looks at: RGB, or the luma of planes."""
+def _looked_at(picture: NDArray[np.uint8] | YuvPicture) -> Any:
+    """What the detector of shots looks at: RGB, or the luma of planes, perhaps on a GPU."""
     return picture.planes[0] if isinstance(picture, YuvPicture) else picture
 
 

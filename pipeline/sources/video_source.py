@@ -252,6 +252,7 @@ class VideoSource:
             config=self._config,
             timeout_seconds=timeout_seconds,
             ledger=self._ledger,
+            planes=self._planes,
         )
         try:
             for pictures in video:
