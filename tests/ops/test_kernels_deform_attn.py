@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin
+from support.kernel_shim import ARCHITECTURES, KernelShim, check_cubin, ptx
 from torch import Tensor
 
 from ops.arguments import DeformAttnArguments
@@ -282,3 +283,17 @@ def test_nvcc_builds_cubins_without_spills(architecture: str, tmp_path: Path) ->
     names = ("default model, float16", "R50, float16, float32 reference", "R50, float32, a box")
     launches = [plan_deform_attn(p, CONFIGS[name]) for name in names for p in ("forward", "backward")]
     check_cubin(launches, architecture, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["default model, float32", "R50, float16, float32 reference"])
+def test_from_sm_90_on_one_instruction_adds_four_gradients(
+    architecture: str, name: str, tmp_path: Path
+) -> None:
+    launch = plan_deform_attn("backward", CONFIGS[name])
+    assembly = ptx(launch, architecture, tmp_path)
+    single = len(re.findall(r"\b(?:red|atom)\.global\.add\.f32", assembly))
+    together = assembly.count("red.global.add.v4.f32")
+    assert (single > 0, together > 0) == ((False, True) if int(architecture[3:]) >= 90 else (True, False))
+    # Four corners, each of 16 bytes of channels of the value's type.
+    assert single + 4 * together == 4 * (16 // CONFIGS[name].value.itemsize)

@@ -74,6 +74,15 @@ class KernelShim:
         return run
 
 
+def ptx(launch: Launch[Any], architecture: str, folder: Path) -> str:
+    """A launch's assembly, as nvcc makes it."""
+    source, made = folder / "instance.cu", folder / "instance.ptx"
+    source.write_text(f"{launch.code}\nauto* use = &{launch.expression};")
+    command = ["nvcc", "-std=c++17", f"-arch={architecture.replace('sm', 'compute')}", "-ptx", "-o"]
+    subprocess.run([*command, made, source], check=True, capture_output=True, timeout=110)
+    return made.read_text()
+
+
 def check_cubin(launches: Sequence[Launch[Any]], architecture: str, folder: Path) -> None:
     """Build launches of one source by nvcc: none spills, each takes the shared memory it was planned with."""
     (code,) = {launch.code for launch in launches}
