@@ -1,7 +1,8 @@
 """Run a stream from the command line: arguments → config → Stream → exit code.
 
 Exit codes: 0 end of the sources, Ctrl-C or SIGTERM after a clean stop; 1 bad arguments, config, checkpoint,
-address or output path; 2 a source lost or unreadable; 3 an internal fault.
+address or output path; 2 a source lost or unreadable; 3 an internal fault, or
+a stage that did not answer a stop.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from pipeline.process import tune_process
+from pipeline.process import LOG_FORMAT, leave_process, tune_process
 
 tune_process()  # before numpy and torch are loaded
 
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the stream can be stopped cleanly
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
     try:
         defaults = load_config(args.config, overrides=args.overrides)
         values = config_values(args)
@@ -166,6 +167,11 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
     return 0
 
 
+def leave() -> NoReturn:
+    """Run the command line and leave the process."""
+    leave_process(main())
+
+
 def _open_report(path: str | None, config: StreamConfig) -> Path | None:
     """Find out before the run, not after it, that the report cannot be written."""
     from pipeline.sinks.table import check_not_input
@@ -205,4 +211,4 @@ def _print_summary(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave()

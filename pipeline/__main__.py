@@ -17,6 +17,7 @@ from model.config import FORMER_WEIGHTS
 from model.errors import ModelError
 from pipeline.arguments import Parser
 from pipeline.errors import MessageError, OutputError, StreamError
+from pipeline.process import LOG_FORMAT
 from pipeline.types import MaskMessage, check_source_id
 
 logger = logging.getLogger("pipeline")  # not __main__: the name that readers know
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb.set_defaults(run=run)
         add(verb)
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
     # A shell starts background jobs with SIGINT ignored, which Python keeps: both are asked for by name.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

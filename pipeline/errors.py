@@ -8,6 +8,7 @@
     │   ├── SourceDenied           wrong or missing user name or password
     │   └── SourceLost             it delivered frames and then went away for good
     ├── OutputError              a record path, window or report exit code 1
+    ├── StageHung                a stage did not answer a stop   exit code 3
     ├── AddressError             a ZeroMQ address                exit code 1
     └── MessageError             bytes on the wire that are no message of ours
         └── WireVersionError       a message of another major version
@@ -58,6 +59,10 @@ class OutputError(StreamError):
     """A file, window or report that cannot be written or shown."""
 
     exit_code = 1
+
+
+class StageHung(StreamError):
+    """A stage of the stream (the model, a sink) did not answer when the stream was to stop."""
 
 
 class AddressError(StreamError):

@@ -6,9 +6,16 @@ Library code leaves them alone: they belong to the program. Ours.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
+import threading
+from typing import NoReturn
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""What the command lines log: when, how bad, by whom."""
+STREAM_THREADS = ("decode-", "inference", "prepare", "read-")
+"""How the names of a stream's threads begin that may be within the model or FFmpeg."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT_BYTES = 1 << 30
 _LARGEST_BLOCK = 1 << 25  # the most that glibc takes
@@ -33,3 +40,17 @@ def tune_process() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)
+
+
+def leave_process(code: int) -> NoReturn:
+    """End the process, at once where a thread of a stream was left behind.
+
+    Such a thread may be within the model or FFmpeg. The interpreter's own end would tear it away there:
+    that aborts, or waits for ever.
+    """
+    if any(thread.name.startswith(STREAM_THREADS) for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,8 +21,13 @@ from pipeline.config import StreamConfig
 from pipeline.inference.predictor import MAX_AHEAD, Finish, Predictor, check_predictions
 from pipeline.live.queues import LaneQueue
 from pipeline.live.source_run import SourceRun
+from pipeline.live.watchdog import Activity
+from pipeline.live.worker import Worker
 from pipeline.types import End, Frame, FrameResult, Gap, Window, WindowPrediction
 
+_MODEL = "the model"
+_JOIN_SECONDS = 1.0
+"""How long the end waits for a frame that is being prepared."""
 _MAX_HELD = 64
 """Full-size frames between two model frames that may wait for their window (`cadence.hold`)."""
 
@@ -94,6 +99,8 @@ class Inference:
         self._frames = frames
         self._results = results
         self._now = _Underway(set(runs))
+        self.activity = Activity()
+        """What the thread is at."""
 
     def run(self) -> None:
         """Deal with items until every source has ended, or the queue of frames is closed.
@@ -101,36 +108,38 @@ class Inference:
         Raises what a stage raises.
         """
         now = self._now
-        with ThreadPoolExecutor(1, thread_name_prefix="prepare") as preparing:
-            try:
-                while now.open_runs:
-                    taken = self._take(preparing)
-                    if self._frames.closed:
-                        return
-                    if now.ready and (taken is None or taken.name in now.ready or not taken.is_prepared):
-                        self._begin_ready()
-                    elif taken is None:
-                        self._finish()
-                    if taken is None:
-                        continue
-                    self._look_ahead(preparing, taken)
-                    self._wait_until_prepared(preparing, taken)
-                    self._handle(taken)
-                    if len(now.ready) == self._max_batch:
-                        self._begin_ready()
-            finally:
-                preparing.shutdown(wait=False, cancel_futures=True)
+        preparing = Worker("prepare")
+        try:
+            while now.open_runs:
+                taken = self._take(preparing)
+                if self._frames.closed:
+                    return
+                if now.ready and (taken is None or taken.name in now.ready or not taken.is_prepared):
+                    self._begin_ready()
+                elif taken is None:
+                    self._finish()
+                if taken is None:
+                    continue
+                self._look_ahead(preparing, taken)
+                self._wait_until_prepared(preparing, taken)
+                self._handle(taken)
+                if len(now.ready) == self._max_batch:
+                    self._begin_ready()
+        finally:
+            self.activity.idle()
+            preparing.close(_JOIN_SECONDS)
 
     # Take.
 
-    def _take(self, preparing: ThreadPoolExecutor) -> _Taken | None:
+    def _take(self, preparing: Worker) -> _Taken | None:
         """The next item; None where there is none and work to go on with."""
         if self._now.ahead:
             return self._now.ahead.popleft()
         return self._take_from_queue(preparing, 0.0 if self._now.waits else None)
 
-    def _take_from_queue(self, preparing: ThreadPoolExecutor, timeout_seconds: float | None) -> _Taken | None:
+    def _take_from_queue(self, preparing: Worker, timeout_seconds: float | None) -> _Taken | None:
         """Take an item; a frame for the model is prepared from here on."""
+        self.activity.idle()
         got = self._frames.get(timeout_seconds)
         if got is None:
             return None
@@ -146,7 +155,7 @@ class Inference:
 
     # Look ahead.
 
-    def _look_ahead(self, preparing: ThreadPoolExecutor, taken: _Taken) -> None:
+    def _look_ahead(self, preparing: Worker, taken: _Taken) -> None:
         """Take what waits already, a window's worth of frames for the model, so that they are prepared while
         `taken` is dealt with; frames that are only held count among the MAX_AHEAD.
 
@@ -166,13 +175,15 @@ class Inference:
             last = following
             wanted -= last.for_model
 
-    def _wait_until_prepared(self, preparing: ThreadPoolExecutor, taken: _Taken) -> None:
+    def _wait_until_prepared(self, preparing: Worker, taken: _Taken) -> None:
         """Return when a frame is prepared, and look ahead once more: at what came meanwhile."""
         if taken.prepared is None:
             return
         if not taken.is_prepared:
             self._finish()
+        self.activity.at(_MODEL, taken.name)
         taken.prepared.result()
+        self.activity.idle()
         self._look_ahead(preparing, taken)
 
     # Deal with an item.
@@ -200,7 +211,9 @@ class Inference:
         self._emit(run, self._release_held(run))
         self._emit(run, run.associator.gap() if isinstance(item, Gap) else run.associator.flush())
         if self._can.forget is not None:
+            self.activity.at(_MODEL, run.name)
             self._can.forget(run.name)
+            self.activity.idle()
         self._results.put(run.name, item)
         if isinstance(item, End):
             self._now.open_runs.discard(run.name)
@@ -225,7 +238,9 @@ class Inference:
         """Begin with windows, one of a source, in one batch; then finish those that were begun before, and
         these too where the predictor does not work next to us."""
         at_ns = time.monotonic_ns()
+        self.activity.at(_MODEL, *windows)
         finish = self._predictor.begin(list(windows.values()))
+        self.activity.idle()
         held = {name: self._runs[name].held for name in windows}
         for name in windows:
             self._runs[name].held = []
@@ -241,7 +256,9 @@ class Inference:
         begun, self._now.begun = self._now.begun, None
         if begun is None:
             return
+        self.activity.at(_MODEL, *begun.windows)
         predictions = begun.finish()
+        self.activity.idle()
         check_predictions(predictions, self._predictor.facts, num_windows=len(begun.windows))
         predicted_ns = time.monotonic_ns()
         for (name, window), prediction in zip(begun.windows.items(), predictions, strict=True):
@@ -254,7 +271,9 @@ class Inference:
         self, run: SourceRun, window: Window, prediction: WindowPrediction, held: list[Frame]
     ) -> None:
         since = time.monotonic_ns()
+        self.activity.at("association", run.name)
         results = run.associator.update(window, prediction)
+        self.activity.idle()
         run.latency["associate"].add((time.monotonic_ns() - since) / 1e6)
         run.num_windows += 1
         self._emit(run, _in_time(run, held, results))

@@ -82,6 +82,8 @@ class SourceRun:
         """As the sinks know it."""
         self.end: End | None = None
         self.error: SourceError | None = None
+        self.last_stale = 0.0
+        """When a frame was last dropped as stale, in monotonic seconds; the decode thread writes it."""
         self.last_result: float | None = None
         """When the sinks had the newest result, in monotonic seconds; the caller's thread writes it."""
         self.skipped: set[int] = set()

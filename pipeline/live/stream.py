@@ -21,13 +21,14 @@ from typing import Any, Self
 from ops.masks import crop_masks
 from pipeline.association.mask_sums import host_sums
 from pipeline.config import StreamConfig
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, StageHung
 from pipeline.inference.network_predictor import load_predictor
 from pipeline.inference.predictor import Predictor, WindowModel, as_predictor, check_stride
 from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb
 from pipeline.live.source_run import SourceRun
+from pipeline.live.watchdog import Watchdog
 from pipeline.sinks.protocol import Sink, SinkContext
 from pipeline.sinks.table import build_sinks
 from pipeline.sources.source import Source
@@ -36,19 +37,25 @@ from pipeline.types import End, EndReason, Frame, FrameResult, Gap
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-_JOIN_SECONDS = 15.0
+_KEEPS_UP_SECONDS = 10.0
+"""So long without a dropped frame, and the model keeps up again."""
+_DRAIN_SECONDS = 2.0
+"""After a stop: how long frames that were read are still processed."""
+_JOIN_SECONDS = 1.5
+"""How long the end waits for threads; with the publisher's two seconds a stop takes less than five."""
 
 
 class Stream:
     """A camera or file goes in, frames with tracked instance masks come out.
 
     `for result in Stream(StreamConfig(source="clip.mp4"))` runs it; so does `run()`, for the sinks alone. A
-    stream runs once. `stop()` may be called from anywhere: what was read is still processed, files are
-    closed, the `end` message goes out. A slow loop body slows a file down; of a live source the oldest
-    results are dropped and counted (`publisher` in the ledger).
+    stream runs once. `stop()` may be called from anywhere: what was read is still processed for two seconds,
+    files are closed, the `end` message goes out, all within five seconds. A slow loop body slows a file down;
+    of a live source the oldest results are dropped and counted (`publisher` in the ledger).
 
     Raises from the loop: SourceError (an input could not be read; with several sources, after the others
-    ended), OutputError and AddressError (at construction), or whatever a stage raised.
+    ended), StageHung (the model did not answer a stop, its thread is left behind), OutputError and
+    AddressError (at construction), or whatever a stage raised.
     """
 
     def __init__(
@@ -93,6 +100,9 @@ class Stream:
             config, self._predictor, self._runs, frames=self._frames, results=self._results
         )
         self._threads: list[threading.Thread] = []
+        self._abandoned: list[str] = []
+        self._watchdog: Watchdog | None = None
+        self._stop_seen: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +136,8 @@ class Stream:
         return self.report()
 
     def stop(self) -> None:
-        """Ask the sources to stop; what they have read is still processed. Callable from any thread."""
+        """Ask the sources to stop; what they have read is still processed, for two seconds. Callable from any
+        thread."""
         self._stop.set()
 
     def add_sink(self, sink: Sink) -> None:
@@ -144,6 +155,11 @@ class Stream:
     def sinks(self) -> tuple[Sink, ...]:
         """The sinks that the config asked for and those given; none after the end."""
         return tuple(self._sinks)
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """Threads that did not answer at the end and were left behind (`process.leave_process`)."""
+        return tuple(self._abandoned)
 
     def report(self) -> dict[str, Any]:
         """Return the report (docs/report.md): totals, and the same per source under `sources`."""
@@ -181,13 +197,16 @@ class Stream:
         self._threads.append(threading.Thread(target=self._infer, name="inference", daemon=True))
         for thread in self._threads:
             thread.start()
+        self._watchdog = Watchdog(
+            {"inference": self._inference.activity}, {name: run.health for name, run in self._runs.items()}
+        )
 
     def _consume(self) -> Iterator[FrameResult]:
         """Write results to the sinks, in order, until every source has ended or a thread has failed."""
         while any(run.end is None for run in self._runs.values()):
             got = self._results.get(_POLL_SECONDS)
             self._announce_states()
-            if self._failure is not None:
+            if self._failure is not None or self._drained_long_enough():
                 return
             if got is None:
                 for sink in self._sinks:
@@ -210,6 +229,14 @@ class Stream:
                     sink.gap(item)
             else:
                 self._end(run, item)
+
+    def _drained_long_enough(self) -> bool:
+        """Whether a stop was asked for so long ago that what is still on its way is dropped."""
+        if not self._stop.is_set():
+            return False
+        now = time.monotonic()
+        self._stop_seen = self._stop_seen or now
+        return now - self._stop_seen > _DRAIN_SECONDS
 
     def _end(self, run: SourceRun, end: End) -> None:
         run.end = end
@@ -241,11 +268,15 @@ class Stream:
         """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
         self._frames.close()
         self._results.close()
+        deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
-            thread.join(_JOIN_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                logger.warning("%s does not answer and is abandoned", thread.name)
+                self._abandon(thread)
         self._threads = []
+        if self._watchdog is not None:
+            self._watchdog.close()
+            self._watchdog = None
         sinks, self._sinks = self._sinks, []
         if self._started is not None and not self._wall_seconds:
             self._wall_seconds = time.monotonic() - self._started
@@ -259,6 +290,22 @@ class Stream:
                         self._guard(sink.end, run.end)
         for sink in sinks:
             self._guard(sink.close)
+
+    def _abandon(self, thread: threading.Thread) -> None:
+        """Go on without a thread that does not answer; a fault where it is at one thing for far too long."""
+        self._abandoned.append(thread.name)
+        work = self._inference.activity.overdue(_DRAIN_SECONDS) if thread.name == "inference" else None
+        if work is None:
+            logger.warning("%s does not answer in time and is left behind", thread.name)
+            return
+        seconds = time.monotonic() - work.since
+        hung = StageHung(
+            f"{work.stage} has not answered for {seconds:.0f} s (sources: {', '.join(work.sources)}); "
+            "the stream ended without it"
+        )
+        if self._failure is None:
+            self._failure = hung
+        logger.error("%s", hung)
 
     def _guard(self, call: Callable[..., None], *arguments: End) -> None:
         """Call a sink on the way out; its fault is kept if it is the first one, and logged if not."""
@@ -307,6 +354,9 @@ class Stream:
                     return
                 if dropped is not None:
                     self._drop_stale(run)
+                elif run.last_stale and time.monotonic() - run.last_stale > _KEEPS_UP_SECONDS:
+                    run.last_stale = 0.0
+                    run.health.end("behind")
         except SourceError as error:
             run.error = error
             # The caller raises it when the other sources have ended; until then only the log tells.
@@ -318,14 +368,15 @@ class Stream:
         finally:
             run.source.close()
 
-    def _drop_stale(self, run: SourceRun) -> None:
-        if run.ledger.dropped["stale"] == 0:
-            logger.warning(
-                "%s: the model does not keep up, frames are dropped and counted (stale); "
-                "lower cadence.fps or raise window.stride",
-                run.name,
-            )
+    @staticmethod
+    def _drop_stale(run: SourceRun) -> None:
         run.ledger.count_dropped("stale")
+        run.last_stale = time.monotonic()
+        run.health.begin(
+            "behind",
+            "the model does not keep up, frames are dropped and counted "
+            f"(stale: {run.ledger.dropped['stale']}); lower cadence.fps or raise window.stride",
+        )
 
     # The inference thread.
 

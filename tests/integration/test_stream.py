@@ -391,7 +391,7 @@ def test_what_waits_is_prepared_while_a_window_is_predicted(clip: Path, stride: 
     stream.run()
     prepared = [index for what, index in watched.calls if what == "prepare"]
     assert prepared == list(range(20)), "each once, in order"
-    assert watched.threads == {"prepare_0"}
+    assert watched.threads == {"prepare"}
     ahead = []
     for index in range(stride - 1, 20, stride):
         place = watched.calls.index(("predict", index))

@@ -1,0 +1,96 @@
+"""A stage that does not answer is told, and holds nothing at a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+from support.video import write_video
+from support.wire import free_address
+
+from pipeline import Subscriber
+from pipeline.health import Health
+from pipeline.live import watchdog
+from pipeline.live.watchdog import Activity, Watchdog
+
+CHILD = Path(__file__).parents[2] / "support" / "hung_child.py"
+
+
+def test_what_lasts_far_longer_than_ever_counts_as_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    activity, health = Activity(), {"door": Health("door"), "yard": Health("yard")}
+    dog = Watchdog({"inference": activity}, health)
+    dog.close()
+    clock = [100.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
+
+    def told() -> list[str]:
+        dog.look()
+        return [name for name, each in health.items() if each.troubles]
+
+    activity.at("the model", "door")
+    clock[0] += 14
+    assert told() == [], "the first one may take long"
+    clock[0] += 2
+    assert told() == ["door"]
+    activity.idle()
+    assert told() == []
+    activity.at("the model", "door")
+    clock[0] += 60
+    assert told() == [], "it took 16 s before"
+    clock[0] += 5
+    assert told() == ["door"]
+    assert "the model has not answered for 65 s" in health["door"].troubles[0].detail
+    activity.at("association")
+    assert told() == []
+    clock[0] += 16
+    assert told() == ["door", "yard"], "no source is named: all wait"
+
+
+@pytest.mark.parametrize("where", ["begin", "finish", "prepare"])
+def test_a_model_that_hangs_does_not_hold_the_process(tmp_path: Path, where: str) -> None:
+    clip = write_video(tmp_path / "clip.mp4", num_frames=60)
+    address, report = free_address(), tmp_path / "report.json"
+    arguments = ["--source", f"door={clip}", "--publish", address, "--record", str(tmp_path / "out.mp4")]
+    arguments += ["--report", str(report), "--set", "cadence.fps=source", "--set", "window.stride=1"]
+    arguments += ["--set", "publish.wait_for_subscribers=1"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with Subscriber(address, source="door", timeout_seconds=20) as reader:
+        process = subprocess.Popen(
+            [sys.executable, str(CHILD), where, "12", *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "hung" in line:
+                break
+        assert re.search(r"door: hung: the model has not answered for \d+ s", said[-1]), said
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=30)
+        assert time.monotonic() - begun < 5
+        assert code == 3
+        rest = process.stderr.read()
+        assert "the model has not answered" in rest
+        assert "Traceback" not in rest
+        received = list(reader)  # it stops at the end message
+        assert reader.ended["door"].reason == "error"
+        assert "StageHung" in reader.ended["door"].detail
+    written = json.loads(report.read_text())
+    assert written["read"] == written["published"] + sum(written["dropped"].values())
+    assert written["dropped"]["stop"] > 0
+    assert written["sources"]["door"]["health"] == {"hung": 1}
+    assert len(received) == written["published"]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert len(list(container.decode(video=0))) == written["published"] > 0
