@@ -50,6 +50,10 @@ class SourceConfig(Section):
     """Frames a second that a folder of images stands for."""
     detect_cuts: bool = True
     """Whether tracks end at a cut to another shot, as edited films have them; ids never go on over one."""
+    skip_damaged: bool = False
+    """Leave out pictures that lost something on the way, up to the next whole one; they count as `decode`."""
+    frozen_seconds: float | None = Field(10.0, gt=0, le=86_400)
+    """A live source that shows one and the same picture, or black, for so long says so; null: never."""
     decoder: Literal["cpu", "cuda", "auto"] = "cpu"
     """What decodes video: cpu, cuda (NVDEC, or an error), auto (NVDEC where the GPU can, else the CPU)."""
 

@@ -105,6 +105,8 @@ class Frame:
     """Degrees clockwise that were applied to the decoded picture (0, 90, 180, 270)."""
     sampled: bool = True
     """Whether the cadence picked it for the model; False: published with held instances only."""
+    damaged: bool = False
+    """Whether the decoder called it, or a picture that it continues, corrupt."""
 
     def __post_init__(self) -> None:
         picture = self.picture

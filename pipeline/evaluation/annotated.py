@@ -43,7 +43,7 @@ class AnnotatedVideos:
     def frames(self, video: Video, *, fps: float) -> Iterator[Frame]:
         """Yield all frames of a video as a source of `fps` frames a second would; raises DatasetError."""
         sampler = Sampler(self.source(video), cadence=Cadence("source"), ledger=Ledger(), cuts=False)
-        sampler.fps = fps
+        sampler.clock.fps = fps
         time_base = 1 / Fraction(fps).limit_denominator(1001)
         for number in range(video.length):
             image = self.read(video, number)

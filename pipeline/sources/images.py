@@ -70,7 +70,7 @@ class ImageSource:
         self._sampler = sampler
         self._stop = stop
         self._closing = threading.Event()
-        sampler.fps = fps
+        sampler.clock.fps = fps
 
     @property
     def state(self) -> SourceState:

@@ -17,18 +17,14 @@ from numpy.typing import NDArray
 
 from model.cues.cut import ShotDetector
 from pipeline.errors import SourceUnreadable
+from pipeline.health import Health
 from pipeline.sources.cadence import Cadence
+from pipeline.sources.clock import StreamClock
+from pipeline.sources.picture_watch import PictureWatch
 from pipeline.stats import Ledger
 from pipeline.types import MAX_SIDE, Frame, Gap, YuvPicture
 
 logger = logging.getLogger(__name__)
-
-# Steps back up to here are jitter of the clock (RTCP corrections); beyond, another recording begins.
-MAX_BACKWARDS_SECONDS = 0.5
-# Steps forward from here on are a hole in the recording: at least so many seconds and so many frames.
-MIN_FORWARD_SECONDS = 5.0
-MIN_FORWARD_FRAMES = 10
-ASSUMED_FPS = 25.0
 
 
 class PictureError(ValueError):
@@ -63,21 +59,22 @@ class Sampler:
         max_frames: int | None = None,
         hold: bool = False,
         cuts: bool = True,
+        health: Health | None = None,
+        frozen_seconds: float | None = None,
     ) -> None:
         self.source = source
         self.epoch = 0
         self.num_read = 0
         self.num_kept = 0
-        self.fps: float | None = None
-        """Nominal frames a second; times are estimated with it where a frame has no PTS."""
+        self.clock = StreamClock()
         self._cadence = cadence
         self._ledger = ledger
         self._max_frames = max_frames
         self._hold = hold
         self._size: tuple[int, int] | None = None
-        self._seconds: float | None = None
-        self._pts_known = False
         self._num_unreadable = 0
+        self._health = health or Health(source)
+        self._watch = PictureWatch(self._health, patience_seconds=frozen_seconds) if frozen_seconds else None
         self._shots = ShotDetector() if cuts else None
 
     @property
@@ -88,8 +85,10 @@ class Sampler:
     def restart(self) -> Gap:
         """Begin the next epoch: the source was opened again, its clock may begin anywhere."""
         self.epoch += 1
-        self._seconds = None
-        self._pts_known = False
+        self.clock.restart()
+        self._health.end("clock")
+        if self._watch is not None:
+            self._watch.restart()
         self._size = None
         self._cadence.reset()
         if self._shots is not None:
@@ -104,18 +103,25 @@ class Sampler:
         time_base: Fraction,
         size: tuple[int, int] | None = None,
         rotation: int = 0,
+        damaged: bool = False,
     ) -> list[Frame | Gap]:
         """Count one decoded picture and return what follows from it: a Gap, a Frame, both or nothing.
 
         `convert` returns (H, W, 3) uint8 RGB, rotation applied, or planes, or raises PictureError; `size` is
         its (H, W) where known before, so that a change is seen on frames that are not kept too. Pictures that
         are too large for the mask stream are left out; SourceUnreadable where the source begins with one.
+        `damaged` is passed on.
         """
         captured_ns, captured_monotonic_ns = time.time_ns(), time.monotonic_ns()
         index = self.num_read
         self.num_read += 1
         self._ledger.count_read()
-        seconds, jumped = self._stream_time(pts, time_base)
+        believed = not self.clock.fault
+        seconds, jumped = self.clock.time(pts, time_base, arrived=captured_monotonic_ns / 1e9)
+        if self.clock.fault and believed:
+            text = f"the camera's clock is wrong, {self.clock.fault}: times are those of arrival from now on"
+            self._health.begin("clock", text)
+            self._cadence.reset()
         items: list[Frame | Gap] = []
         if jumped:
             items.append(Gap(self.source, self.epoch, "discontinuity"))
@@ -134,6 +140,8 @@ class Sampler:
             self._shots.reset()
         if picture is None:
             return items
+        if self._watch is not None and self.clock.live:
+            self._watch.look(_looked_at(picture))
         if self._shots is not None and self._shots.update(_looked_at(picture)):
             items.append(Gap(self.source, self.epoch, "cut"))
         self.num_kept += 1
@@ -150,9 +158,16 @@ class Sampler:
                 picture=picture,
                 rotation=rotation,
                 sampled=sampled,
+                damaged=damaged,
             )
         )
         return items
+
+    def skip(self) -> None:
+        """Count a decoded picture that is left out because it is damaged."""
+        self.num_read += 1
+        self._ledger.count_read()
+        self._ledger.count_dropped("decode")
 
     def _convert(
         self, convert: Callable[[], NDArray[np.uint8] | YuvPicture], index: int
@@ -178,29 +193,6 @@ class Sampler:
                 error,
             )
             return None
-
-    def _stream_time(self, pts: int | None, time_base: Fraction) -> tuple[float, bool]:
-        """Return the frame's stream time (seconds, never decreasing without a jump) and whether it jumped."""
-        period = 1.0 / (self.fps or ASSUMED_FPS)
-        if self._seconds is None:
-            seconds, jumped = (0.0 if pts is None else float(pts * time_base)), False
-        elif pts is None:
-            seconds, jumped = self._seconds + period, False
-        else:
-            seconds = float(pts * time_base)
-            step = seconds - self._seconds
-            hole = max(MIN_FORWARD_SECONDS, MIN_FORWARD_FRAMES * period)
-            jumped = step < -MAX_BACKWARDS_SECONDS or step > hole
-            if jumped and not self._pts_known:
-                # The frames before had no PTS (usual after joining a live stream): their times were guessed
-                # from 0, so this is no hole, only the first true time.
-                jumped = False
-                self._cadence.reset()
-            elif not jumped:
-                seconds = max(seconds, self._seconds)
-        self._pts_known = self._pts_known or pts is not None
-        self._seconds = seconds
-        return seconds, jumped
 
     def _resized(self, size: tuple[int, ...]) -> bool:
         before, self._size = self._size, (size[0], size[1])

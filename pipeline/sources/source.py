@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pipeline.config import SourceConfig
+from pipeline.health import Health
 from pipeline.sources.addresses import parse_address
 from pipeline.sources.cadence import Cadence
 from pipeline.sources.images import ImageSource
@@ -58,13 +59,15 @@ def open_source(
     max_frames: int | None = None,
     hold: bool = False,
     planes: bool = False,
+    health: Health | None = None,
 ) -> Source:
     """Make the source with id `source` for `url` (see `addresses.parse_address`); nothing is opened yet.
 
     `cadence` picks the frames for the model; the others are counted and not converted, or, with `hold`,
     given out with `sampled=False`. Every frame that the decoder gives out is counted in `ledger`.
     `max_frames` counts frames read. With `planes` frames come as the decoder's planes where these say all
-    (8 bits 4:2:0, a known matrix, not turned), else, and always without it, as RGB. Raises SourceNotFound for
+    (8 bits 4:2:0, a known matrix, not turned), else, and always without it, as RGB. What is wrong with the
+    source while it runs is told in `health`. Raises SourceNotFound for
     a kind of address that is not supported; all other faults are raised by the iteration.
     """
     address = parse_address(url, source=source)
@@ -75,7 +78,11 @@ def open_source(
         max_frames=max_frames,
         hold=hold,
         cuts=config.detect_cuts,
+        health=health,
+        frozen_seconds=config.frozen_seconds,
     )
     if address.kind == "images":
         return ImageSource(address.target, fps=config.images_fps, sampler=sampler, stop=stop)
-    return VideoSource(address, config, sampler=sampler, ledger=ledger, stop=stop, planes=planes)
+    return VideoSource(
+        address, config, sampler=sampler, ledger=ledger, stop=stop, planes=planes, health=health
+    )

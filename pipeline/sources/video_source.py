@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceError, SourceLost, SourceUnreachable, SourceUnreadable
+from pipeline.health import Health
 from pipeline.sources.addresses import Address
+from pipeline.sources.damage import Damage
 from pipeline.sources.demo import demo_clip_path
 from pipeline.sources.ffmpeg import VideoInput, open_video
 from pipeline.sources.picture import clockwise_rotation, to_planes, to_rgb
@@ -56,6 +58,7 @@ class VideoSource:
         ledger: Ledger,
         stop: threading.Event,
         planes: bool = False,
+        health: Health | None = None,
     ) -> None:
         self.live = address.kind in ("rtsp", "device")
         self.fps: float | None = None
@@ -66,6 +69,7 @@ class VideoSource:
         self._ledger = ledger
         self._stop = stop
         self._planes = planes
+        self._damage = Damage(ledger, health or Health(sampler.source))
         self._closing = threading.Event()
         self._state: SourceState = "waiting"
         self._last_picture = 0.0
@@ -159,6 +163,9 @@ class VideoSource:
                 )
 
     def _sample(self, picture: av.VideoFrame) -> list[Frame | Gap]:
+        if self._damage.look(picture) and self._config.skip_damaged:
+            self._sampler.skip()
+            return []
         rotation = clockwise_rotation(picture)
         height, width = picture.height, picture.width
 
@@ -172,6 +179,7 @@ class VideoSource:
             time_base=picture.time_base or _NO_TIME_BASE,
             size=(height, width) if rotation in (0, 180) else (width, height),
             rotation=rotation,
+            damaged=self._damage.holds,
         )
 
     def _connect_first(self) -> tuple[VideoInput, list[av.VideoFrame]] | None:
@@ -286,9 +294,11 @@ class VideoSource:
 
     def _opened(self, video: VideoInput) -> None:
         self.live = video.live
-        self.fps = self._sampler.fps = video.fps
+        self.fps = self._sampler.clock.fps = video.fps
+        self._sampler.clock.live = video.live
         self.num_frames = video.num_frames
         self._last_picture = time.monotonic()
+        self._damage.restart()
         self._state = "live"
 
     def _file_end(self, video: VideoInput, fault: SourceError | None) -> End:

@@ -30,7 +30,7 @@ def broken() -> NDArray[np.uint8]:
 def make(fps: float | None = None, **options: bool) -> tuple[Sampler, Ledger]:
     ledger = Ledger()
     sampler = Sampler("camera", cadence=Cadence("source" if fps is None else fps), ledger=ledger, **options)
-    sampler.fps = 25.0
+    sampler.clock.fps = 25.0
     return sampler, ledger
 
 
