@@ -1,7 +1,9 @@
 """Run a stream from the command line: arguments → config → Stream → exit code.
 
 Exit codes: 0 end of the sources, Ctrl-C or SIGTERM after a clean stop; 1 bad arguments, config, checkpoint,
-address or output path; 2 a source lost or unreadable; 3 an internal fault.
+address or output path, or an output (recording, window, mask stream) whose fault stood when the sources had
+ended; 2 a source lost or unreadable, whatever the outputs did; 3 an internal fault. An output that failed and
+works again changes no exit code: the last line names it.
 """
 
 from __future__ import annotations
@@ -202,6 +204,9 @@ def _print_summary(report: dict[str, Any]) -> None:
         f"dropped: {dropped}",
         file=sys.stderr,
     )
+    for sink in report["sinks"]:
+        if sink["fault"] is not None:
+            print(f"{sink['name']}: {sink['not_taken']} results not taken: {sink['fault']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
 yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
 unexpected exception of any thread stops the stream and is raised to the caller; one source's death touches no
-other.
+other, and a sink's fault touches neither the sources nor the other sinks (`pipeline.sinks.guard`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from pipeline.live.inference_loop import Inference
 from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb
 from pipeline.live.source_run import SourceRun
+from pipeline.sinks.guard import GuardedSink
 from pipeline.sinks.protocol import Sink, SinkContext
 from pipeline.sinks.table import build_sinks
 from pipeline.sources.source import Source
@@ -46,8 +47,10 @@ class Stream:
     closed, the `end` message goes out. A slow loop body slows a file down; of a live source the oldest
     results are dropped and counted (`publisher` in the ledger).
 
-    Raises from the loop: SourceError (an input could not be read; with several sources, after the others
-    ended), OutputError and AddressError (at construction), or whatever a stage raised.
+    Raises at construction: OutputError and AddressError. From the loop: SourceError (an input could not be
+    read; with several sources, after the others ended), what a stage raised, and after all sources ended the
+    fault of a sink that did not work to the end (OutputError, or what a sink of your own raised). A sink that
+    failed and works again is told by log, health and report alone.
     """
 
     def __init__(
@@ -85,7 +88,14 @@ class Stream:
             vitals={name: run.vitals for name, run in self._runs.items()},
             stop=self._stop,
         )
-        self._sinks: list[Sink] = [*build_sinks(context), *sinks]
+        self._health = {name: run.health for name, run in self._runs.items()}
+        self._sinks = [
+            GuardedSink(sink, name=name, condition=name, health=self._health)
+            for name, sink in build_sinks(context).items()
+        ]
+        self._closed = False
+        for sink in sinks:
+            self.add_sink(sink)
         self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
         self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
         self._inference = Inference(
@@ -132,7 +142,7 @@ class Stream:
         """Give results to `sink` too; before the stream runs."""
         if self._started is not None:
             raise RuntimeError("the stream runs already: add sinks before")
-        self._sinks.append(sink)
+        self._sinks.append(GuardedSink(sink, name=type(sink).__name__, health=self._health))
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -142,7 +152,7 @@ class Stream:
     @property
     def sinks(self) -> tuple[Sink, ...]:
         """The sinks that the config asked for and those given; none after the end."""
-        return tuple(self._sinks)
+        return () if self._closed else tuple(each.sink for each in self._sinks)
 
     def report(self) -> dict[str, Any]:
         """Return the report (docs/report.md): totals, and the same per source under `sources`."""
@@ -163,6 +173,7 @@ class Stream:
             "latency_ms": latency_report([run.latency for run in self._runs.values()]),
             "peak_rss_mb": peak_rss_mb(),
             "sources": sources,
+            "sinks": [sink.report() for sink in self._sinks],
         }
 
     # The caller's thread.
@@ -237,7 +248,7 @@ class Stream:
                     sink.state(name, run.state)
 
     def _shut_down(self) -> None:
-        """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
+        """End threads, counting and sinks; idempotent."""
         self._frames.close()
         self._results.close()
         for thread in self._threads:
@@ -245,7 +256,6 @@ class Stream:
             if thread.is_alive():
                 logger.warning("%s does not answer and is abandoned", thread.name)
         self._threads = []
-        sinks, self._sinks = self._sinks, []
         if self._started is not None and not self._wall_seconds:
             self._wall_seconds = time.monotonic() - self._started
             for name, run in self._runs.items():
@@ -254,25 +264,18 @@ class Stream:
                     reason: EndReason = "stopped" if self._failure is None else "error"
                     detail = "" if self._failure is None else type(self._failure).__name__
                     run.end = End(name, run.epoch, reason, detail)
-                    for sink in sinks:
-                        self._guard(sink.end, run.end)
-        for sink in sinks:
-            self._guard(sink.close)
-
-    def _guard(self, call: Callable[..., None], *arguments: End) -> None:
-        """Call a sink on the way out; its fault is kept if it is the first one, and logged if not."""
-        try:
-            call(*arguments)
-        except Exception as error:
-            if self._failure is None:
-                self._failure = error
-            else:
-                logger.error("while closing: %s", error)
+                    for sink in self._sinks:
+                        sink.end(run.end)
+        if not self._closed:
+            self._closed = True
+            for sink in self._sinks:
+                sink.close()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-        errors = [run.error for run in self._runs.values() if run.error is not None]
+        errors: list[Exception] = [run.error for run in self._runs.values() if run.error is not None]
+        errors += [sink.fault for sink in self._sinks if sink.fault is not None]
         for error in errors[1:]:
             logger.error("%s", error)
         if errors:
