@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from support.streams import tiny_config
 from support.video import numbered_picture, write_video
 
 from pipeline import FrameResult, Stream, StreamConfig
-from pipeline.errors import SourceError, SourceNotFound
+from pipeline.errors import OutputError, SourceError, SourceNotFound
 from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
 from pipeline.inference.predictor import Capabilities, Finish
 from pipeline.types import End, Frame, Gap, SourceState, Window, WindowPrediction
@@ -301,6 +303,35 @@ def test_a_sink_that_fails_for_one_source_takes_the_others(clip: Path, tmp_path:
     report = stream.report()
     assert report["sinks"][0]["sources"] == {"left": 20, "right": 0}
     assert report["sources"]["left"]["health"] == {"sink": 1}
+    assert report["sources"]["right"]["health"] == {}
+    assert_ledger(report)
+
+
+def test_a_recording_that_fails_for_one_camera_leaves_the_others_and_their_recordings(
+    clip: Path, tmp_path: Path
+) -> None:
+    inputs = {"left": str(clip), "right": str(clip)}
+    record = {"path": str(tmp_path / "{source}" / "out.mp4")}
+    stream = Stream(tiny_config(inputs, record=record))
+    seen = {"left": 0, "right": 0}
+
+    def consume() -> None:
+        for result in stream:
+            seen[result.source] += 1
+            if result.source == "left" and seen["left"] == 3:
+                shutil.rmtree(tmp_path / "left")
+                (tmp_path / "left").write_text("in the way of a new folder")
+
+    with pytest.raises(OutputError, match=r"left/out\.mp4 (failed|cannot go on)"):
+        consume()
+    assert seen == {"left": 20, "right": 20}
+    with av.open(str(tmp_path / "right" / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 20
+    report = stream.report()
+    (sink,) = report["sinks"]
+    assert (sink["name"], sink["state"]) == ("record", "failed")
+    assert sink["sources"] == {"left": 20, "right": 0}
+    assert report["sources"]["left"]["health"] == {"record": 1}
     assert report["sources"]["right"]["health"] == {}
     assert_ledger(report)
 
