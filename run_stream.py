@@ -1,8 +1,9 @@
 """Run a stream from the command line: arguments → config → Stream → exit code.
 
 Exit codes: 0 end of the sources, Ctrl-C or SIGTERM after a clean stop; 1 bad arguments, config, checkpoint,
-address or output path; 2 a source lost or unreadable; 3 an internal fault, or
-a stage that did not answer a stop.
+address or output path, or an output (recording, window, mask stream) whose fault stood when the sources had
+ended; 2 a source lost or unreadable, whatever the outputs did; 3 an internal fault, or a stage that did not
+answer a stop. An output that failed and works again changes no exit code: the last line names it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import argparse
 import json
 import logging
 import signal
+import socket
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,7 +30,7 @@ tune_process()  # before numpy and torch are loaded
 from pipeline.arguments import Parser
 from pipeline.config import StreamConfig
 from pipeline.config_file import dump_config, load_config
-from pipeline.errors import ConfigError, OutputError, StreamError
+from pipeline.errors import ConfigError, OutputError, StageHung, StreamError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 _PATIENCE_SECONDS = 1.0
@@ -155,16 +159,45 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
+    def leave(hung: StageHung) -> None:
+        print(f"run_stream: {hung}", file=sys.stderr)
+        if target is not None:
+            _write_report(target, stream.report())
+        leave_process(hung.exit_code, at_once=True)
+
+    stream.on_stuck = leave
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        with stream, logging_redirect_tqdm():
+        with _heard(stream.stop), stream, logging_redirect_tqdm():
             stream.run()
     finally:
         if target is not None:
             _write_report(target, stream.report())
     _print_summary(stream.report())
     return 0
+
+
+@contextmanager
+def _heard(stop: Callable[[], None]) -> Iterator[None]:
+    """Hear signals in a thread too: a main thread that waits within a library runs no handler."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def hear() -> None:
+        while ours.recv(1):
+            stop()
+
+    thread = threading.Thread(target=hear, name="signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        theirs.close()
+        thread.join()
+        ours.close()
 
 
 def leave() -> NoReturn:
@@ -208,6 +241,9 @@ def _print_summary(report: dict[str, Any]) -> None:
         f"dropped: {dropped}",
         file=sys.stderr,
     )
+    for sink in report["sinks"]:
+        if sink["fault"] is not None:
+            print(f"{sink['name']}: {sink['not_taken']} results not taken: {sink['fault']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -255,11 +255,38 @@ class RecordConfig(Section):
     """H.264 quality, lower is better."""
     preset: str = "veryfast"
     """x264 speed preset."""
+    max_seconds: float | None = Field(None, ge=1, le=31_536_000)
+    """Begin a new file when one holds so many seconds. With this or `max_bytes` a recording rotates: its
+    files are called `{stem}-YYYYmmdd-HHMMSS[-n].mp4` (local time of the first frame). null: one file."""
+    max_bytes: int | None = Field(None, ge=100_000, lt=2**63)
+    """Begin a new file when one has about this size."""
+    keep_files: int | None = Field(None, ge=1, le=10_000_000)
+    """Finished files that are kept of a recording that rotates; the oldest are deleted."""
+    keep_bytes: int | None = Field(None, ge=100_000, lt=2**63)
+    """The same as the bytes of these files together; the one being written comes on top."""
+    keep_seconds: float | None = Field(None, ge=1, le=3_153_600_000)
+    """The same as recorded time: a file is deleted when the newer ones hold at least this much."""
 
     @model_validator(mode="before")
     @classmethod
     def _accept_path(cls, value: Any) -> Any:
         return {"path": str(value)} if isinstance(value, (str, Path)) else value
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> RecordConfig:
+        for key in ("keep_files", "keep_bytes", "keep_seconds"):
+            if getattr(self, key) is not None and not self.rotates:
+                raise ValueError(f"{key} deletes rotated files: set max_seconds or max_bytes too")
+        if self.max_bytes is not None and self.keep_bytes is not None and self.keep_bytes < self.max_bytes:
+            raise ValueError(
+                f"keep_bytes {self.keep_bytes} is less than one file of max_bytes {self.max_bytes}: raise it"
+            )
+        return self
+
+    @property
+    def rotates(self) -> bool:
+        """Whether the recording goes on in a new file after some time or size."""
+        return self.max_seconds is not None or self.max_bytes is not None
 
 
 class DisplayConfig(Section):

@@ -3,7 +3,7 @@
 `Health` belongs to one source. Whoever finds a fault begins a condition and ends it when it is over: the
 decode thread, the inference thread, a watchdog, a sink's guard. Each change is one line of the log, and a
 condition that lasts is said again after a minute. `Vitals` is what a heartbeat carries: fresh counters, the
-age of the last result and the conditions. Ours.
+age of the last result and the conditions. `Activity` is what a thread is at. Ours.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ Condition = Literal[
 black: what the camera shows. clock: its times are wrong, arrival counts. behind: the model does not keep up.
 hung: a stage has not answered. publish, record, display, sink: that sink failed."""
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+
+FIRST_SECONDS = 15.0
+"""How long the first item of a stage may take, with which engines warm up."""
+_TIMES_THE_LONGEST = 4
 
 REMIND_SECONDS = 60.0
 """A condition that lasts is logged again so often."""
@@ -117,3 +121,49 @@ class Health:
         """How often each condition has begun, of those that ever did."""
         with self._lock:
             return dict(self._counts)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a thread is at."""
+
+    stage: str
+    """For people, e.g. "the model"."""
+    sources: tuple[str, ...]
+    """Those that wait for it; none: all."""
+    since: float
+    """Monotonic seconds."""
+
+
+class Activity:
+    """What one thread is at; written by that thread, read by any."""
+
+    def __init__(self) -> None:
+        self._work: Work | None = None
+        self._longest: dict[str, float] = {}
+
+    def at(self, stage: str, *sources: str) -> None:
+        """The thread begins with an item of a stage; what it was at before is done."""
+        self.idle()
+        self._work = Work(stage, sources, time.monotonic())
+
+    def idle(self) -> None:
+        """The thread is done, and waits for others."""
+        work, self._work = self._work, None
+        if work is not None:
+            lasted = time.monotonic() - work.since
+            self._longest[work.stage] = max(lasted, self._longest.get(work.stage, 0.0))
+
+    @property
+    def work(self) -> Work | None:
+        """What the thread is at."""
+        return self._work
+
+    def overdue(self, seconds: float) -> Work | None:
+        """What the thread is at, if it has been at it for more than `seconds` and far longer than ever."""
+        work = self._work
+        if work is None:
+            return None
+        longest = self._longest.get(work.stage)
+        patience = FIRST_SECONDS if longest is None else max(seconds, _TIMES_THE_LONGEST * longest)
+        return work if time.monotonic() - work.since > patience else None

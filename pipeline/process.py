@@ -42,13 +42,13 @@ def tune_process() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)
 
 
-def leave_process(code: int) -> NoReturn:
+def leave_process(code: int, *, at_once: bool = False) -> NoReturn:
     """End the process, at once where a thread of a stream was left behind.
 
     Such a thread may be within the model or FFmpeg. The interpreter's own end would tear it away there:
     that aborts, or waits for ever.
     """
-    if any(thread.name.startswith(STREAM_THREADS) for thread in threading.enumerate()):
+    if at_once or any(thread.name.startswith(STREAM_THREADS) for thread in threading.enumerate()):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.config import StreamConfig
+from pipeline.health import Activity
 from pipeline.inference.predictor import MAX_AHEAD, Finish, Predictor, check_predictions
 from pipeline.live.queues import LaneQueue
 from pipeline.live.source_run import SourceRun
-from pipeline.live.watchdog import Activity
 from pipeline.live.worker import Worker
 from pipeline.types import End, Frame, FrameResult, Gap, Window, WindowPrediction
 

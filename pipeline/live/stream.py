@@ -6,7 +6,7 @@
 The caller's thread, in `run()` or in a `for` loop over the stream, writes each result to the sinks and then
 yields it. Files wait when a lane is full; live sources drop the oldest, counted by cause. The first
 unexpected exception of any thread stops the stream and is raised to the caller; one source's death touches no
-other.
+other, and a sink's fault touches neither the sources nor the other sinks (`pipeline.sinks.guard`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ops.masks import crop_masks
 from pipeline.association.mask_sums import host_sums
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError, StageHung
+from pipeline.health import Activity, Work
 from pipeline.inference.network_predictor import load_predictor
 from pipeline.inference.predictor import Predictor, WindowModel, as_predictor, check_stride
 from pipeline.live.inference_loop import Inference
@@ -29,6 +30,7 @@ from pipeline.live.queues import LaneQueue
 from pipeline.live.report import latency_report, peak_rss_mb
 from pipeline.live.source_run import SourceRun
 from pipeline.live.watchdog import Watchdog
+from pipeline.sinks.guard import GuardedSink
 from pipeline.sinks.protocol import Sink, SinkContext
 from pipeline.sinks.table import build_sinks
 from pipeline.sources.source import Source
@@ -53,9 +55,11 @@ class Stream:
     files are closed, the `end` message goes out, all within five seconds. A slow loop body slows a file down;
     of a live source the oldest results are dropped and counted (`publisher` in the ledger).
 
-    Raises from the loop: SourceError (an input could not be read; with several sources, after the others
-    ended), StageHung (the model did not answer a stop, its thread is left behind), OutputError and
-    AddressError (at construction), or whatever a stage raised.
+    Raises at construction: OutputError and AddressError. From the loop: SourceError (an input could not be
+    read; with several sources, after the others ended), StageHung (the model did not answer a stop: its
+    thread is left behind), what a stage raised, and after all sources ended the fault of a sink that did not
+    work to the end (OutputError, or what a sink of your own raised). A sink that failed and works again is
+    told by log, health and report alone.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Stream:
         """
         self._config = config
         self._stop = threading.Event()
+        self._asked = threading.Event()
+        """Set where somebody asked for the stop, and the sources have not simply ended."""
         self._failure: BaseException | None = None
         self._started: float | None = None
         self._wall_seconds = 0.0
@@ -93,7 +99,18 @@ class Stream:
             vitals={name: run.vitals for name, run in self._runs.items()},
             stop=self._stop,
         )
-        self._sinks: list[Sink] = [*build_sinks(context), *sinks]
+        self._activity = Activity()
+        self.on_stuck: Callable[[StageHung], None] | None = None
+        """Called by another thread where a sink does not answer a stop for four seconds: all else is closed
+        by then, and the process may be left (`process.leave_process`)."""
+        self._health = {name: run.health for name, run in self._runs.items()}
+        self._sinks = [
+            GuardedSink(sink, name=name, condition=name, health=self._health, activity=self._activity)
+            for name, sink in build_sinks(context).items()
+        ]
+        self._closed = False
+        for sink in sinks:
+            self.add_sink(sink)
         self._frames: LaneQueue[Frame | Gap | End] = LaneQueue(names)
         self._results: LaneQueue[FrameResult | Gap | End] = LaneQueue(names)
         self._inference = Inference(
@@ -101,6 +118,8 @@ class Stream:
         )
         self._threads: list[threading.Thread] = []
         self._abandoned: list[str] = []
+        self._in_hand: tuple[SourceRun, FrameResult, int] | None = None
+        """The result that the sinks are given now, and since when (monotonic ns)."""
         self._watchdog: Watchdog | None = None
         self._stop_seen: float | None = None
 
@@ -125,7 +144,7 @@ class Stream:
                 self._failure = error
             raise
         finally:
-            self.stop()
+            self._stop.set()
             self._shut_down()
         self._raise_failure()
 
@@ -138,13 +157,15 @@ class Stream:
     def stop(self) -> None:
         """Ask the sources to stop; what they have read is still processed, for two seconds. Callable from any
         thread."""
+        self._asked.set()
         self._stop.set()
 
     def add_sink(self, sink: Sink) -> None:
         """Give results to `sink` too; before the stream runs."""
         if self._started is not None:
             raise RuntimeError("the stream runs already: add sinks before")
-        self._sinks.append(sink)
+        name = type(sink).__name__
+        self._sinks.append(GuardedSink(sink, name=name, health=self._health, activity=self._activity))
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -154,7 +175,7 @@ class Stream:
     @property
     def sinks(self) -> tuple[Sink, ...]:
         """The sinks that the config asked for and those given; none after the end."""
-        return tuple(self._sinks)
+        return () if self._closed else tuple(each.sink for each in self._sinks)
 
     @property
     def abandoned(self) -> tuple[str, ...]:
@@ -180,6 +201,7 @@ class Stream:
             "latency_ms": latency_report([run.latency for run in self._runs.values()]),
             "peak_rss_mb": peak_rss_mb(),
             "sources": sources,
+            "sinks": [sink.report() for sink in self._sinks],
         }
 
     # The caller's thread.
@@ -198,7 +220,10 @@ class Stream:
         for thread in self._threads:
             thread.start()
         self._watchdog = Watchdog(
-            {"inference": self._inference.activity}, {name: run.health for name, run in self._runs.items()}
+            {"inference": self._inference.activity, "sinks": self._activity},
+            self._health,
+            stopped=self._asked,
+            on_stuck=self._leave_sink,
         )
 
     def _consume(self) -> Iterator[FrameResult]:
@@ -219,10 +244,10 @@ class Stream:
                     run.skipped.discard(item.frame.index)
                     run.ledger.count_revision_dropped()
                     continue
-                begun = time.monotonic_ns()
+                self._in_hand = (run, item, time.monotonic_ns())
                 for sink in self._sinks:
                     sink.write(item)
-                self._count(run, item, begun)
+                self._count_in_hand()
                 yield item
             elif isinstance(item, Gap):
                 for sink in self._sinks:
@@ -245,7 +270,12 @@ class Stream:
         for sink in self._sinks:
             sink.end(end)
 
-    def _count(self, run: SourceRun, result: FrameResult, begun_ns: int) -> None:
+    def _count_in_hand(self) -> None:
+        """Count the result that the sinks have."""
+        in_hand, self._in_hand = self._in_hand, None
+        if in_hand is None:
+            return
+        run, result, begun_ns = in_hand
         now = time.monotonic_ns()
         run.latency["sinks"].add((now - begun_ns) / 1e6)
         run.last_result = now / 1e9
@@ -265,7 +295,7 @@ class Stream:
                     sink.state(name, run.state)
 
     def _shut_down(self) -> None:
-        """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
+        """End threads, counting and sinks; idempotent."""
         self._frames.close()
         self._results.close()
         deadline = time.monotonic() + _JOIN_SECONDS
@@ -274,10 +304,6 @@ class Stream:
             if thread.is_alive():
                 self._abandon(thread)
         self._threads = []
-        if self._watchdog is not None:
-            self._watchdog.close()
-            self._watchdog = None
-        sinks, self._sinks = self._sinks, []
         if self._started is not None and not self._wall_seconds:
             self._wall_seconds = time.monotonic() - self._started
             for name, run in self._runs.items():
@@ -286,10 +312,15 @@ class Stream:
                     reason: EndReason = "stopped" if self._failure is None else "error"
                     detail = "" if self._failure is None else type(self._failure).__name__
                     run.end = End(name, run.epoch, reason, detail)
-                    for sink in sinks:
-                        self._guard(sink.end, run.end)
-        for sink in sinks:
-            self._guard(sink.close)
+                    for sink in self._sinks:
+                        sink.end(run.end)
+        if not self._closed:
+            self._closed = True
+            for sink in self._sinks:
+                sink.close()
+        if self._watchdog is not None:
+            self._watchdog.close()
+            self._watchdog = None
 
     def _abandon(self, thread: threading.Thread) -> None:
         """Go on without a thread that does not answer; a fault where it is at one thing for far too long."""
@@ -307,20 +338,34 @@ class Stream:
             self._failure = hung
         logger.error("%s", hung)
 
-    def _guard(self, call: Callable[..., None], *arguments: End) -> None:
-        """Call a sink on the way out; its fault is kept if it is the first one, and logged if not."""
-        try:
-            call(*arguments)
-        except Exception as error:
-            if self._failure is None:
-                self._failure = error
-            else:
-                logger.error("while closing: %s", error)
+    def _leave_sink(self, work: Work) -> None:
+        """By the watchdog: the caller's thread is held by a sink. End the others, and tell `on_stuck`."""
+        hung = StageHung(f"{work.stage} did not answer a stop; the stream ended without it")
+        self._failure = self._failure or hung
+        logger.error("%s", hung)
+        self._frames.close()
+        self._results.close()
+        self._closed = True
+        self._count_in_hand()  # the other sinks have it, or do without
+        others = [sink for sink in self._sinks if f"the sink {sink.name}" != work.stage]
+        for name, run in self._runs.items():
+            run.ledger.count_dropped("stop", run.ledger.open_frames())
+            if run.end is None:
+                run.end = End(name, run.epoch, "error", type(hung).__name__)
+                for sink in others:
+                    sink.end(run.end)
+        for sink in others:
+            sink.close()
+        self._abandoned.append(work.stage)
+        self._wall_seconds = time.monotonic() - (self._started or 0.0)
+        if self.on_stuck is not None:
+            self.on_stuck(hung)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-        errors = [run.error for run in self._runs.values() if run.error is not None]
+        errors: list[Exception] = [run.error for run in self._runs.values() if run.error is not None]
+        errors += [sink.fault for sink in self._sinks if sink.fault is not None]
         for error in errors[1:]:
             logger.error("%s", error)
         if errors:

@@ -9,81 +9,65 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-from pipeline.health import Health
+from pipeline.health import Activity, Health, Work
 
 logger = logging.getLogger(__name__)
 
 HUNG_SECONDS = 5.0
 """A stage that is at one item for so long, and for four times the longest so far, counts as hung."""
-FIRST_SECONDS = 15.0
-"""The same for its first item, with which engines warm up."""
-_TIMES_THE_LONGEST = 4
+STUCK_SECONDS = 4.0
+"""So long after a stop a sink that does not answer is left behind."""
 _LOOK_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a thread is at."""
-
-    stage: str
-    """For people, e.g. "the model"."""
-    sources: tuple[str, ...]
-    """Those that wait for it; none: all."""
-    since: float
-    """Monotonic seconds."""
-
-
-class Activity:
-    """What one thread is at; written by that thread, read by any."""
-
-    def __init__(self) -> None:
-        self._work: Work | None = None
-        self._longest: dict[str, float] = {}
-
-    def at(self, stage: str, *sources: str) -> None:
-        """The thread begins with an item of a stage; what it was at before is done."""
-        self.idle()
-        self._work = Work(stage, sources, time.monotonic())
-
-    def idle(self) -> None:
-        """The thread is done, and waits for others."""
-        work, self._work = self._work, None
-        if work is not None:
-            lasted = time.monotonic() - work.since
-            self._longest[work.stage] = max(lasted, self._longest.get(work.stage, 0.0))
-
-    def overdue(self, seconds: float) -> Work | None:
-        """What the thread is at, if it has been at it for more than `seconds` and far longer than ever."""
-        work = self._work
-        if work is None:
-            return None
-        longest = self._longest.get(work.stage)
-        patience = FIRST_SECONDS if longest is None else max(seconds, _TIMES_THE_LONGEST * longest)
-        return work if time.monotonic() - work.since > patience else None
 
 
 class Watchdog:
     """A thread that begins and ends the condition `hung` of sources whose stages do not answer."""
 
-    def __init__(self, activities: Mapping[str, Activity], healths: Mapping[str, Health]) -> None:
-        """activities: by the name of the thread. healths: by source."""
+    def __init__(
+        self,
+        activities: Mapping[str, Activity],
+        healths: Mapping[str, Health],
+        *,
+        stopped: threading.Event,
+        on_stuck: Callable[[Work], None],
+    ) -> None:
+        """activities: by the name of the thread, of which "sinks" is the caller's. healths: by source.
+        stopped: set when a stop is asked for. on_stuck: called once, by the watchdog, where the caller's
+        thread is still at one sink long after a stop."""
         self._activities = activities
         self._healths = healths
+        self._stopped = stopped
+        self._on_stuck = on_stuck
+        self._stop_seen: float | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; by any thread."""
         self._closed.set()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
             self.look()
+            if (work := self._stuck()) is not None:
+                self._on_stuck(work)
+                return
+
+    def _stuck(self) -> Work | None:
+        """The sink that holds the caller's thread although the stream should have stopped."""
+        if not self._stopped.is_set():
+            return None
+        now = time.monotonic()
+        self._stop_seen = self._stop_seen or now
+        work = self._activities["sinks"].work
+        if work is None or now - self._stop_seen < STUCK_SECONDS or now - work.since < STUCK_SECONDS - 1:
+            return None
+        return work
 
     def look(self) -> None:
         """Compare what the threads are at with what they were ever at."""

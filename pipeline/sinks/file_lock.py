@@ -35,6 +35,21 @@ class FileLock:
                 raise
             self._file.close()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the file still stands under its name."""
+        return not self._file.closed and _same_file(self._file, self._path)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the file still has a name, if another one."""
+        return not self._file.closed and os.fstat(self._file.fileno()).st_nlink > 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands in the file."""
+        return os.fstat(self._file.fileno()).st_size == 0
+
     def release(self) -> None:
         """Let others write; an empty file goes. May be called again."""
         if self._file.closed:
@@ -58,7 +73,7 @@ class FileLock:
 def _same_file(file: FileIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

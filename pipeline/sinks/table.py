@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.config import StreamConfig
 from pipeline.errors import OutputError
+from pipeline.health import Condition
 from pipeline.sinks.overlay import Painter
 from pipeline.sinks.protocol import Sink, SinkContext
 
@@ -41,7 +42,7 @@ def _display(context: SinkContext, painter: Painter) -> Sink | None:
     return Display(on_quit=context.stop.set, painter=painter)
 
 
-_BUILDERS: dict[str, Callable[[SinkContext, Painter], Sink | None]] = {
+_BUILDERS: dict[Condition, Callable[[SinkContext, Painter], Sink | None]] = {
     "publish": _publish,
     "record": _record,
     "display": _display,
@@ -59,18 +60,18 @@ def check_not_input(path: str, what: str, config: StreamConfig) -> None:
             raise OutputError(f"{what} {path} is source {name!r} itself: choose another name")
 
 
-def build_sinks(context: SinkContext) -> list[Sink]:
-    """Make the sinks that the config asks for; a fault closes those already made. Raises OutputError,
-    AddressError."""
+def build_sinks(context: SinkContext) -> dict[Condition, Sink]:
+    """Make the sinks that the config asks for, each under its name, which is also its condition in health; a
+    fault closes those already made. Raises OutputError, AddressError."""
     painter = Painter(note=context.note)
-    sinks: list[Sink] = []
+    sinks: dict[Condition, Sink] = {}
     try:
-        for build in _BUILDERS.values():
+        for name, build in _BUILDERS.items():
             sink = build(context, painter)
             if sink is not None:
-                sinks.append(sink)
+                sinks[name] = sink
     except BaseException:
-        for sink in sinks:
+        for sink in sinks.values():
             sink.close()
         raise
     return sinks

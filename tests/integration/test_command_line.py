@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ from support.streams import TINY_NETWORK
 from support.video import write_video
 from support.wait import wait_until
 
+from pipeline.sinks.guard import GuardedSink
+from pipeline.sinks.recorder import Recorder
+from pipeline.types import FrameResult
 from run_stream import main, parse_sources
 
 ROOT = Path(__file__).parents[2]
@@ -276,6 +282,49 @@ def test_a_signal_ends_the_stream_cleanly(number: signal.Signals, tmp_path: Path
     assert 0 < metrics["published"] == metrics["read"] < 2000
     with av.open(str(record)) as container:
         assert sum(1 for _ in container.decode(video=0)) == metrics["published"]
+
+
+def test_a_recording_that_never_worked_ends_nothing_but_is_exit_code_1(clip: Path, tmp_path: Path) -> None:
+    def no_file_may_grow() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (80, resource.RLIM_INFINITY))
+
+    done = subprocess.run(
+        command("--source", clip, "--publish", "none", "--record", tmp_path / "out.mp4", "-v"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        preexec_fn=no_file_may_grow,
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("run_stream: recording")
+    assert "out.mp4 cannot go on: File too large" in last
+    assert "ended (end_of_file)" in done.stderr, "the source was read to its end"
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_recording_that_works_again_is_named_in_the_last_line(
+    run: Callable[..., Done], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is over when results were taken for a while; here that while is none."""
+    write = Recorder.write
+
+    def remove_once(recorder: Recorder, result: FrameResult) -> None:
+        if result.frame.index == 10:
+            (tmp_path / "out.partial.mp4").unlink()
+        write(recorder, result)
+
+    monkeypatch.setattr(Recorder, "write", remove_once)
+    monkeypatch.setattr(GuardedSink, "__init__", partialmethod(GuardedSink.__init__, steady_seconds=0.0))
+    done = run("--source", clip, "--publish", "none", "--record", tmp_path / "out.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "16 published" in done.stderr.splitlines()[-2]
+    assert re.match(r"record: 4 results not taken: .*was removed or moved away", done.stderr.splitlines()[-1])
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 12
 
 
 def test_a_server_that_refuses_is_given_up_after_the_connect_timeout(run: Callable[..., Done]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from support.streams import tiny_config
 from support.video import numbered_picture, write_video
 
 from pipeline import FrameResult, Stream, StreamConfig
-from pipeline.errors import SourceError, SourceNotFound
+from pipeline.errors import OutputError, SourceError, SourceNotFound
 from pipeline.inference.network_predictor import NetworkPredictor, load_predictor
 from pipeline.inference.predictor import Capabilities, Finish
 from pipeline.types import End, Frame, Gap, SourceState, Window, WindowPrediction
@@ -243,26 +245,13 @@ def test_a_change_of_resolution_ends_all_tracks_and_the_stream_goes_on(tmp_path:
 
 
 class Broken(Collector):
+    """Takes two results and is broken from then on."""
+
     def write(self, result: FrameResult) -> None:
-        super().write(result)
-        if len(self.items) == 3:
+        if len(self.items) == 2:
             raise OSError("no space left")
+        super().write(result)
 
-
-def test_the_first_fault_of_a_sink_reaches_the_caller_and_everything_is_closed(clip: Path) -> None:
-    before = set(threading.enumerate())
-    sink, other = Broken(), Collector()
-    stream = Stream(tiny_config(clip), sinks=[sink, other])
-    with pytest.raises(OSError, match="no space left"):
-        stream.run()
-    assert (sink.closed, other.closed) == (1, 1)
-    assert isinstance(other.items[-1], End)
-    assert other.items[-1].reason == "error"
-    assert not threads_since(before)
-    assert_ledger(stream.report())
-
-
-class BrokenForGood(Broken):
     def end(self, end: End) -> None:
         raise OSError("still no space")
 
@@ -271,19 +260,111 @@ class BrokenForGood(Broken):
         raise OSError("no space to close")
 
 
-def test_a_sink_that_fails_at_every_step_keeps_no_other_sink_and_no_thread_from_ending(clip: Path) -> None:
+def test_a_sink_that_fails_at_every_step_ends_nothing_and_is_raised_after_the_end(clip: Path) -> None:
     before = set(threading.enumerate())
-    sink, other = BrokenForGood(), Collector()
-    stream = Stream(tiny_config(clip, cadence={"fps": "source"}), sinks=[sink, other])
+    sink, other = Broken(), Collector()
+    stream = Stream(tiny_config(clip), sinks=[sink, other])
+    results = []
+
+    def consume() -> None:
+        results.extend(stream)
+
     with pytest.raises(OSError, match="no space left"):
-        stream.run()
-    assert (sink.closed, other.closed) == (1, 1)
+        consume()
+    assert len(results) == len(other.items) - 1 == 20, "the loop and the other sink got all"
     assert isinstance(other.items[-1], End)
+    assert other.items[-1].reason == "end_of_file"
+    assert (sink.closed, other.closed) == (1, 1)
     assert not threads_since(before)
     report = stream.report()
-    assert report["wall_seconds"] > 0
-    assert report["dropped"]["stop"] > 0
+    assert report["published"] == 20
     assert_ledger(report)
+    broken, whole = report["sinks"]
+    assert (broken["name"], broken["state"], broken["not_taken"]) == ("Broken", "failed", 18)
+    assert broken["fault"] == "OSError: no space to close"
+    assert broken["sources"] == {"source0": 18}
+    assert (whole["state"], whole["fault"], whole["not_taken"]) == ("ok", None, 0)
+    assert report["sources"]["source0"]["health"] == {"sink": 1}
+
+
+def test_a_sink_that_fails_for_one_source_takes_the_others(clip: Path, tmp_path: Path) -> None:
+    class Picky(Collector):
+        def write(self, result: FrameResult) -> None:
+            if result.source == "left":
+                raise ValueError("not this one")
+            super().write(result)
+
+    other = write_video(tmp_path / "other.mp4", num_frames=30, fps=10)
+    sink = Picky()
+    stream = Stream(tiny_config({"left": str(clip), "right": str(other)}), sinks=[sink])
+    with pytest.raises(ValueError, match="not this one"):
+        stream.run()
+    assert sum(isinstance(item, FrameResult) for item in sink.items) == 30
+    report = stream.report()
+    assert report["sinks"][0]["sources"] == {"left": 20, "right": 0}
+    assert report["sources"]["left"]["health"] == {"sink": 1}
+    assert report["sources"]["right"]["health"] == {}
+    assert_ledger(report)
+
+
+def test_a_recording_that_fails_for_one_camera_leaves_the_others_and_their_recordings(
+    clip: Path, tmp_path: Path
+) -> None:
+    inputs = {"left": str(clip), "right": str(clip)}
+    record = {"path": str(tmp_path / "{source}" / "out.mp4")}
+    stream = Stream(tiny_config(inputs, record=record))
+    seen = {"left": 0, "right": 0}
+
+    def consume() -> None:
+        for result in stream:
+            seen[result.source] += 1
+            if result.source == "left" and seen["left"] == 3:
+                shutil.rmtree(tmp_path / "left")
+                (tmp_path / "left").write_text("in the way of a new folder")
+
+    with pytest.raises(OutputError, match=r"left/out\.mp4 (failed|cannot go on)"):
+        consume()
+    assert seen == {"left": 20, "right": 20}
+    with av.open(str(tmp_path / "right" / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 20
+    report = stream.report()
+    (sink,) = report["sinks"]
+    assert (sink["name"], sink["state"]) == ("record", "failed")
+    assert sink["sources"] == {"left": 20, "right": 0}
+    assert report["sources"]["left"]["health"] == {"record": 1}
+    assert report["sources"]["right"]["health"] == {}
+    assert_ledger(report)
+
+
+def test_an_error_of_the_loop_body_ends_the_stream(clip: Path) -> None:
+    sink = Collector()
+    stream = Stream(tiny_config(clip, cadence={"fps": "source"}), sinks=[sink])
+
+    def consume() -> None:
+        for result in stream:
+            if result.frame.index == 3:
+                raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="own"):
+        consume()
+    assert isinstance(sink.items[-1], End)
+    assert sink.items[-1].reason == "stopped"
+    assert sink.closed == 1
+    assert stream.report()["published"] == 4
+    assert_ledger(stream.report())
+
+
+def test_a_sink_that_cannot_start_ends_the_stream_before_the_first_frame(clip: Path) -> None:
+    class NoStart(Collector):
+        def start(self) -> None:
+            raise OSError("address in use")
+
+    sink, other = NoStart(), Collector()
+    stream = Stream(tiny_config(clip), sinks=[sink, other])
+    with pytest.raises(OSError, match="address in use"):
+        stream.run()
+    assert (sink.closed, other.closed) == (1, 1)
+    assert stream.report()["read"] == 0
 
 
 def test_a_sink_that_fails_only_when_it_closes_is_heard(clip: Path) -> None:

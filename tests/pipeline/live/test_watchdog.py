@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,19 +18,21 @@ from support.video import write_video
 from support.wire import free_address
 
 from pipeline import Subscriber
-from pipeline.health import Health
-from pipeline.live import watchdog
-from pipeline.live.watchdog import Activity, Watchdog
+from pipeline import health as health_module
+from pipeline.health import Activity, Health
+from pipeline.live.watchdog import Watchdog
 
 CHILD = Path(__file__).parents[2] / "support" / "hung_child.py"
 
 
 def test_what_lasts_far_longer_than_ever_counts_as_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     activity, health = Activity(), {"door": Health("door"), "yard": Health("yard")}
-    dog = Watchdog({"inference": activity}, health)
+    dog = Watchdog(
+        {"inference": activity, "sinks": Activity()}, health, stopped=threading.Event(), on_stuck=print
+    )
     dog.close()
     clock = [100.0]
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(health_module.time, "monotonic", lambda: clock[0])
 
     def told() -> list[str]:
         dog.look()
@@ -54,8 +57,8 @@ def test_what_lasts_far_longer_than_ever_counts_as_hung(monkeypatch: pytest.Monk
     assert told() == ["door", "yard"], "no source is named: all wait"
 
 
-@pytest.mark.parametrize("where", ["begin", "finish", "prepare"])
-def test_a_model_that_hangs_does_not_hold_the_process(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("where", ["begin", "finish", "prepare", "sink", "blocked"])
+def test_a_stage_that_hangs_does_not_hold_the_process(tmp_path: Path, where: str) -> None:
     clip = write_video(tmp_path / "clip.mp4", num_frames=60)
     address, report = free_address(), tmp_path / "report.json"
     arguments = ["--source", f"door={clip}", "--publish", address, "--record", str(tmp_path / "out.mp4")]
@@ -75,14 +78,15 @@ def test_a_model_that_hangs_does_not_hold_the_process(tmp_path: Path, where: str
             said.append(line)
             if "hung" in line:
                 break
-        assert re.search(r"door: hung: the model has not answered for \d+ s", said[-1]), said
+        stage = "the sink display" if where in ("sink", "blocked") else "the model"
+        assert re.search(rf"door: hung: {stage} has not answered for \d+ s", said[-1]), said
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=30)
         assert time.monotonic() - begun < 5
         assert code == 3
         rest = process.stderr.read()
-        assert "the model has not answered" in rest
+        assert f"run_stream: {stage}" in rest
         assert "Traceback" not in rest
         received = list(reader)  # it stops at the end message
         assert reader.ended["door"].reason == "error"

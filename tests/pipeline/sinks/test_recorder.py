@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +19,8 @@ from support.results import make_instance, make_result
 from pipeline.config import RecordConfig
 from pipeline.errors import OutputError
 from pipeline.sinks.overlay import draw_result, track_colour
-from pipeline.sinks.recorder import Recorder, Timeline
+from pipeline.sinks.recorder import Recorder
+from pipeline.sinks.timeline import Timeline
 from pipeline.types import End, FrameResult, Gap
 
 ROOT = Path(__file__).parents[3]
@@ -215,7 +213,7 @@ def test_the_file_is_whole_after_an_exception(tmp_path: Path) -> None:
 def test_without_frames_no_file_is_left_and_an_older_one_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="pipeline.sinks.recorder")
+    caplog.set_level("INFO", logger="pipeline.sinks.recording")
     record(tmp_path / "out.mp4", [End("source0", 0, "lost")])
     assert os.listdir(tmp_path) == []
     assert "nothing was recorded" in caplog.text
@@ -233,75 +231,6 @@ def test_an_older_recording_stays_until_the_new_one_is_whole(tmp_path: Path) -> 
     recorder.close()
     recorder.close()
     assert len(decode(path)[0]) == 1
-
-
-KILLED = """
-    import os, signal, sys
-    sys.path[:0] = [{root!r}, {tests!r}]
-    from pipeline.config import RecordConfig
-    from pipeline.sinks.recorder import Recorder
-    from support.results import make_result
-    recorder = Recorder({path!r}, RecordConfig(), sources=["source0"])
-    for index in range(400):
-        recorder.write(make_result(index))
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_process_leaves_a_file_that_plays(tmp_path: Path) -> None:
-    script = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), path=str(tmp_path / "out.mp4"))
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert os.listdir(tmp_path) == ["out.partial.mp4"]
-    times, _ = decode(tmp_path / "out.partial.mp4")
-    # x264 looks 40 frames ahead, and a fragment is a second of 10 frames.
-    assert 300 <= len(times) < 400
-    assert times == pytest.approx([index / 10 for index in range(len(times))], abs=1e-4)
-
-
-def test_a_full_disk_is_an_output_error_that_names_the_file_and_keeps_what_was_written(
-    tmp_path: Path,
-) -> None:
-    """A limit on the size of files stands for the full disk: the write fails in the same place."""
-    noise = np.random.default_rng(0)
-    recorder = Recorder(tmp_path / "out.mp4", RecordConfig(crf=10), sources=["source0"])
-
-    def fill() -> None:
-        for index in range(400):
-            image = noise.integers(0, 255, (64, 96, 3), dtype=np.uint8)
-            recorder.write(make_result(index, image=image))
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
-        message = r"recording .*out\.mp4 failed after \d+ frames.*out\.partial\.mp4"
-        with pytest.raises(OutputError, match=message):
-            fill()
-        recorder.write(make_result(1000))
-        recorder.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == ["out.partial.mp4"]
-    num_frames = 0
-    with av.open(str(tmp_path / "out.partial.mp4")) as container, suppress(av.error.InvalidDataError):
-        # The last packet is cut off.
-        for _ in container.decode(video=0):
-            num_frames += 1
-    assert num_frames > 10
-
-
-def test_a_disk_that_fills_up_at_the_very_end_is_reported_by_close(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "out.mp4", RecordConfig(), sources=["source0"])
-    for index in range(10):
-        recorder.write(make_result(index))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
-        with pytest.raises(OutputError, match="failed after 10 frames"):
-            recorder.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_paths_that_cannot_be_recorded_to_are_refused_before_any_frame(tmp_path: Path) -> None:
