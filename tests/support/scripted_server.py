@@ -27,6 +27,8 @@ class ScriptedServer:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop = asyncio.Event()
+        self._door: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -45,6 +47,14 @@ class ScriptedServer:
         """Return the URL of a path on this server; `login` is user:password."""
         return f"{scheme}://{login + '@' if login else ''}127.0.0.1:{self.port}{path}"
 
+    def power_off(self) -> None:
+        """Break off every connection and listen no more."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+
+    def power_on(self) -> None:
+        """Listen again, on the same port."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._serve())
@@ -52,30 +62,37 @@ class ScriptedServer:
             self._loop.close()
 
     async def _serve(self) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            tasks.add(task)
-            self.num_connections += 1
-            try:
-                await self._script(reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                # The client left, or the test is over: both end a connection, neither is a fault.
-                pass
-            finally:
-                tasks.discard(task)
-                writer.close()
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        await self._listen()
         self._ready.set()
         await self._stop.wait()
-        server.close()
-        for task in list(tasks):
+        await self._close()
+
+    async def _listen(self) -> None:
+        self._door = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._door.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        if self._door is not None:
+            self._door.close()
+        self._door = None
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.num_connections += 1
+        try:
+            await self._script(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            # The client left, or the test is over: both end a connection, neither is a fault.
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
