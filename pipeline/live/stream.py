@@ -240,8 +240,9 @@ class Stream:
         """End threads, counting and sinks; idempotent. A fault of one sink keeps no other from closing."""
         self._frames.close()
         self._results.close()
+        deadline = time.monotonic() + _JOIN_SECONDS  # of all together: forty that hang must not add up
         for thread in self._threads:
-            thread.join(_JOIN_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 logger.warning("%s does not answer and is abandoned", thread.name)
         self._threads = []

@@ -40,7 +40,7 @@ _MAX_FPS = 1000
 
 
 class VideoInput:
-    """An open container and the decoder of its first video stream; used by one thread.
+    """An open container and the decoder of its first video stream; used by one thread (`reader`).
 
     Iterating gives one list of decoded pictures per packet (often empty), so that the caller can look at
     clocks and stop signals between packets. Packets that cannot be decoded are counted and passed over.
@@ -104,7 +104,8 @@ class VideoInput:
                     self._source,
                     self._address.redact(str(error)),
                 )
-                continue
+                # Control goes back after each packet: of some streams none can be decoded.
+                pictures = []
             yield pictures
 
     def _flush(self) -> list[av.VideoFrame]:
@@ -180,15 +181,21 @@ def gpu_decoding_fault() -> str | None:
     return None if decoder.is_hwaccel else "this build of PyAV does not decode on NVIDIA GPUs"
 
 
+def require_decoder(address: Address, config: SourceConfig, *, source: str) -> None:
+    """Raise SourceUnreadable where a GPU is asked for and there is none, which no waiting mends."""
+    fault = gpu_decoding_fault() if config.decoder == "cuda" else None
+    if fault is not None:
+        raise _gpu_fault(address, fault, source=source)
+
+
 def _hardware(config: SourceConfig, address: Address, *, source: str) -> HWAccel | None:
-    """What a container is opened with; raises SourceUnreadable where a GPU is asked for and there is none."""
+    """What a container is opened with; None for the CPU. Raises what `require_decoder` does."""
     if config.decoder == "cpu":
         return None
+    require_decoder(address, config, source=source)
     fault = gpu_decoding_fault()
     if fault is None:
         return HWAccel("cuda", allow_software_fallback=config.decoder == "auto")
-    if config.decoder == "cuda":
-        raise _gpu_fault(address, fault, source=source)
     logger.info("source %s: decoded on the CPU: %s", source, fault)
     return None
 
