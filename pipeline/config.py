@@ -37,15 +37,15 @@ class SourceConfig(Section):
     connect_timeout_seconds: float = Field(10.0, gt=0, le=86_400)
     """How long a live source may take to deliver its first frame before it counts as unreachable."""
     read_timeout_seconds: float = Field(5.0, gt=0, le=3_600)
-    """How long a live source may be silent before it counts as lost."""
+    """How long a live source may bring no picture before it counts as lost."""
     wait: bool = False
-    """Keep trying, without end, to reach a live source that is not there at the start."""
+    """Keep trying, without end, to reach a network source at the start, whatever it answers."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     """How RTSP carries the video; tcp loses nothing, udp is for networks that ask for it."""
     reconnect: bool = True
     """Whether a live source that was lost after its first frame is opened again."""
-    reconnect_seconds: float = Field(60.0, gt=0, le=31_536_000)
-    """Give up (exit code 2) when a lost live source has not come back within this time."""
+    reconnect_seconds: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    """Give up (exit code 2) when a lost live source has not come back within this time; null: never."""
     images_fps: float = Field(10.0, ge=0.001, le=1000)
     """Frames a second that a folder of images stands for."""
     detect_cuts: bool = True

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """What the command lines log: when, how bad, by whom."""
-STREAM_THREADS = ("decode-", "inference", "prepare", "read-")
+STREAM_THREADS = ("decode-", "inference", "prepare", "ffmpeg-")
 """How the names of a stream's threads begin that may be within the model or FFmpeg."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT_BYTES = 1 << 30

@@ -298,7 +298,7 @@ class Stream:
         """End threads, counting and sinks; idempotent."""
         self._frames.close()
         self._results.close()
-        deadline = time.monotonic() + _JOIN_SECONDS
+        deadline = time.monotonic() + _JOIN_SECONDS  # of all together: forty that hang must not add up
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():

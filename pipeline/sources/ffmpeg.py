@@ -44,7 +44,7 @@ _CLIP_SIDE = 256
 
 
 class VideoInput:
-    """An open container and the decoder of its first video stream; used by one thread.
+    """An open container and the decoder of its first video stream; used by one thread (`reader`).
 
     Iterating gives one list of decoded pictures per packet (often empty), so that the caller can look at
     clocks and stop signals between packets. Packets that cannot be decoded are counted and passed over.
@@ -71,6 +71,7 @@ class VideoInput:
         self.fps = _nominal_fps(self._stream)
         self.num_frames = None if self.live else self._stream.frames or None
         self._num_packets = 0
+        self._num_declared = self._stream.frames  # asked now: a closed container's memory is another's
         self._pictures = self._decode()
 
     def __iter__(self) -> Iterator[list[av.VideoFrame]]:
@@ -79,7 +80,7 @@ class VideoInput:
     @property
     def complete(self) -> bool:
         """Whether the container held as many packets as it declares (true where it does not say)."""
-        return self._num_packets >= self._stream.frames
+        return self._num_packets >= self._num_declared
 
     def close(self) -> None:
         """Close decoder and container; by the thread that reads, only."""
@@ -108,7 +109,8 @@ class VideoInput:
                     self._source,
                     self._address.redact(str(error)),
                 )
-                continue
+                # Control goes back after each packet: of some streams none can be decoded.
+                pictures = []
             yield pictures
 
     def _flush(self) -> list[av.VideoFrame]:
@@ -235,10 +237,18 @@ def _first_picture(clip: bytes, *, owned: bool) -> av.VideoFrame:
         return next(container.decode(video=0))
 
 
+def require_decoder(address: Address, config: SourceConfig, *, source: str) -> None:
+    """Raise SourceUnreadable where a GPU is asked for and there is none, which no waiting mends."""
+    fault = gpu_decoding_fault() if config.decoder == "cuda" else None
+    if fault is not None:
+        raise _gpu_fault(address, fault, source=source)
+
+
 def _hardware(config: SourceConfig, address: Address, *, source: str, planes: bool = False) -> HWAccel | None:
-    """What a container is opened with; raises SourceUnreadable where a GPU is asked for and there is none."""
+    """What a container is opened with; None for the CPU. Raises what `require_decoder` does."""
     if config.decoder == "cpu":
         return None
+    require_decoder(address, config, source=source)
     fault = gpu_decoding_fault()
     if fault is None:
         owned = False
@@ -248,8 +258,6 @@ def _hardware(config: SourceConfig, address: Address, *, source: str, planes: bo
             if stays is not None:
                 logger.info("source %s: decoded pictures come back to the host: %s", source, stays)
         return HWAccel("cuda", allow_software_fallback=config.decoder == "auto", is_hw_owned=owned)
-    if config.decoder == "cuda":
-        raise _gpu_fault(address, fault, source=source)
     logger.info("source %s: decoded on the CPU: %s", source, fault)
     return None
 

@@ -1,21 +1,24 @@
 """Everything that FFmpeg reads, from the first opening over reconnects to an orderly end or a fault.
 
 Orderly ends: the file is over (`end_of_file`), stop was set (`stopped`), enough frames were read
-(`max_frames`). A live source has no end: when its server closes, that is a loss, and it is opened again for
-`reconnect_seconds`. With `reconnect: false` a server that closes in good order is an `end_of_file` (a
-recording served over RTSP), and a connection that breaks or falls silent is a SourceLost.
+(`max_frames`). A live source has no end: when its server closes, that is a loss, and it is opened again, for
+ever or for `reconnect_seconds`. So it is when no picture has come for `read_timeout_seconds`, whether it is
+silent or sends packets that hold none. With `reconnect: false` a server that closes in good order is an
+`end_of_file` (a recording served over RTSP), and a connection that breaks or falls silent is a SourceLost.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -25,25 +28,40 @@ from pipeline.config import SourceConfig
 from pipeline.errors import SourceError, SourceLost, SourceUnreachable, SourceUnreadable
 from pipeline.health import Health
 from pipeline.sources.addresses import Address
+from pipeline.sources.backoff import Backoff
 from pipeline.sources.damage import Damage
 from pipeline.sources.demo import demo_clip_path
-from pipeline.sources.ffmpeg import VideoInput, open_video
+from pipeline.sources.ffmpeg import VideoInput, open_video, require_decoder
 from pipeline.sources.picture import clockwise_rotation, to_planes, to_rgb
+from pipeline.sources.reader import Reader
 from pipeline.sources.sampling import Sampler
 from pipeline.stats import Ledger
 from pipeline.types import End, EndReason, Frame, Gap, SourceState, YuvPicture
 
 logger = logging.getLogger(__name__)
 
-FIRST_RETRY_SECONDS = 0.25
-LAST_RETRY_SECONDS = 5.0
-# A connection that lasted so long was a good one: the next loss starts with the short pause again.
-GOOD_CONNECTION_SECONDS = 5.0
+# After so long with pictures the next loss starts with short pauses again.
+STEADY_SECONDS = 10.0
 # A live source without a frame for so long, and for so many of its frames, is shown as stalled.
 STALL_SECONDS = 1.0
 STALL_FRAMES = 3
+_INTERVAL_GAIN = 0.5
 _POLL_SECONDS = 0.1
+# FFmpeg's own timeouts say more about a fault, so they come first.
+_GRACE_SECONDS = 0.5
+# A connection that is closed may take so long before it is left to itself; a stop waits for that.
+_CLOSE_SECONDS = 1.0
+# Connections that were left to themselves and still wait for FFmpeg, at most, before another is opened.
+_MAX_LINGERING = 3
 _NO_TIME_BASE = Fraction(1, 90_000)
+
+
+class Connection(NamedTuple):
+    """What was opened, and its first pictures."""
+
+    reader: Reader
+    video: VideoInput
+    pictures: list[av.VideoFrame]
 
 
 class VideoSource:
@@ -73,13 +91,21 @@ class VideoSource:
         self._closing = threading.Event()
         self._state: SourceState = "waiting"
         self._last_picture = 0.0
-        self._pause_seconds = FIRST_RETRY_SECONDS
+        self._interval = 0.0
+        """Between pictures as they came lately, in seconds."""
+        self._backoff = Backoff()
+        self._told = ""
+        self._was_silent = False
+        """Whether no picture came for `read_timeout_seconds`."""
+        self._lingering: list[Reader] = []
 
     @property
     def state(self) -> SourceState:
         """Where the source is in its life; may be read by any thread."""
         if self._state == "live" and self.live:
-            patience = max(STALL_SECONDS, STALL_FRAMES / (self.fps or STALL_FRAMES))
+            # Not every camera is as fast as it says.
+            interval = max(1 / self.fps if self.fps else 0.0, self._interval)
+            patience = max(STALL_SECONDS, STALL_FRAMES * interval)
             if time.monotonic() - self._last_picture > patience:
                 return "stalled"
         return self._state
@@ -87,7 +113,7 @@ class VideoSource:
     def close(self) -> None:
         """End the iteration at the next frame; may be called twice and from any thread.
 
-        The container is closed by the iterating thread: FFmpeg cannot be interrupted from another one.
+        FFmpeg cannot be interrupted: a connection that waits for the network is left to itself (`reader`).
         """
         self._closing.set()
 
@@ -101,15 +127,15 @@ class VideoSource:
         sampler = self._sampler
         connected = self._connect_first()
         while connected is not None:
-            video, first = connected
+            reader, video, _ = connected
             opened = time.monotonic()
             fault: SourceError | None = None
             try:
-                yield from self._read(video, first)
+                yield from self._read(connected)
             except SourceError as error:
                 fault = error
             finally:
-                video.close()
+                self._close(reader)
             if sampler.complete:
                 yield self._end("max_frames", f"{sampler.num_read} frames were read")
                 return
@@ -123,44 +149,46 @@ class VideoSource:
                     yield self._end("end_of_file", "the server closed the stream; source.reconnect is false")
                     return
                 raise self._lost("the connection broke and source.reconnect is false") from fault
-            connected = self._connect_again(fault, good=time.monotonic() - opened > GOOD_CONNECTION_SECONDS)
+            if self._last_picture - opened >= STEADY_SECONDS:
+                self._backoff.reset()
+            connected = self._connect_again(fault)
             if connected is not None:
                 yield sampler.restart()
         yield self._end("stopped", "on request")
 
-    def _read(self, video: VideoInput, first: list[av.VideoFrame]) -> Iterator[Frame | Gap]:
-        """What follows from a connection's pictures, `first` before all others, until it or the source
-        ends."""
-        for pictures in chain([first], self._until_silent(video)):
+    def _read(self, connection: Connection) -> Iterator[Frame | Gap]:
+        """What follows from a connection's pictures, until it or the source ends."""
+        reader, video, first = connection
+        pictures: list[av.VideoFrame] | None = first
+        while pictures is not None:
             for picture in pictures:
                 if self._stopping():
                     return
                 yield from self._sample(picture)
                 if self._sampler.complete:
                     return
+            pictures = self._next(reader, live=video.live)
 
-    def _until_silent(self, video: VideoInput) -> Iterator[list[av.VideoFrame]]:
-        """Pass on the pictures of each packet; SourceUnreachable once a live source was silent for too long.
-
-        FFmpeg answers its first timeout with the last packet from its parser and would wait a second time.
-        """
+    def _next(self, reader: Reader, *, live: bool) -> list[av.VideoFrame] | None:
+        """The next pictures; None at the end and when stopped; SourceUnreachable once a live source has
+        brought none for too long."""
         limit = self._config.read_timeout_seconds
-        packets = iter(video)
-        while True:
-            asked = time.monotonic()
-            pictures = next(packets, None)
-            if pictures is None:
-                return
+        while not self._stopping():
+            # FFmpeg answers its first timeout with the last packet from its parser, and would wait once more.
+            pictures = [] if self._was_silent else reader.get(_POLL_SECONDS)
             now = time.monotonic()
+            self._was_silent = self._was_silent or (live and now - self._last_picture >= limit)
             if pictures:
+                self._interval += _INTERVAL_GAIN * (now - self._last_picture - self._interval)
                 self._last_picture = now
-            yield pictures
-            if video.live and now - asked >= limit:
-                raise SourceUnreachable(
-                    f"source {self._sampler.source!r}: {self._address.shown}: silent for "
-                    f"source.read_timeout_seconds = {limit:g}",
-                    source=self._sampler.source,
+            if pictures or pictures is None:
+                return pictures
+            if self._was_silent:
+                raise self._no_picture(
+                    f"for source.read_timeout_seconds = {limit:g}",
+                    silent=self._is_silent(reader, self._last_picture),
                 )
+        return None
 
     def _sample(self, picture: av.VideoFrame) -> list[Frame | Gap]:
         if self._damage.look(picture) and self._config.skip_damaged:
@@ -182,65 +210,62 @@ class VideoSource:
             damaged=self._damage.holds,
         )
 
-    def _connect_first(self) -> tuple[VideoInput, list[av.VideoFrame]] | None:
-        """Open and wait for the first picture; None when stopped. Only silence is tried again."""
+    def _connect_first(self) -> Connection | None:
+        """Open and wait for the first picture; None when stopped. Silence of a remote source is tried again
+        for a while, with `wait` every fault of it, and for ever: a camera that boots answers anything."""
+        require_decoder(self._address, self._config, source=self._sampler.source)
         limit = self._config.connect_timeout_seconds
         deadline = time.monotonic() + limit
-        pause = FIRST_RETRY_SECONDS
-        told = False
         while not self._stopping():
             if self._config.wait:
                 deadline = time.monotonic() + limit
+            pause = self._backoff.pause_seconds()
             try:
-                return self._connect(deadline)
-            except SourceUnreachable as error:
-                if not self._address.remote:
+                connected = self._connect(deadline)
+            except SourceError as error:
+                wait = self._config.wait and self._address.remote
+                if not wait and not (isinstance(error, SourceUnreachable) and self._address.remote):
                     raise
-                if not self._config.wait and time.monotonic() + pause >= deadline:
+                if not wait and time.monotonic() + pause >= deadline:
                     raise SourceUnreachable(
                         f"{error}; gave up after source.connect_timeout_seconds = {limit:g} "
                         "(source.wait: true waits without end)",
                         source=error.source,
                     ) from error
-                logger.log(logging.DEBUG if told else logging.WARNING, "%s; trying again", error)
-                told = True
-            self._pause(pause)
-            pause = min(2 * pause, LAST_RETRY_SECONDS)
+                self._tell(error)
+                self._pause(pause)
+            else:
+                self._backoff.reset()
+                return connected
         return None
 
-    def _connect_again(
-        self,
-        fault: SourceError | None,
-        *,
-        good: bool,
-    ) -> tuple[VideoInput, list[av.VideoFrame]] | None:
-        """Open a lost live source again within `reconnect_seconds`; None when stopped. SourceLost otherwise.
+    def _connect_again(self, fault: SourceError | None) -> Connection | None:
+        """Open a lost live source again, for ever or within `reconnect_seconds` (SourceLost after it); None
+        when stopped.
 
         Any fault is tried again, a wrong path or password too: a camera that boots answers so for a while.
         """
         limit = self._config.reconnect_seconds
-        deadline = time.monotonic() + limit
+        deadline = math.inf if limit is None else time.monotonic() + limit
         self._state = "reconnecting"
         logger.warning(
-            "source %s lost: %s; opening it again for up to %g s",
+            "source %s lost: %s; opening it again %s",
             self._sampler.source,
             fault or "the server closed the stream",
-            limit,
+            "until it is back" if limit is None else f"for up to {limit:g} s",
         )
-        self._pause_seconds = FIRST_RETRY_SECONDS if good else self._pause_seconds
+        self._told = str(fault)
         while not self._stopping():
-            self._pause(min(self._pause_seconds, max(0.0, deadline - time.monotonic())))
-            self._pause_seconds = min(2 * self._pause_seconds, LAST_RETRY_SECONDS)
+            self._pause(min(self._backoff.pause_seconds(), max(0.0, deadline - time.monotonic())))
             if self._stopping():
                 break
             attempt = min(deadline, time.monotonic() + self._config.connect_timeout_seconds)
             try:
                 connected = self._connect(attempt)
             except SourceError as error:
-                fault = error
                 if time.monotonic() >= deadline:
-                    raise self._lost(f"not back within source.reconnect_seconds = {limit:g}") from fault
-                logger.debug("source %s: %s", self._sampler.source, error)
+                    raise self._lost(f"not back within source.reconnect_seconds = {limit:g}") from error
+                self._tell(error)
                 continue
             if connected is not None:
                 self._ledger.count_reconnect()
@@ -248,13 +273,64 @@ class VideoSource:
             return connected
         return None
 
-    def _connect(self, deadline: float) -> tuple[VideoInput, list[av.VideoFrame]] | None:
-        """Open once and wait for the first picture until `deadline` (monotonic; not for local files)."""
+    def _tell(self, fault: SourceError) -> None:
+        """Log why an attempt failed: aloud when it is something new."""
+        new, self._told = str(fault) != self._told, str(fault)
+        logger.log(logging.WARNING if new else logging.DEBUG, "%s; trying again", fault)
+
+    def _connect(self, deadline: float) -> Connection | None:
+        """Open once and wait for the first picture until `deadline` (monotonic; not for local files); None
+        when stopped."""
+        self._wait_for_lingering()
+        timeout_seconds = max(deadline - time.monotonic(), _POLL_SECONDS)
+        reader = Reader(partial(self._open, timeout_seconds), source=self._sampler.source)
+        try:
+            pictures = self._first(reader, timeout_seconds)
+        except BaseException:
+            self._close(reader)
+            raise
+        video = reader.video
+        if not pictures or video is None:
+            self._close(reader)
+            return None
+        self.live = video.live
+        self.fps = self._sampler.clock.fps = video.fps
+        self._sampler.clock.live = video.live
+        self.num_frames = video.num_frames
+        self._damage.restart()
+        self._last_picture = time.monotonic()
+        self._interval = 0.0
+        self._was_silent = False
+        self._state = "live"
+        return Connection(reader, video, pictures)
+
+    def _first(self, reader: Reader, timeout_seconds: float) -> list[av.VideoFrame]:
+        """A connection's first pictures; none when stopped."""
+        begun = time.monotonic()
+        while not self._stopping():
+            pictures = reader.get(_POLL_SECONDS)
+            if pictures:
+                return pictures
+            video = reader.video
+            live = self.live or self._address.remote if video is None else video.live
+            if pictures is None and not live:
+                raise SourceUnreadable(
+                    f"source {self._sampler.source!r}: {self._address.shown}: not one picture can be "
+                    "decoded; is the file complete?",
+                    source=self._sampler.source,
+                )
+            grace = _GRACE_SECONDS if video is None else 0.0
+            if live and (pictures is None or time.monotonic() - begun > timeout_seconds + grace):
+                silent = pictures is not None and self._is_silent(reader, begun)
+                raise self._no_picture(f"for {timeout_seconds:.3g} s", silent=silent)
+        return []
+
+    def _open(self, timeout_seconds: float) -> VideoInput:
+        """Open it; in the reader's thread."""
         address = self._address
         if address.kind == "demo":
             address = replace(address, kind="file", target=str(self._demo_clip()))
-        timeout_seconds = max(deadline - time.monotonic(), _POLL_SECONDS)
-        video = open_video(
+        return open_video(
             address,
             source=self._sampler.source,
             config=self._config,
@@ -262,28 +338,36 @@ class VideoSource:
             ledger=self._ledger,
             planes=self._planes,
         )
-        try:
-            for pictures in video:
-                if self._stopping():
-                    video.close()
-                    return None
-                if pictures:
-                    self._opened(video)
-                    return video, pictures
-                if video.live and time.monotonic() > deadline:
-                    break
-        except BaseException:
-            video.close()
-            raise
-        video.close()
-        name = f"source {self._sampler.source!r}: {address.shown}"
-        if video.live:
-            raise SourceUnreachable(
-                f"{name}: answers, but sends no picture that can be decoded", source=self._sampler.source
+
+    def _is_silent(self, reader: Reader, since: float) -> bool:
+        """Whether not even packets have come lately, looked at from a moment without a picture since."""
+        return reader.last_packet < (since + time.monotonic()) / 2
+
+    def _no_picture(self, how_long: str, *, silent: bool) -> SourceUnreachable:
+        what = f"silent {how_long}"
+        if not silent:
+            what = (
+                f"answers, but sends no picture that can be decoded {how_long}; check what it encodes "
+                "(H.264, H.265) and how often it sends key frames"
             )
-        raise SourceUnreadable(
-            f"{name}: not one picture can be decoded; is the file complete?", source=self._sampler.source
+        return SourceUnreachable(
+            f"source {self._sampler.source!r}: {self._address.shown}: {what}", source=self._sampler.source
         )
+
+    def _close(self, reader: Reader) -> None:
+        """Close a connection; where FFmpeg does not return, it closes itself when it does."""
+        reader.close(_CLOSE_SECONDS)
+        if not reader.ended:
+            logger.debug("source %s: FFmpeg does not return yet; it closes on its own", self._sampler.source)
+            self._lingering.append(reader)
+
+    def _wait_for_lingering(self) -> None:
+        """Let no more than a few connections wait for FFmpeg at once."""
+        while not self._stopping():
+            self._lingering = [each for each in self._lingering if not each.ended]
+            if len(self._lingering) < _MAX_LINGERING:
+                return
+            self._pause(_POLL_SECONDS)
 
     def _demo_clip(self) -> Path:
         try:
@@ -291,15 +375,6 @@ class VideoSource:
         except SourceError as error:
             error.source = self._sampler.source
             raise
-
-    def _opened(self, video: VideoInput) -> None:
-        self.live = video.live
-        self.fps = self._sampler.clock.fps = video.fps
-        self._sampler.clock.live = video.live
-        self.num_frames = video.num_frames
-        self._last_picture = time.monotonic()
-        self._damage.restart()
-        self._state = "live"
 
     def _file_end(self, video: VideoInput, fault: SourceError | None) -> End:
         """End a source that is finite; what is missing is said, and raised where the network took it."""

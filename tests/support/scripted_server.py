@@ -47,6 +47,11 @@ class ScriptedServer:
         """Return the URL of a path on this server; `login` is user:password."""
         return f"{scheme}://{login + '@' if login else ''}127.0.0.1:{self.port}{path}"
 
+    @property
+    def num_open(self) -> int:
+        """Connections that are open, as far as the server knows."""
+        return len(self._tasks)
+
     def power_off(self) -> None:
         """Break off every connection and listen no more."""
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
@@ -96,8 +101,9 @@ class ScriptedServer:
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Accept and say nothing, for ever."""
-    await asyncio.Event().wait()
+    """Accept and say nothing until the client leaves."""
+    while await reader.read(4096):
+        pass
 
 
 async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
