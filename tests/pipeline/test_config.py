@@ -144,6 +144,15 @@ def test_a_recording_of_several_sources_needs_their_names() -> None:
     assert load_config(values=values).record.path == "out-{source}.mp4"
 
 
+def test_limits_of_a_recording_need_files_that_rotate_and_room_for_one() -> None:
+    for key in ("keep_files", "keep_bytes", "keep_seconds"):
+        with pytest.raises(ConfigError, match=rf"record: .*{key}.*set max_seconds or max_bytes"):
+            load_config(overrides=["record.path=x.mp4", f"record.{key}=200000"])
+    with pytest.raises(ConfigError, match=r"keep_bytes 200000 is less than one file of max_bytes 300000"):
+        load_config(overrides=["record.max_bytes=300000", "record.keep_bytes=200000"])
+    assert load_config(overrides=["record.max_seconds=60", "record.keep_files=3"]).record.rotates
+
+
 def test_holding_frames_and_finals_only_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"cadence\.hold.*emission: first or both"):
         load_config(overrides=["cadence.hold=true", "emission=final"])

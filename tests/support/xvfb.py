@@ -149,13 +149,28 @@ class _Event(ctypes.Union):
 @contextmanager
 def running_xvfb() -> Iterator[XServer]:
     """Start Xvfb on a free display; skips, naming the Debian package, where it is not installed."""
+    with xvfb_process() as (_, display):
+        connection = XServer(display)
+        try:
+            yield connection
+        finally:
+            connection.disconnect()
+
+
+@contextmanager
+def xvfb_process(display: str | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start Xvfb on this display, or on a free one; yield the process, which may be killed, and the display.
+
+    Skips, naming the Debian package, where it is not installed.
+    """
     program = shutil.which("Xvfb")
     if program is None:
         pytest.skip("needs Xvfb: install the Debian package xvfb")
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as chosen:
+        where = [] if display is None else [display]
         server = subprocess.Popen(
-            [program, "-displayfd", str(write_end), "-screen", "0", f"{WIDTH}x{HEIGHT}x24"],
+            [program, *where, "-displayfd", str(write_end), "-screen", "0", f"{WIDTH}x{HEIGHT}x24"],
             pass_fds=[write_end], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(write_end)
@@ -164,11 +179,7 @@ def running_xvfb() -> Iterator[XServer]:
             number = chosen.readline().decode().strip()
             if not number:
                 raise RuntimeError(f"Xvfb ended with status {server.wait()}")
-            connection = XServer(f":{number}")
-            try:
-                yield connection
-            finally:
-                connection.disconnect()
+            yield server, f":{number}"
         finally:
             server.terminate()
             server.wait(timeout=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.xvfb import KEY_ESCAPE, XServer, running_xvfb, wait_until
+from support.results import make_result
+from support.xvfb import KEY_ESCAPE, XServer, running_xvfb, wait_until, xvfb_process
 
 from pipeline.errors import OutputError
+from pipeline.health import Health
 from pipeline.sinks.display import Display, check_display
+from pipeline.sinks.guard import GuardedSink
 from pipeline.sinks.overlay import track_colour
 
 ROOT = Path(__file__).parents[3]
@@ -130,6 +134,74 @@ def test_closing_one_of_two_windows_hides_that_source_only(x_server: XServer) ->
         assert finish(child) == ["quit", "closed"]
 
 
+class Shown:
+    """A guarded display that is shown one frame after the other."""
+
+    def __init__(self, **options: float) -> None:
+        self.asked_to_quit = 0
+        self.display = Display(on_quit=self._quit, **options)
+        self.health = Health("door")
+        self.guard = GuardedSink(
+            self.display, name="display", condition="display", health={"door": self.health}, steady_seconds=0
+        )
+        self._index = 0
+
+    def _quit(self) -> None:
+        self.asked_to_quit += 1
+
+    @property
+    def trouble(self) -> str:
+        """Show one more frame; return what is wrong."""
+        self.guard.write(make_result(self._index, source="door"))
+        self._index += 1
+        return " ".join(each.detail for each in self.health.troubles)
+
+
+def test_a_display_that_dies_is_told_and_windows_come_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with xvfb_process() as (server, display):
+        monkeypatch.setenv("DISPLAY", display)
+        shown = Shown(retry_seconds=0.1)
+        for _ in range(5):
+            assert shown.trouble == ""
+        server.kill()
+        server.wait()
+        wait_until(lambda: "has gone away" in shown.trouble, "the fault")
+        assert "X11" in shown.trouble, "what the window system says"
+        assert "--record FILE instead of --display" in shown.trouble
+        wait_until(lambda: "cannot be opened" in shown.trouble, "a try that fails")
+    with xvfb_process(display):
+        wait_until(lambda: shown.trouble == "", "the fault is over")
+        again = XServer(display)
+        wait_until(lambda: shown.trouble == "" and "door" in again.windows(), "the window")
+        again.disconnect()
+        shown.guard.close()
+    assert shown.asked_to_quit == 0, "the stream goes on"
+    assert shown.health.counts == {"display": 1}
+    assert shown.guard.report()["not_taken"] > 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_display_that_hangs_neither_blocks_the_stream_nor_its_end(
+    x_server: XServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", x_server.display)
+    shown = Shown(answer_seconds=0.2)
+    assert shown.trouble == ""
+    viewer = shown.display._viewer
+    assert viewer is not None
+    os.kill(viewer.process_id, signal.SIGSTOP)
+    wait_until(lambda: "does not answer" in shown.trouble, "the fault")
+    os.kill(viewer.process_id, signal.SIGCONT)
+    wait_until(lambda: shown.trouble == "", "the fault is over")
+    os.kill(viewer.process_id, signal.SIGSTOP)
+    image = np.zeros((720, 1280, 3), dtype=np.uint8)
+    for index in range(1000, 1004):  # more than the pipe holds
+        shown.guard.write(make_result(index, source="door", image=image))
+    shown.guard.close()
+    assert viewer.ended
+
+
 def visible(server: XServer) -> set[str]:
     """Return the titles of the windows that are there."""
     return set(server.windows())
@@ -166,7 +238,9 @@ def test_a_display_that_nobody_serves_does_not_abort_this_process(monkeypatch: p
 
 def test_a_display_that_works_is_accepted(x_server: XServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", x_server.display)
-    check_display()
+    display = Display(on_quit=lambda: None)
+    display.close()
+    display.close()
 
 
 def test_an_opencv_without_windows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
