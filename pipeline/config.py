@@ -115,7 +115,7 @@ class ModelSection(Section):
     `python -m model convert` or training; null: seeded at random, untrained."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random weights where `weights` is null."""
-    class_bias: float = 0.0
+    class_bias: float = Field(0.0, ge=-100, le=100)
     """Bias of the class logits where `weights` is null; 0 lets candidates pass the thresholds."""
     network: dict[str, Any] = {}
     """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
@@ -136,7 +136,7 @@ class ModelSection(Section):
     """Compute the network's cues (`network.cues`) from the stream; false leaves their planes at zero."""
     num_threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of the network; null leaves torch's choice."""
-    device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     """What runs the network: cpu, cuda, cuda:N, or auto (a GPU where there is one)."""
     precision: Precision = "auto"
     """Arithmetic of the network; auto is bf16 on a GPU and on a CPU that has it (AVX-512 BF16), else fp32.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -43,7 +44,7 @@ def find_config(path: str | Path) -> Path:
     path = Path(path)
     shipped = Path(str(files("configs").joinpath(path.name)))
     named = not path.is_absolute() and path.parent in (Path(), Path("configs"))
-    return shipped if named and not path.exists() and shipped.exists() else path
+    return shipped if named and not os.path.exists(path) and os.path.exists(shipped) else path
 
 
 def dump_config(config: StreamConfig) -> str:
@@ -64,6 +65,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"config file {path}: is not a text file") from None
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"config file {str(path)!r}: cannot be a path ({error})") from None
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:

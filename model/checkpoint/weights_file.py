@@ -1,6 +1,7 @@
 """Weights in files: our own format, and published SeqFormer checkpoints.
 
 Our format is safetensors with the config as JSON in the metadata: a file says what it is and holds no code.
+It holds a digest of all that it says, so that a file in which a bit has turned is none.
 Published files are pickles: they are read weights-only, with nothing but tensors, plain containers and
 `argparse.Namespace` (their training arguments) allowed. Source of the SeqFormer layout: model.md 1.
 
@@ -10,6 +11,7 @@ Dimensions: C width, M heads, L levels, K points.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import pickle
@@ -31,6 +33,8 @@ from model.network import Network, build_model, empty_network
 from ops.files import written_whole
 
 FORMAT = "mssts-stream/1"
+DIGEST = "digest"
+"""Key of the metadata that holds what `digest_of` gives for the rest of the file; older files have none."""
 
 StateDict = Mapping[str, Tensor]
 
@@ -48,7 +52,8 @@ def save_weights(
 
     name is what logs call the weights; notes are further text for the metadata; dtype is the precision of the
     floating-point tensors in the file (they are float32 again when loaded).
-    Raises OSError where the file cannot be written, ValueError if a note takes a reserved key.
+    Raises OSError where the file cannot be written, ValueError if a note takes a reserved key or a tensor
+    holds what is no number.
     """
     notes = dict(notes or {})
     metadata = {
@@ -57,7 +62,7 @@ def save_weights(
         "name": name,
         "trained": "true" if trained else "false",
     }
-    taken = sorted(metadata.keys() & notes.keys())
+    taken = sorted({*metadata, DIGEST} & notes.keys())
     if taken:
         raise ValueError(f"notes may not use the reserved keys {', '.join(taken)}")
     tensors = {
@@ -77,17 +82,17 @@ def load_weights(path: str | os.PathLike[str]) -> Network:
     config = _stored_config(metadata, where=str(path))
     network = empty_network(config)
     _fill(network, tensors, where=f"weights {str(path)!r}")
-    network.metadata = {key: value for key, value in metadata.items() if key != "config"}
+    network.metadata = {key: value for key, value in metadata.items() if key not in ("config", DIGEST)}
     return network
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a .safetensors file.
+    """Metadata and tensors of a .safetensors file, all finite, and as they were written if a digest is there.
 
     Raises CheckpointError for a missing or damaged file, or one of another kind.
     """
     safetensors = _safetensors()
-    if not path.is_file():
+    if not os.path.isfile(path):  # where Path raises for a name that is too long, this says no
         raise CheckpointError(f"weights {str(path)!r}: no such file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -102,13 +107,48 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointError(
             f"weights {str(path)!r}: not a complete safetensors file ({exc}); copy it again"
         ) from exc
+    if metadata.get(DIGEST, wanted := digest_of(tensors, metadata)) != wanted:
+        raise CheckpointError(
+            f"weights {str(path)!r}: damaged: the digest inside is not that of its content; copy it again"
+        )
+    if fault := not_finite(tensors):
+        raise CheckpointError(
+            f"weights {str(path)!r}: {fault}; copy it again, or take weights from before the training failed"
+        )
     return metadata, tensors
 
 
+def digest_of(tensors: StateDict, metadata: Mapping[str, str]) -> str:
+    """SHA-256 of a file's metadata, but for the digest, and of its tensors by name, type, shape and bytes."""
+    told = hashlib.sha256()
+    told.update(json.dumps({key: metadata[key] for key in sorted(metadata.keys() - {DIGEST})}).encode())
+    for key in sorted(tensors):
+        tensor = tensors[key].contiguous().cpu()
+        told.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
+        told.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{told.hexdigest()}"
+
+
+def not_finite(tensors: StateDict) -> str:
+    """Say which tensors hold what is no number, "" where none does."""
+    wrong = [
+        key
+        for key, value in tensors.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    return f"holds what is no finite number in {_some(wrong)}" if wrong else ""
+
+
 def write_tensors(path: Path, tensors: StateDict, metadata: Mapping[str, str]) -> None:
-    """Write a .safetensors file, whole or not at all. Raises OSError where it cannot be written."""
+    """Write a .safetensors file with its digest, whole or not at all.
+
+    Raises OSError where it cannot be written, ValueError where a tensor holds what is no number.
+    """
     save = _safetensors().torch.save
-    content = save({key: value.contiguous().cpu() for key, value in tensors.items()}, dict(metadata))
+    whole = {key: value.contiguous().cpu() for key, value in tensors.items()}
+    if fault := not_finite(whole):
+        raise ValueError(f"these weights are not written: the network {fault}; did the training fail?")
+    content = save(whole, {**metadata, DIGEST: digest_of(whole, metadata)})
     with written_whole(path) as unfinished:
         unfinished.write_bytes(content)
 
@@ -160,6 +200,8 @@ def load_seqformer(
     added = {
         key for key in network.state_dict() if key.startswith("encoder.sts.") or ".time_attention." in key
     }
+    if fault := not_finite(tensors):
+        raise CheckpointError(f"SeqFormer checkpoint: {fault}; copy it again")
     _fill(network, rename(tensors, config), where="SeqFormer checkpoint", may_lack=added)
     network.metadata = {"name": f"seqformer-{config.backbone}", "trained": "true"}
     return network
@@ -172,7 +214,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """
     path = Path(path)
     where = f"checkpoint {str(path)!r}"
-    if not path.is_file():
+    if not os.path.isfile(path):  # where Path raises for a name that is too long, this says no
         raise CheckpointError(f"{where}: no such file")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -213,9 +255,9 @@ def _stored_config(metadata: Mapping[str, str], *, where: str) -> ModelConfig:
         )
     try:
         return ModelConfig.from_dict(json.loads(metadata["config"]))
-    except (ValueError, TypeError, AttributeError) as exc:
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as exc:
         raise CheckpointError(
-            f"weights {where!r}: the config inside is not one this version knows ({exc})"
+            f"weights {where!r}: the config inside is not one this version knows ({str(exc)[:300]})"
         ) from exc
 
 
