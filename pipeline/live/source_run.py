@@ -60,6 +60,7 @@ class SourceRun:
             max_frames=config.max_frames,
             hold=config.cadence.hold,
             planes=planes,
+            health=self.health,
         )
         self.windower = Windower(num_frames=facts.num_frames, stride=config.window.stride)
         self.associator = Associator(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pipeline.config import SourceConfig
+from pipeline.health import Health
 from pipeline.sources.addresses import parse_address
 from pipeline.sources.cadence import Cadence
 from pipeline.sources.images import ImageSource
@@ -58,6 +59,7 @@ def open_source(
     max_frames: int | None = None,
     hold: bool = False,
     planes: bool = False,
+    health: Health | None = None,
 ) -> Source:
     """Make the source with id `source` for `url` (see `addresses.parse_address`); nothing is opened yet.
 
@@ -65,7 +67,8 @@ def open_source(
     given out with `sampled=False`. Every frame that the decoder gives out is counted in `ledger`.
     `max_frames` counts frames read. With `planes` frames come as the decoder's planes where these say all
     (8 bits 4:2:0, a known matrix, not turned), else, and always without it, as RGB. Raises SourceNotFound for
-    a kind of address that is not supported; all other faults are raised by the iteration.
+    a kind of address that is not supported; all other faults are raised by the iteration. `health` is told of
+    conditions of a camera that begin and end.
     """
     address = parse_address(url, source=source)
     sampler = Sampler(
@@ -78,4 +81,6 @@ def open_source(
     )
     if address.kind == "images":
         return ImageSource(address.target, fps=config.images_fps, sampler=sampler, stop=stop)
-    return VideoSource(address, config, sampler=sampler, ledger=ledger, stop=stop, planes=planes)
+    return VideoSource(
+        address, config, sampler=sampler, ledger=ledger, stop=stop, planes=planes, health=health
+    )
