@@ -14,26 +14,21 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
-from pipeline.errors import SourceError, SourceLost, SourceUnreachable, SourceUnreadable
+from pipeline.errors import SourceError, SourceLost, SourceUnreachable
 from pipeline.health import Health
 from pipeline.sources.addresses import Address
 from pipeline.sources.backoff import Backoff
+from pipeline.sources.connection import POLL_SECONDS, UNDECODABLE, Connection, Connector
 from pipeline.sources.damage import Damage
-from pipeline.sources.demo import demo_clip_path
-from pipeline.sources.ffmpeg import VideoInput, open_video, require_decoder
+from pipeline.sources.ffmpeg import VideoInput, require_decoder
 from pipeline.sources.picture import clockwise_rotation, to_planes, to_rgb
-from pipeline.sources.reader import Reader
 from pipeline.sources.sampling import Sampler
 from pipeline.stats import Ledger
 from pipeline.types import End, EndReason, Frame, Gap, SourceState, YuvPicture
@@ -46,22 +41,7 @@ STEADY_SECONDS = 10.0
 STALL_SECONDS = 1.0
 STALL_FRAMES = 3
 _INTERVAL_GAIN = 0.5
-_POLL_SECONDS = 0.1
-# FFmpeg's own timeouts say more about a fault, so they come first.
-_GRACE_SECONDS = 0.5
-# A connection that is closed may take so long before it is left to itself; a stop waits for that.
-_CLOSE_SECONDS = 1.0
-# Connections that were left to themselves and still wait for FFmpeg, at most, before another is opened.
-_MAX_LINGERING = 3
 _NO_TIME_BASE = Fraction(1, 90_000)
-
-
-class Connection(NamedTuple):
-    """What was opened, and its first pictures."""
-
-    reader: Reader
-    video: VideoInput
-    pictures: list[av.VideoFrame]
 
 
 class VideoSource:
@@ -87,7 +67,8 @@ class VideoSource:
         self._ledger = ledger
         self._stop = stop
         self._planes = planes
-        self._damage = Damage(ledger, health or Health(sampler.source))
+        self._health = health or Health(sampler.source)
+        self._damage = Damage(ledger, self._health)
         self._closing = threading.Event()
         self._state: SourceState = "waiting"
         self._last_picture = 0.0
@@ -97,18 +78,25 @@ class VideoSource:
         self._told = ""
         self._was_silent = False
         """Whether no picture came for `read_timeout_seconds`."""
-        self._lingering: list[Reader] = []
+        self._connector = Connector(
+            address, config, source=sampler.source, ledger=ledger, stopping=self._stopping, planes=planes
+        )
 
     @property
     def state(self) -> SourceState:
         """Where the source is in its life; may be read by any thread."""
-        if self._state == "live" and self.live:
-            # Not every camera is as fast as it says.
-            interval = max(1 / self.fps if self.fps else 0.0, self._interval)
-            patience = max(STALL_SECONDS, STALL_FRAMES * interval)
-            if time.monotonic() - self._last_picture > patience:
-                return "stalled"
-        return self._state
+        stalled = self._state == "live" and self.live and self._without_picture() > self._patience()
+        return "stalled" if stalled else self._state
+
+    def _without_picture(self) -> float:
+        """Seconds since the last picture."""
+        return time.monotonic() - self._last_picture
+
+    def _patience(self) -> float:
+        """So long without a picture, in seconds, and a live source is stalled."""
+        # Not every camera is as fast as it says.
+        interval = max(1 / self.fps if self.fps else 0.0, self._interval)
+        return max(STALL_SECONDS, STALL_FRAMES * interval)
 
     def close(self) -> None:
         """End the iteration at the next frame; may be called twice and from any thread.
@@ -122,12 +110,13 @@ class VideoSource:
             yield from self._items()
         finally:
             self._state = "ended"
+            self._health.end("undecodable")
 
     def _items(self) -> Iterator[Frame | Gap | End]:
         sampler = self._sampler
         connected = self._connect_first()
         while connected is not None:
-            reader, video, _ = connected
+            video = connected.video
             opened = time.monotonic()
             fault: SourceError | None = None
             try:
@@ -135,7 +124,7 @@ class VideoSource:
             except SourceError as error:
                 fault = error
             finally:
-                self._close(reader)
+                self._connector.close(connected.reader)
             if sampler.complete:
                 yield self._end("max_frames", f"{sampler.num_read} frames were read")
                 return
@@ -158,8 +147,7 @@ class VideoSource:
 
     def _read(self, connection: Connection) -> Iterator[Frame | Gap]:
         """What follows from a connection's pictures, until it or the source ends."""
-        reader, video, first = connection
-        pictures: list[av.VideoFrame] | None = first
+        pictures: list[av.VideoFrame] | None = connection.pictures
         while pictures is not None:
             for picture in pictures:
                 if self._stopping():
@@ -167,26 +155,31 @@ class VideoSource:
                 yield from self._sample(picture)
                 if self._sampler.complete:
                     return
-            pictures = self._next(reader, live=video.live)
+            pictures = self._next(connection)
 
-    def _next(self, reader: Reader, *, live: bool) -> list[av.VideoFrame] | None:
-        """The next pictures; None at the end and when stopped; SourceUnreachable once a live source has
-        brought none for too long."""
+    def _next(self, connection: Connection) -> list[av.VideoFrame] | None:
+        """The next pictures; None at the end and when stopped. SourceUnreachable once a live source has
+        brought none for too long, whether packets come or not."""
         limit = self._config.read_timeout_seconds
         while not self._stopping():
             # FFmpeg answers its first timeout with the last packet from its parser, and would wait once more.
-            pictures = [] if self._was_silent else reader.get(_POLL_SECONDS)
-            now = time.monotonic()
-            self._was_silent = self._was_silent or (live and now - self._last_picture >= limit)
+            pictures = [] if self._was_silent else connection.reader.get(POLL_SECONDS)
+            without = self._without_picture()
+            self._was_silent = self._was_silent or (connection.video.live and without >= limit)
             if pictures:
-                self._interval += _INTERVAL_GAIN * (now - self._last_picture - self._interval)
-                self._last_picture = now
+                self._interval += _INTERVAL_GAIN * (without - self._interval)
+                self._last_picture += without
+                self._health.end("undecodable")
             if pictures or pictures is None:
                 return pictures
+            if not connection.video.live or not (self._was_silent or without >= self._patience()):
+                continue
+            silent = connection.silent_since(self._last_picture)
+            if not silent:
+                self._health.begin("undecodable", UNDECODABLE)
             if self._was_silent:
-                raise self._no_picture(
-                    f"for source.read_timeout_seconds = {limit:g}",
-                    silent=self._is_silent(reader, self._last_picture),
+                raise self._connector.no_picture(
+                    f"for source.read_timeout_seconds = {limit:g}", silent=silent
                 )
         return None
 
@@ -216,24 +209,24 @@ class VideoSource:
         require_decoder(self._address, self._config, source=self._sampler.source)
         limit = self._config.connect_timeout_seconds
         deadline = time.monotonic() + limit
+        wait = self._config.wait
         while not self._stopping():
-            if self._config.wait:
+            if wait:
                 deadline = time.monotonic() + limit
-            pause = self._backoff.pause_seconds()
             try:
                 connected = self._connect(deadline)
             except SourceError as error:
-                wait = self._config.wait and self._address.remote
-                if not wait and not (isinstance(error, SourceUnreachable) and self._address.remote):
+                if not self._address.remote or not (wait or isinstance(error, SourceUnreachable)):
                     raise
-                if not wait and time.monotonic() + pause >= deadline:
+                if not wait and time.monotonic() >= deadline:
                     raise SourceUnreachable(
                         f"{error}; gave up after source.connect_timeout_seconds = {limit:g} "
                         "(source.wait: true waits without end)",
                         source=error.source,
                     ) from error
                 self._tell(error)
-                self._pause(pause)
+                pause = self._backoff.pause_seconds()
+                self._pause(pause if wait else min(pause, deadline - time.monotonic()))
             else:
                 self._backoff.reset()
                 return connected
@@ -281,100 +274,20 @@ class VideoSource:
     def _connect(self, deadline: float) -> Connection | None:
         """Open once and wait for the first picture until `deadline` (monotonic; not for local files); None
         when stopped."""
-        self._wait_for_lingering()
-        timeout_seconds = max(deadline - time.monotonic(), _POLL_SECONDS)
-        reader = Reader(partial(self._open, timeout_seconds), source=self._sampler.source)
-        try:
-            pictures = self._first(reader, timeout_seconds)
-        except BaseException:
-            self._close(reader)
-            raise
-        video = reader.video
-        if not pictures or video is None:
-            self._close(reader)
-            return None
-        self.live = video.live
-        self.fps = self._sampler.clock.fps = video.fps
-        self._sampler.clock.live = video.live
-        self.num_frames = video.num_frames
-        self._damage.restart()
-        self._last_picture = time.monotonic()
-        self._interval = 0.0
-        self._was_silent = False
-        self._state = "live"
-        return Connection(reader, video, pictures)
-
-    def _first(self, reader: Reader, timeout_seconds: float) -> list[av.VideoFrame]:
-        """A connection's first pictures; none when stopped."""
-        begun = time.monotonic()
-        while not self._stopping():
-            pictures = reader.get(_POLL_SECONDS)
-            if pictures:
-                return pictures
-            video = reader.video
-            live = self.live or self._address.remote if video is None else video.live
-            if pictures is None and not live:
-                raise SourceUnreadable(
-                    f"source {self._sampler.source!r}: {self._address.shown}: not one picture can be "
-                    "decoded; is the file complete?",
-                    source=self._sampler.source,
-                )
-            grace = _GRACE_SECONDS if video is None else 0.0
-            if live and (pictures is None or time.monotonic() - begun > timeout_seconds + grace):
-                silent = pictures is not None and self._is_silent(reader, begun)
-                raise self._no_picture(f"for {timeout_seconds:.3g} s", silent=silent)
-        return []
-
-    def _open(self, timeout_seconds: float) -> VideoInput:
-        """Open it; in the reader's thread."""
-        address = self._address
-        if address.kind == "demo":
-            address = replace(address, kind="file", target=str(self._demo_clip()))
-        return open_video(
-            address,
-            source=self._sampler.source,
-            config=self._config,
-            timeout_seconds=timeout_seconds,
-            ledger=self._ledger,
-            planes=self._planes,
-        )
-
-    def _is_silent(self, reader: Reader, since: float) -> bool:
-        """Whether not even packets have come lately, looked at from a moment without a picture since."""
-        return reader.last_packet < (since + time.monotonic()) / 2
-
-    def _no_picture(self, how_long: str, *, silent: bool) -> SourceUnreachable:
-        what = f"silent {how_long}"
-        if not silent:
-            what = (
-                f"answers, but sends no picture that can be decoded {how_long}; check what it encodes "
-                "(H.264, H.265) and how often it sends key frames"
-            )
-        return SourceUnreachable(
-            f"source {self._sampler.source!r}: {self._address.shown}: {what}", source=self._sampler.source
-        )
-
-    def _close(self, reader: Reader) -> None:
-        """Close a connection; where FFmpeg does not return, it closes itself when it does."""
-        reader.close(_CLOSE_SECONDS)
-        if not reader.ended:
-            logger.debug("source %s: FFmpeg does not return yet; it closes on its own", self._sampler.source)
-            self._lingering.append(reader)
-
-    def _wait_for_lingering(self) -> None:
-        """Let no more than a few connections wait for FFmpeg at once."""
-        while not self._stopping():
-            self._lingering = [each for each in self._lingering if not each.ended]
-            if len(self._lingering) < _MAX_LINGERING:
-                return
-            self._pause(_POLL_SECONDS)
-
-    def _demo_clip(self) -> Path:
-        try:
-            return demo_clip_path()
-        except SourceError as error:
-            error.source = self._sampler.source
-            raise
+        connected = self._connector.connect(max(deadline - time.monotonic(), POLL_SECONDS))
+        if connected is not None:
+            video = connected.video
+            self.live = video.live
+            self.fps = self._sampler.clock.fps = video.fps
+            self._sampler.clock.live = video.live
+            self.num_frames = video.num_frames
+            self._damage.restart()
+            self._was_silent = False
+            self._last_picture = time.monotonic()
+            self._interval = 0.0
+            self._health.end("undecodable")
+            self._state = "live"
+        return connected
 
     def _file_end(self, video: VideoInput, fault: SourceError | None) -> End:
         """End a source that is finite; what is missing is said, and raised where the network took it."""
@@ -405,4 +318,4 @@ class VideoSource:
         """Wait, but not beyond a stop."""
         end = time.monotonic() + seconds
         while not self._stopping() and (left := end - time.monotonic()) > 0:
-            self._stop.wait(min(left, _POLL_SECONDS))
+            self._stop.wait(min(left, POLL_SECONDS))

@@ -55,6 +55,9 @@ def test_cameras_that_fail_touch_no_other_and_hold_up_no_stop() -> None:
             ),
             what="the broken ones are seen",
         )
+        wait_until(
+            lambda: stream.report()["sources"]["codec"]["health"], what="what is wrong with it is said"
+        )
         seen = stream.report()["sources"]["good"]["published"]
         wait_until(
             lambda: stream.report()["sources"]["good"]["published"] > seen + 25, what="the good one goes on"
@@ -66,7 +69,9 @@ def test_cameras_that_fail_touch_no_other_and_hold_up_no_stop() -> None:
         assert each["end"] == "stopped", name
         assert each["read"] == each["published"] + sum(each["dropped"].values()), name
         assert each["error"] is None, name
-    assert report["sources"]["empty"]["packet_errors"] > 0
+    assert report["sources"]["codec"]["packet_errors"] > 0
+    # A busy machine may be behind, too.
+    assert [n for n, each in report["sources"].items() if "undecodable" in each["health"]] == ["codec"]
 
 
 @pytest.mark.parametrize("act", [acts.sei_only(10), acts.drips_pictures(20)], ids=["empty", "drip"])

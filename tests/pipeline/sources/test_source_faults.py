@@ -7,20 +7,18 @@ test looks at its own. After them no thread and no descriptor may be left.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support import acts
 from support.acts import Act, steady
-from support.coded import GOP, NUM_PICTURES, OTHER_SIZE, SIZE, Codec
+from support.coded import GOP, NUM_PICTURES, OTHER_SIZE, SIZE
 from support.fault_server import FaultServer
-from support.video import Reading, read, read_number, reading
+from support.leftovers import assert_accounted, descriptors, readers
+from support.video import Reading, read_number, reading
 from support.wait import wait_until
 
 from pipeline.types import Frame
@@ -30,18 +28,6 @@ Story = Callable[[], None]
 _STOP_SECONDS = 5.0
 _TOGETHER = 12
 _NEVER = 60.0
-
-
-def _accounted(running: Reading) -> None:
-    """Every picture is there once, in order, and counted."""
-    assert running.error is None
-    indices = [frame.index for frame in running.frames]
-    assert indices == sorted(set(indices))
-    epochs = [item.epoch for item in running.items]
-    assert epochs == sorted(epochs)
-    assert running.ledger.read == len(running.frames) + sum(running.ledger.dropped.values())
-    assert running.end is not None
-    assert running.end.reason == "stopped"
 
 
 def _numbers(running: Reading, *, epoch: int = 0) -> list[int]:
@@ -68,7 +54,7 @@ def _waits_for(fault: Act, *, login: str = "") -> Story:
             with reading(url, wait=True, connect_timeout_seconds=1.0, read_timeout_seconds=1.0) as running:
                 _frames_flow(running)
                 assert camera.num_connections == 2
-        _accounted(running)
+        assert_accounted(running)
         assert running.gaps == []
         assert running.ledger.reconnects == 0
 
@@ -93,7 +79,7 @@ def _comes_back(
                 _frames_flow(running, number=seen)
                 _frames_flow(running, epoch=1)
                 wait_until(lambda: running.source.state == "live", what="it is live")
-        _accounted(running)
+        assert_accounted(running)
         assert [gap.reason for gap in running.gaps if gap.reason != "cut"] == ["reconnect"]
         assert running.ledger.reconnects == 1
         assert camera.num_connections == len(faults) + 1
@@ -116,7 +102,7 @@ def _goes_on(
             reading(camera.rtsp, rtsp_transport=transport, read_timeout_seconds=4.0) as running,
         ):
             wait_until(lambda: running.ledger.read >= number, what="frames flow", timeout_seconds=30)
-        _accounted(running)
+        assert_accounted(running)
         assert running.ledger.reconnects == 0
         check(running)
 
@@ -135,7 +121,7 @@ def _stops(act: Act, *, playing: bool, transport: str = "tcp") -> Story:
                 running.stop.set()
                 took = wait_until(lambda: running.end is not None, what="the end")
             assert took <= _STOP_SECONDS
-            _accounted(running)
+            assert_accounted(running)
 
     return story
 
@@ -145,7 +131,7 @@ def _abandoned_connection_closes() -> None:
     with FaultServer(acts.silent()) as camera:
         with reading(camera.rtsp, connect_timeout_seconds=4.0) as running:
             wait_until(lambda: camera.num_connections, what="it waits for an answer")
-        _accounted(running)
+        assert_accounted(running)
         wait_until(lambda: not camera.num_open, what="the connection is closed")
 
 
@@ -156,7 +142,7 @@ def _refused_then_there() -> None:
             wait_until(lambda: running.thread is not None and running.thread.is_alive(), what="it begins")
             camera.power_on()
             _frames_flow(running)
-    _accounted(running)
+    assert_accounted(running)
 
 
 def _power_cut() -> None:
@@ -166,7 +152,7 @@ def _power_cut() -> None:
         wait_until(lambda: running.source.state == "reconnecting", what="the loss is seen")
         camera.power_on()
         _frames_flow(running, epoch=1)
-    _accounted(running)
+    assert_accounted(running)
 
 
 def _stall_that_is_short() -> None:
@@ -177,7 +163,7 @@ def _stall_that_is_short() -> None:
         wait_until(lambda: running.source.state == "stalled", what="it is stalled")
         wait_until(lambda: running.source.state == "live", what="it is live again")
         _frames_flow(running, number=30)
-    _accounted(running)
+    assert_accounted(running)
     assert running.gaps == []
     assert _numbers(running)[:30] == list(range(30))
 
@@ -193,7 +179,7 @@ def _one_a_second() -> None:
             return running.ledger.read >= 5
 
         wait_until(arrived, what="five frames")
-    _accounted(running)
+    assert_accounted(running)
     assert states == {"live"}
     assert _numbers(running) == list(range(len(running.frames)))
 
@@ -316,19 +302,6 @@ def _stories() -> dict[str, Story]:
 STORIES = list(_stories())
 
 
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _readers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ffmpeg-")]
-
-
 class _Complaints(logging.Handler):
     """Keeps what no camera's fault may cause: errors of ours and tracebacks."""
 
@@ -352,43 +325,15 @@ def performed(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]
     stories = _stories()
     complaints = _Complaints()
     logging.getLogger().addHandler(complaints)
-    before = _descriptors()
+    before = descriptors()
     with ThreadPoolExecutor(_TOGETHER) as pool:
         yield {name: pool.submit(story) for name, story in stories.items() if name in wanted}
     logging.getLogger().removeHandler(complaints)
     assert complaints.found == []
-    wait_until(lambda: not _readers(), what="no thread is left")
-    wait_until(lambda: _descriptors() <= before, what="no descriptor is left")
+    wait_until(lambda: not readers(), what="no thread is left")
+    wait_until(lambda: descriptors() <= before, what="no descriptor is left")
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_source_survives(name: str, performed: dict[str, Future[None]]) -> None:
     performed[name].result(timeout=100)
-
-
-def test_a_storm_of_reconnects_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sources.backoff.LAST_SECONDS", 0.05)
-    monkeypatch.setattr("pipeline.sources.backoff.FIRST_SECONDS", 0.05)
-    with FaultServer(acts.closes(3)) as camera, reading(camera.rtsp) as running:
-        wait_until(lambda: running.ledger.reconnects >= 10, what="ten reconnects", timeout_seconds=30)
-        before, memory = _descriptors(), _resident_mb()
-        wait_until(lambda: running.ledger.reconnects >= 50, what="fifty reconnects", timeout_seconds=60)
-        # A connection more or less may be open at this moment: two sockets of the camera, one of the source.
-        assert _descriptors() <= before + 3
-        assert len(_readers()) <= 1
-        assert _resident_mb() - memory < 5
-    _accounted(running)
-    assert {gap.reason for gap in running.gaps} == {"reconnect"}
-    assert len(running.gaps) == running.ledger.reconnects
-
-
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-@pytest.mark.parametrize("codec", ["h264", "h265"])
-def test_camera_without_a_fault_is_read_picture_by_picture(codec: Codec, transport: str) -> None:
-    with FaultServer(steady(codec, fps=50)) as camera:
-        result = read(camera.rtsp, rtsp_transport=transport, max_frames=40)
-    assert [read_number(frame.image) for frame in result.frames] == list(range(40))
-    assert result.ledger.packet_errors == 0
-    assert result.gaps == []
-    assert result.end is not None
-    assert result.end.reason == "max_frames"
