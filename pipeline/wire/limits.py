@@ -22,6 +22,11 @@ SUBSCRIPTION_CHANGES = 1024
 """Subscriptions and their ends from one connection within CHANGES_SECONDS; beyond, the connection is cut:
 each subscription makes the publisher send `event` to everybody."""
 CHANGES_SECONDS = 10.0
+UNHEARD_BYTES = 256 * 1024
+"""What may come over a connection beyond whole messages, for the handshake and for parts of a message whose
+last one is missing; beyond, the connection is cut. Of TCP on Linux, looked at every 0.05 s."""
+UNHEARD_BYTES_A_SECOND = 256.0
+"""What is added to it for every second of a connection, for ZeroMQ's own heartbeats."""
 CONNECTIONS = 256
 """Connections of one publisher, also those whose handshake is under way; when one more comes, the oldest
 that subscribes to nothing is cut."""

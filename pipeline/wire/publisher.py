@@ -25,10 +25,12 @@ import zmq
 from pipeline.errors import AddressError, ConfigError, MessageError
 from pipeline.health import Vitals
 from pipeline.types import EndReason, FrameResult, MaskMessage, SourceState, check_source_id
+from pipeline.wire import limits
 from pipeline.wire.codec import decode, encode, mask_message
 from pipeline.wire.curve import Gate
 from pipeline.wire.endpoint import bind_remedy, check_address, check_ipc_free, keep_alive
 from pipeline.wire.messages import SourceFacts, StreamFacts
+from pipeline.wire.peers import Peers
 from pipeline.wire.socket_thread import SocketThread
 from pipeline.wire.source_record import SourceRecord
 from pipeline.wire.subscriptions import Subscriptions
@@ -51,6 +53,10 @@ RETRY_MS = 1
 """With `block`: how soon a full subscriber is tried again (ZeroMQ has no readiness event for XPUB)."""
 LOOK_SECONDS = 0.1
 """How often the conditions of the sources are compared with those that subscribers know."""
+RECEIVE_BUFFER = 64 * 1024
+"""The kernel's for each connection: a reader has little to say, and what floods comes no faster."""
+RECEIVE_HIGH_WATER_MARK = 64
+"""Messages of one reader that wait to be taken up."""
 POLL_SECONDS = 0.05
 """How often a caller that waits looks at `stop`."""
 
@@ -125,6 +131,11 @@ class Publisher:
     def num_subscribers(self) -> int:
         """Subscriptions that cover `masks` messages (a `Subscriber` makes one)."""
         return self._subscriptions.num_readers
+
+    @property
+    def num_refused(self) -> int:
+        """Subscriptions beyond the limits (docs/wire.md) that were not accepted, since the beginning."""
+        return self._subscriptions.num_refused
 
     def publish(self, result: FrameResult, dropped: Mapping[str, int]) -> bool:
         """Hand one result to ZeroMQ; with `block` wait until every subscriber has room.
@@ -235,14 +246,21 @@ class Publisher:
                 )
                 stack.callback(gate.close)
             socket.linger = 0
+            peers = Peers(socket, self.address, on_gone=self._thread.wake)
+            stack.callback(peers.close)
             self._bind(socket)
+            peers.address = self.address
             self._thread.opened()
-            self._serve(socket, gate)
+            self._serve(socket, gate, peers)
             socket.linger = int(max(0.0, self._deadline - time.monotonic()) * 1000)
 
     def _bind(self, socket: zmq.Socket[bytes]) -> None:
         config = self._config
         socket.sndhwm = BLOCK_HIGH_WATER_MARK if config.block else config.high_water_mark
+        socket.rcvhwm = RECEIVE_HIGH_WATER_MARK
+        socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER)
+        socket.setsockopt(zmq.MAXMSGSIZE, limits.READER_FRAME_BYTES)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, int(limits.HANDSHAKE_SECONDS * 1000))
         socket.setsockopt(zmq.XPUB_MANUAL, 1)
         socket.setsockopt(zmq.XPUB_NODROP, int(config.block))
         keep_alive(socket, self.address)
@@ -253,7 +271,7 @@ class Publisher:
             raise AddressError(f"publish.address {self.address}: {bind_remedy(error)}") from None
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _serve(self, socket: zmq.Socket[bytes], gate: Gate | None) -> None:
+    def _serve(self, socket: zmq.Socket[bytes], gate: Gate | None, peers: Peers) -> None:
         poller = zmq.Poller()
         if gate is not None:
             poller.register(gate.socket, zmq.POLLIN)
@@ -276,7 +294,7 @@ class Publisher:
             if self._looks and time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_SECONDS
                 self._send_news(socket)
-            stuck = not (self._send_events(socket) and self._send_queue(socket))
+            stuck = not (self._send_events(socket, peers) and self._send_queue(socket, peers))
             with self._condition:
                 done = not self._queue and not self._subscriptions.due
                 if self._closing and (done or time.monotonic() >= self._deadline):
@@ -288,9 +306,9 @@ class Publisher:
                         )
                     return
 
-    def _send_events(self, socket: zmq.Socket[bytes]) -> bool:
+    def _send_events(self, socket: zmq.Socket[bytes], peers: Peers) -> bool:
         """Accept subscriptions, then send the events that are due; False when a subscriber has no room."""
-        if self._subscriptions.accept(socket, self.address):
+        if self._subscriptions.accept(socket, peers, self.address):
             with self._condition:
                 self._condition.notify_all()
         for name in list(self._subscriptions.due):
@@ -299,7 +317,7 @@ class Publisher:
             del self._subscriptions.due[name]
         return True
 
-    def _send_queue(self, socket: zmq.Socket[bytes]) -> bool:
+    def _send_queue(self, socket: zmq.Socket[bytes], peers: Peers) -> bool:
         """Do what the callers asked for, in order; False when a subscriber has no room."""
         while self._queue:
             if not self._queue[0](socket):
@@ -307,7 +325,7 @@ class Publisher:
             with self._condition:
                 self._queue.popleft()
                 self._condition.notify_all()
-            if not self._send_events(socket):
+            if not self._send_events(socket, peers):
                 return False
         return True
 
