@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CropRLE", "encode_crop"]
+__all__ = ["MAX_AREA", "CropRLE", "encode_crop"]
 
 MAX_AREA = 1 << 26
 """Pixels of the largest frame decoded, twice 8K: bounds what a bad message can make a reader allocate."""

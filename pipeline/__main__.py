@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def subscribe(options: argparse.Namespace) -> int:
     """Print the messages of a mask stream."""
+    from pipeline.wire.messages import printable
     from pipeline.wire.subscriber import Subscriber
 
     with Subscriber(
@@ -82,7 +83,8 @@ def subscribe(options: argparse.Namespace) -> int:
                     break
                 if number == 0 and not message.trained:
                     logger.warning(
-                        "the weights of model %s are untrained: its masks mean nothing", message.model_name
+                        "the weights of model %s are untrained: its masks mean nothing",
+                        printable(message.model_name),
                     )
                 number += 1
                 print(_json_line(message) if options.json else _line(message), flush=True)
@@ -95,7 +97,7 @@ def subscribe(options: argparse.Namespace) -> int:
                 subscriber.malformed,
             )
             for end in subscriber.ended.values():
-                detail = f": {end.detail}" if end.detail else ""
+                detail = f": {printable(end.detail)}" if end.detail else ""
                 logger.info("source %s ended (%s)%s", end.source, end.reason, detail)
     return 0
 
@@ -320,12 +322,20 @@ def _json_line(message: MaskMessage) -> str:
 
 def _line(message: MaskMessage) -> str:
     """Return a message for people."""
+    from pipeline.wire.messages import printable
+
     time = "" if message.pts_seconds is None else f" {message.pts_seconds:.3f} s"
     marks = "".join(
-        f" [{mark}]" for mark, is_set in (("held", message.held), ("not final", not message.final)) if is_set
+        f" [{mark}]"
+        for mark, is_set in (
+            ("held", message.held),
+            ("damaged", message.damaged),
+            ("not final", not message.final),
+        )
+        if is_set
     )
     instances = ", ".join(
-        f"#{each.track_id} {each.class_name or each.class_id} {each.score:.2f}"
+        f"#{each.track_id} {printable(each.class_name) or each.class_id} {each.score:.2f}"
         + ("" if each.state == "confirmed" else f" ({each.state})")
         for each in message.instances
     )

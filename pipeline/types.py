@@ -2,7 +2,7 @@
 
 `Gap` and `End` travel in order with the frames, so that no stage has to guess why frames are missing.
 All are frozen and checked when made; arrays inside are shared, not copied: no stage writes into them.
-Imports numpy and `ops.rle` only (a subscriber needs neither torch nor av nor cv2).
+Imports numpy, `ops.rle` and the errors only (a subscriber needs neither torch nor av nor cv2).
 
 T frames in a window, N instance candidates of a window, K classes, C embedding width,
 h, w mask logits at stride 4 of the model's input.
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.rle import CropRLE
+from ops.rle import MAX_AREA, CropRLE
+from pipeline.errors import MessageError
 
 if TYPE_CHECKING:
     from ops.fit import Fit
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 SOURCE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MAX_SIDE = 32767
 """Largest width and height of a frame: boxes are int16 on the wire."""
+MAX_PIXELS = MAX_AREA
+"""Most pixels of a frame, twice 8K: no mask is expanded beyond."""
+MAX_MASKS_PIXELS = 1 << 29
+"""Most pixels that `MaskMessage.masks` gives at once, a byte each: 64 instances on 4K."""
 
 TrackState = Literal["tentative", "confirmed", "lost", "ended"]
 TRACK_STATES: tuple[TrackState, ...] = get_args(TrackState)
@@ -301,9 +306,7 @@ class FrameResult:
     @property
     def masks(self) -> NDArray[np.bool_]:
         """(N, H, W) bool, dense masks of `instances` in their order."""
-        height, width = self.frame.height, self.frame.width
-        dense = [instance.dense_mask(height, width) for instance in self.instances]
-        return np.stack(dense) if dense else np.zeros((0, height, width), dtype=np.bool_)
+        return _dense_masks(self.instances, self.frame.height, self.frame.width)
 
 
 @dataclass(frozen=True)
@@ -339,6 +342,8 @@ class MaskMessage:
     source_clock_quality: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """Header keys of a later minor version."""
+    damaged: bool = False
+    """Whether the decoder called the picture corrupt; False too in messages before version 1.1."""
 
     @property
     def pts_seconds(self) -> float | None:
@@ -347,6 +352,24 @@ class MaskMessage:
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """(N, H, W) bool, dense masks of `instances` in their order."""
-        dense = [instance.dense_mask(self.height, self.width) for instance in self.instances]
-        return np.stack(dense) if dense else np.zeros((0, self.height, self.width), dtype=np.bool_)
+        """(N, H, W) bool, dense masks of `instances` in their order.
+
+        MessageError above MAX_MASKS_PIXELS: a message of some KB could ask for the whole memory.
+        """
+        number = len(self.instances)
+        if number * self.height * self.width > MAX_MASKS_PIXELS:
+            raise MessageError(
+                f"{number} masks of {self.width}×{self.height} are more than the {MAX_MASKS_PIXELS} pixels "
+                "that .masks gives at once: take them one by one with instance.dense_mask(height, width), "
+                "or instance.mask.decode_crop() for the crop alone"
+            )
+        return _dense_masks(self.instances, self.height, self.width)
+
+
+def _dense_masks(instances: tuple[Instance, ...], height: int, width: int) -> NDArray[np.bool_]:
+    masks = np.zeros((len(instances), height, width), dtype=np.bool_)
+    for mask, instance in zip(masks, instances, strict=True):
+        if instance.mask is not None:
+            x1, y1, x2, y2 = instance.mask.box_xyxy
+            mask[y1:y2, x1:x2] = instance.mask.decode_crop()
+    return masks

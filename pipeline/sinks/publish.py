@@ -36,6 +36,7 @@ class PublishSink:
                 sources=self._facts,
             ),
             stop=context.stop,
+            vitals=context.vitals,
         )
 
     @property

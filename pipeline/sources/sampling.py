@@ -22,7 +22,7 @@ from pipeline.sources.cadence import Cadence
 from pipeline.sources.clock import StreamClock
 from pipeline.sources.picture_watch import PictureWatch
 from pipeline.stats import Ledger
-from pipeline.types import MAX_SIDE, Frame, Gap, YuvPicture
+from pipeline.types import MAX_PIXELS, MAX_SIDE, Frame, Gap, YuvPicture
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,12 @@ class PictureError(ValueError):
 
 def size_fault(height: int, width: int) -> str:
     """Say what is wrong with a picture's size, "" where nothing is."""
-    if max(height, width) <= MAX_SIDE:
+    if max(height, width) <= MAX_SIDE and height * width <= MAX_PIXELS:
         return ""
-    return f"pictures of {width}x{height} are too large: at most {MAX_SIDE} pixels a side, scale them first"
+    return (
+        f"pictures of {width}x{height} are too large: at most {MAX_SIDE} pixels a side and {MAX_PIXELS} "
+        "in all, scale them first"
+    )
 
 
 def _looked_at(picture: NDArray[np.uint8] | YuvPicture) -> Any:

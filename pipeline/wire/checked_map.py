@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import msgpack
 
 from pipeline.errors import MessageError
+from pipeline.wire import limits
 
 MAX_INT64 = 2**63 - 1
-MAX_COUNTERS = 64
-MAX_TEXT = 256
 
 Choice = TypeVar("Choice", bound=str)
 
 
-def unpack_map(data: bytes, name: str) -> dict[str, Any]:
-    """Return the msgpack map with string keys in `data`; MessageError naming the part otherwise."""
+def unpack_map(
+    data: bytes, name: str, *, limit: int, list_values: int = limits.LIST_VALUES
+) -> dict[str, Any]:
+    """Return the msgpack map with string keys in `data`; MessageError naming the part otherwise.
+
+    `limit`: bytes of the part. `list_values`: values of one list; a list is made as large as its first bytes
+    say, before any value is read.
+    """
+    if len(data) > limit:
+        raise MessageError(f"the part {name} has {len(data)} bytes, at most {limit} are allowed")
     try:
-        values = msgpack.unpackb(data)
+        values = msgpack.unpackb(data, max_array_len=list_values, max_map_len=limits.MAP_KEYS)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise MessageError(f"the part {name} is no msgpack: {error or type(error).__name__}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -50,6 +58,10 @@ class CheckedMap:
         """Return an integer in low..high, or None."""
         return None if self._get(key) is None else self.integer(key, low, high)
 
+    def later_integer(self, key: str, low: int, high: int) -> int | None:
+        """Return an integer in low..high, or None where the key is null or absent (a later version's)."""
+        return self.optional_integer(key, low, high) if key in self._values else None
+
     def integers(self, key: str, number: int, low: int, high: int) -> tuple[int, ...]:
         """Return exactly `number` integers in low..high."""
         value = self._get(key)
@@ -70,7 +82,7 @@ class CheckedMap:
             self._fail(key, value, f"a number in {low:g}..{high:g}")
         return float(value)
 
-    def text(self, key: str, limit: int = MAX_TEXT) -> str:
+    def text(self, key: str, limit: int = limits.TEXT) -> str:
         """Return a string of at most `limit` characters."""
         value = self._get(key)
         if not isinstance(value, str) or len(value) > limit:
@@ -110,6 +122,15 @@ class CheckedMap:
         """Return a boolean, or None where the key is absent or null."""
         return None if self._values.get(key) is None else self.flag(key)
 
+    def later_maps(self, key: str, limit: int) -> list[CheckedMap] | None:
+        """Return a list of at most `limit` maps, or None where the key is null or absent."""
+        if self._values.get(key) is None:
+            return None
+        maps = self.listing(key, limit)
+        if not all(isinstance(each, dict) for each in maps):
+            self._fail(key, maps, "a list of maps")
+        return [CheckedMap(each, f"{key} of the {self.where}") for each in maps]
+
     def listing(self, key: str, limit: int) -> list[Any]:
         """Return a list of at most `limit` values of any type."""
         value = self._get(key)
@@ -122,7 +143,7 @@ class CheckedMap:
         value = self._get(key)
         if (
             not isinstance(value, dict)
-            or len(value) > MAX_COUNTERS
+            or len(value) > limits.COUNTERS
             or not all(
                 isinstance(name, str) and type(count) is int and 0 <= count <= MAX_INT64
                 for name, count in value.items()
@@ -139,4 +160,4 @@ class CheckedMap:
             raise MessageError(f"{self.where}: key {key!r} is missing") from None
 
     def _fail(self, key: str, value: Any, wanted: str) -> NoReturn:
-        raise MessageError(f"{self.where}: {key} must be {wanted}, got {repr(value)[:80]}")
+        raise MessageError(f"{self.where}: {key} must be {wanted}, got {reprlib.repr(value)}")

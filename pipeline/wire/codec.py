@@ -10,6 +10,7 @@ Neither torch nor av nor cv2 is needed. Design: ours.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import msgpack
 
 from pipeline.errors import MessageError, WireVersionError
+from pipeline.health import Trouble
 from pipeline.types import MAX_SIDE, SOURCE_ID, EndReason, FrameResult, MaskMessage, SourceState
+from pipeline.wire import limits
 from pipeline.wire.checked_map import MAX_INT64, CheckedMap, unpack_map
-from pipeline.wire.columns import pack_instances, unpack_instances
+from pipeline.wire.columns import pack_instances, picture_fault, unpack_instances
 from pipeline.wire.messages import (
     END_REASONS,
     KINDS,
@@ -32,13 +35,16 @@ from pipeline.wire.messages import (
     SourceFacts,
     StreamFacts,
     WireMessage,
+    shorten,
     topic,
 )
 
 __all__ = ["SourceFacts", "StreamFacts", "decode", "encode", "mask_message", "parse_topic"]
 
 ROTATIONS = (0, 90, 180, 270)
-MAX_CLASSES = 65536
+VITALS = ("last_result_age_ms", "read", "published", "reconnects", "packet_errors", "damaged")
+"""Counters of a heartbeat that came with version 1.1."""
+HEALTH_SINCE = (1, 1)
 
 _TOPIC = re.compile(rb"vis([0-9]{1,4})/([a-z]{1,16})/(" + SOURCE_ID.pattern.encode() + rb")/")
 _FOREIGN_TOPIC = re.compile(rb"vis([0-9]{1,4})/")
@@ -73,6 +79,7 @@ def mask_message(
         revision=result.revision,
         final=result.final,
         held=result.held,
+        damaged=frame.damaged,
         window=result.window,
         model_name=facts.model_name,
         class_list=facts.class_list,
@@ -83,7 +90,7 @@ def mask_message(
 
 
 def encode(message: WireMessage) -> list[bytes]:
-    """Return the parts of a message. ValueError where an instance breaks the format's rules."""
+    """Return the parts of a message. ValueError where it breaks the format's rules or limits."""
     header = {
         **message.extra,
         "v": list(message.wire_version),
@@ -94,7 +101,7 @@ def encode(message: WireMessage) -> list[bytes]:
     }
     if isinstance(message, MaskMessage):
         header |= _mask_header(message)
-        return [topic("masks", message.source), msgpack.packb(header), *pack_instances(message)]
+        return [topic("masks", message.source), _pack("masks", header), *pack_instances(message)]
     if isinstance(message, EventMessage):
         facts = message.facts
         header |= {
@@ -109,13 +116,16 @@ def encode(message: WireMessage) -> list[bytes]:
             "width": facts.width,
             "height": facts.height,
             **_why(message),
+            **_health(message),
         }
-        return [topic("event", message.source), msgpack.packb(header)]
+        return [topic("event", message.source), _pack("event", header)]
     if isinstance(message, HeartbeatMessage):
-        header |= {"state": message.state, "dropped": message.dropped, **_why(message)}
-        return [topic("heartbeat", message.source), msgpack.packb(header)]
-    header |= {"reason": message.reason, "detail": message.detail, "dropped": message.dropped}
-    return [topic("end", message.source), msgpack.packb(header)]
+        header |= {"state": message.state, "dropped": message.dropped, **_why(message), **_health(message)}
+        if message.read is not None and message.wire_version >= HEALTH_SINCE:
+            header |= {key: getattr(message, key) for key in VITALS}
+        return [topic("heartbeat", message.source), _pack("heartbeat", header)]
+    header |= {"reason": message.reason, "detail": _detail(message.detail), "dropped": message.dropped}
+    return [topic("end", message.source), _pack("end", header)]
 
 
 def decode(
@@ -131,7 +141,11 @@ def decode(
     kind, source = parse_topic(parts[0])
     if len(parts) < (4 if kind == "masks" else 2):
         raise MessageError(f"a {kind} message of {source!r} has only {len(parts)} parts")
-    header = CheckedMap(unpack_map(parts[1], "header"), f"{kind} header of {source!r}")
+    if len(parts) > limits.PARTS:
+        raise MessageError(
+            f"a {kind} message of {source!r} has {len(parts)} parts, at most {limits.PARTS} are allowed"
+        )
+    header = _unpack_header(parts[1], kind, source)
     version = header.integers("v", 2, 0, 65535)
     if version[0] != WIRE_VERSION[0]:
         raise WireVersionError(_version_text(str(version[0])))
@@ -150,20 +164,11 @@ def decode(
     if kind == "event":
         return _decode_event(header, common)
     if kind == "heartbeat":
-        state = header.choice("state", SOURCE_STATES)
-        reason, detail = _read_why(header, state)
-        return HeartbeatMessage(
-            **common,
-            state=state,
-            reason=reason,
-            detail=detail,
-            dropped=header.counters("dropped"),
-            extra=header.rest(),
-        )
+        return _decode_heartbeat(header, common)
     return EndMessage(
         **common,
         reason=header.choice("reason", END_REASONS),
-        detail=header.text("detail", 4096),
+        detail=header.text("detail", limits.LONG_TEXT),
         dropped=header.counters("dropped"),
         extra=header.rest(),
     )
@@ -190,18 +195,73 @@ def _version_text(other: str) -> str:
     )
 
 
+def _unpack_header(data: bytes, kind: str, source: str) -> CheckedMap:
+    has_classes = kind == "event"
+    values = unpack_map(
+        data,
+        "header",
+        limit=limits.EVENT_BYTES if has_classes else limits.HEADER_BYTES,
+        list_values=limits.CLASSES if has_classes else limits.LIST_VALUES,
+    )
+    return CheckedMap(values, f"{kind} header of {source!r}")
+
+
+def _pack(kind: str, header: dict[str, Any]) -> bytes:
+    data: bytes = msgpack.packb(header)
+    limit = limits.EVENT_BYTES if kind == "event" else limits.HEADER_BYTES
+    if len(data) > limit:
+        raise ValueError(f"the header of a {kind} message has {len(data)} bytes, at most {limit} are allowed")
+    return data
+
+
+def _detail(text: str) -> str:
+    return shorten(text, limits.LONG_TEXT)
+
+
 def _why(message: EventMessage | HeartbeatMessage) -> dict[str, str]:
-    return {} if message.reason is None else {"reason": message.reason, "detail": message.detail}
+    return {} if message.reason is None else {"reason": message.reason, "detail": _detail(message.detail)}
+
+
+def _health(message: EventMessage | HeartbeatMessage) -> dict[str, Any]:
+    if message.health is None or message.wire_version < HEALTH_SINCE:
+        return {}
+    troubles = message.health[: limits.TROUBLES]
+    return {
+        "health": [
+            {
+                "condition": shorten(each.condition, limits.TEXT),
+                "detail": shorten(each.detail, limits.DETAIL_SENT),
+                "since_ns": each.since_ns,
+            }
+            for each in troubles
+        ]
+    }
+
+
+def _read_health(header: CheckedMap) -> tuple[Trouble, ...] | None:
+    maps = header.later_maps("health", limits.TROUBLES)
+    if maps is None:
+        return None
+    return tuple(
+        Trouble(
+            condition=each.text("condition"),
+            detail=each.text("detail", limits.LONG_TEXT),
+            since_ns=each.integer("since_ns", 0, MAX_INT64),
+        )
+        for each in maps
+    )
 
 
 def _read_why(header: CheckedMap, state: SourceState) -> tuple[EndReason | None, str]:
     if state != "ended":
         return None, ""
-    return header.choice("reason", END_REASONS), header.text("detail", 4096)
+    return header.choice("reason", END_REASONS), header.text("detail", limits.LONG_TEXT)
 
 
 def _mask_header(message: MaskMessage) -> dict[str, Any]:
+    damaged = message.damaged and message.wire_version >= HEALTH_SINCE
     return {
+        **({"damaged": True} if damaged else {}),
         "epoch": message.epoch,
         "frame": message.frame_index,
         "pts": message.pts,
@@ -244,6 +304,8 @@ def _decode_masks(
     if rotation not in ROTATIONS:
         raise MessageError(f"{header.where}: rotation {rotation} is none of {ROTATIONS}")
     width, height = header.integer("width", 1, MAX_SIDE), header.integer("height", 1, MAX_SIDE)
+    if fault := picture_fault(width, height):
+        raise MessageError(f"{header.where}: {fault}")
     class_list = header.text("classes")
     rows = unpack_instances(instances, masks, width, height, class_names.get(class_list, {}), header.where)
     return MaskMessage(
@@ -259,6 +321,7 @@ def _decode_masks(
         revision=header.integer("revision", 0, MAX_INT64),
         final=header.flag("final"),
         held=header.flag("held"),
+        damaged=header.optional_flag("damaged") or False,
         window=(window[0], window[1]),
         model_name=header.text("model"),
         class_list=class_list,
@@ -272,19 +335,12 @@ def _decode_masks(
 
 
 def _decode_event(header: CheckedMap, common: dict[str, Any]) -> EventMessage:
-    pairs = header.listing("class_names", MAX_CLASSES)
-    names: dict[int, str] = {}
-    for pair in pairs:
-        if not (
-            isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], str)
-        ):
-            raise MessageError(f"{header.where}: class_names must be pairs of id and name")
-        names[pair[0]] = pair[1]
+    names = dict(_class_name(pair, header.where) for pair in header.listing("class_names", limits.CLASSES))
     state = header.choice("state", SOURCE_STATES)
     reason, detail = _read_why(header, state)
     facts = SourceFacts(
         kind=header.text("kind"),
-        url=header.text("url", 4096),
+        url=header.text("url", limits.LONG_TEXT),
         fps=header.optional_number("fps", 0.0, 1e6),
         width=header.optional_integer("width", 1, MAX_SIDE),
         height=header.optional_integer("height", 1, MAX_SIDE),
@@ -299,5 +355,38 @@ def _decode_event(header: CheckedMap, common: dict[str, Any]) -> EventMessage:
         class_names=names,
         trained=header.flag("trained"),
         facts=facts,
+        health=_read_health(header),
         extra=header.rest(),
     )
+
+
+def _decode_heartbeat(header: CheckedMap, common: dict[str, Any]) -> HeartbeatMessage:
+    state = header.choice("state", SOURCE_STATES)
+    reason, detail = _read_why(header, state)
+    counters: dict[str, Any] = {key: header.later_integer(key, 0, MAX_INT64) for key in VITALS}
+    return HeartbeatMessage(
+        **common,
+        **counters,
+        state=state,
+        reason=reason,
+        detail=detail,
+        dropped=header.counters("dropped"),
+        health=_read_health(header),
+        extra=header.rest(),
+    )
+
+
+def _class_name(pair: Any, where: str) -> tuple[int, str]:
+    if not (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and type(pair[0]) is int
+        and 0 <= pair[0] < limits.CLASSES
+        and isinstance(pair[1], str)
+        and len(pair[1]) <= limits.TEXT
+    ):
+        raise MessageError(
+            f"{where}: class_names must be pairs of an id in 0..{limits.CLASSES - 1} and a name of at most "
+            f"{limits.TEXT} characters, got {reprlib.repr(pair)}"
+        )
+    return pair[0], pair[1]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ops.rle import CropRLE
 from pipeline.errors import MessageError
-from pipeline.types import MAX_SIDE, TRACK_STATES, Instance, MaskMessage
+from pipeline.types import MAX_PIXELS, MAX_SIDE, TRACK_STATES, Instance, MaskMessage
+from pipeline.wire import limits
 from pipeline.wire.checked_map import CheckedMap, unpack_map
 
-MAX_INSTANCES = 4096
 NO_TRACK = -1
 """In the column `merged`: merged into none."""
 
@@ -41,15 +41,19 @@ MOVED_VALUES: tuple[bool | None, ...] = (False, True, None)
 
 
 def pack_instances(message: MaskMessage) -> tuple[bytes, bytes]:
-    """Return the parts `instances` and `masks`."""
+    """Return the parts `instances` and `masks`; ValueError where they break a rule or a limit."""
     instances = message.instances
-    if max(message.width, message.height) > MAX_SIDE:
-        raise ValueError(
-            f"a frame of {message.width}×{message.height}, at most {MAX_SIDE} a side are allowed"
-        )
-    if len(instances) > MAX_INSTANCES:
-        raise ValueError(f"{len(instances)} instances in one frame, at most {MAX_INSTANCES} are allowed")
+    if fault := picture_fault(message.width, message.height):
+        raise ValueError(fault)
+    if len(instances) > limits.INSTANCES:
+        raise ValueError(f"{len(instances)} instances in one frame, at most {limits.INSTANCES} are allowed")
     counts = [_counts(instance, message) for instance in instances]
+    size = sum(map(len, counts))
+    if size > limits.PART_BYTES:
+        raise ValueError(
+            f"the masks of one frame take {size} bytes, at most {limits.PART_BYTES} are allowed: "
+            "use smaller frames, or fewer instances"
+        )
     lengths = [len(each) for each in counts]
     offsets = [0, *np.cumsum(lengths).tolist()]
     values: dict[str, list[Any]] = {
@@ -68,6 +72,15 @@ def pack_instances(message: MaskMessage) -> tuple[bytes, bytes]:
     if message.wire_version >= MOVED_SINCE:
         columns[MOVED] = bytes(MOVED_VALUES.index(instance.moved) for instance in instances)
     return msgpack.packb({"n": len(instances), **columns}), b"".join(counts)
+
+
+def picture_fault(width: int, height: int) -> str:
+    """Say what is wrong with a frame's size, "" where nothing is."""
+    if max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS:
+        return ""
+    return (
+        f"a frame of {width}×{height}, at most {MAX_SIDE} a side and {MAX_PIXELS} pixels in all are allowed"
+    )
 
 
 def _counts(instance: Instance, message: MaskMessage) -> bytes:
@@ -99,8 +112,10 @@ def unpack_instances(
     `names` is class id → name; an id that it lacks gets an empty name. `where` names the message in errors.
     Raises MessageError for anything that is not as the format says.
     """
-    fields = CheckedMap(unpack_map(data, "instances"), f"instances of the {where}")
-    number = fields.integer("n", 0, MAX_INSTANCES)
+    fields = CheckedMap(
+        unpack_map(data, "instances", limit=limits.INSTANCES_BYTES), f"instances of the {where}"
+    )
+    number = fields.integer("n", 0, limits.INSTANCES)
     columns: dict[str, NDArray[Any]] = {}
     for name, dtype in COLUMNS.items():
         columns[name] = np.frombuffer(fields.binary(name, number * dtype.itemsize), dtype.base)

@@ -1,4 +1,4 @@
-"""CURVE encryption of the mask stream: key files, who may subscribe, and why a handshake failed.
+"""CURVE encryption of the mask stream: key files, and who may subscribe.
 
 Key files are those of `zmq.auth`; ours are made with mode 0600 from the first byte on (zmq.auth makes 0644).
 The publisher answers ZeroMQ's question "may this key come in?" (ZAP, RFC 27 of ZeroMQ) in its own thread.
@@ -14,17 +14,11 @@ from pathlib import Path
 import zmq
 import zmq.auth
 from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
 
 from pipeline.errors import ConfigError
 
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
-_FAILURES = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
 
 
 def write_keys(folder: Path) -> list[Path]:
@@ -101,33 +95,6 @@ class Gate:
     def close(self) -> None:
         """Free the socket."""
         self.socket.close(linger=0)
-
-
-class Handshakes:
-    """Why connecting fails: a client that is turned away otherwise only sees silence."""
-
-    def __init__(self, socket: zmq.Socket[bytes], *, encrypted: bool) -> None:
-        self._socket = socket
-        self._encrypted = encrypted
-        self.monitor = socket.get_monitor_socket(_FAILURES)
-
-    def read(self) -> str | None:
-        """Return the reason of the last failure, if there was one since."""
-        reason = None
-        while self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                reason = "the publisher does not allow this key: add it to its publish.curve_allowed_clients"
-            elif self._encrypted:
-                reason = "the handshake failed: the server key is not the publisher's, or it does not encrypt"
-            else:
-                reason = "the handshake failed: the publisher may be encrypted, give its server key"
-        return reason
-
-    def close(self) -> None:
-        """Free the monitor."""
-        self._socket.disable_monitor()
-        self.monitor.close(linger=0)
 
 
 def secure_client(socket: zmq.Socket[bytes], *, server_key: str, client_key_file: str | None) -> None:

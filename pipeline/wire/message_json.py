@@ -13,7 +13,9 @@ from typing import Any
 from ops.rle import CropRLE
 from pipeline.errors import MessageError
 from pipeline.types import MAX_SIDE, SOURCE_ID, TRACK_STATES, Instance, MaskMessage
+from pipeline.wire import limits
 from pipeline.wire.checked_map import MAX_INT64, CheckedMap
+from pipeline.wire.columns import picture_fault
 
 KEYS = (
     "source",
@@ -28,6 +30,7 @@ KEYS = (
     "revision",
     "final",
     "held",
+    "damaged",
     "instances",
 )
 INSTANCE_KEYS = (
@@ -41,7 +44,6 @@ INSTANCE_KEYS = (
     "moved",
     "rle",
 )
-MAX_INSTANCES = 4096
 MAX_TRACK = 2**31 - 1
 MAX_CLASS = 2**16 - 1
 SCORE_DIGITS = 6
@@ -89,7 +91,9 @@ def from_json(values: Any) -> MaskMessage:
     time = Fraction(0) if seconds is None else Fraction(seconds)  # exact: floats are fractions
     frame_index = line.integer("frame_index", 0, MAX_INT64)
     size = line.integer("height", 1, MAX_SIDE), line.integer("width", 1, MAX_SIDE)
-    rows = line.listing("instances", MAX_INSTANCES)
+    if fault := picture_fault(size[1], size[0]):
+        raise MessageError(f"recorded message: {fault}")
+    rows = line.listing("instances", limits.INSTANCES)
     return MaskMessage(
         source=source,
         producer="",
@@ -107,6 +111,7 @@ def from_json(values: Any) -> MaskMessage:
         revision=line.integer("revision", 0, MAX_INT64),
         final=line.flag("final"),
         held=line.flag("held"),
+        damaged=line.optional_flag("damaged") or False,
         window=(frame_index, frame_index),
         model_name="",
         class_list="",

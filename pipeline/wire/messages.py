@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from pipeline.health import Trouble
 from pipeline.types import EndReason, MaskMessage, SourceState
 
 WIRE_VERSION = (1, 1)
@@ -69,11 +70,16 @@ class EventMessage:
     detail: str = ""
     wire_version: tuple[int, int] = WIRE_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
+    health: tuple[Trouble, ...] | None = None
+    """Conditions that hold; None where the publisher does not know them (version 1.0)."""
 
 
 @dataclass(frozen=True)
 class HeartbeatMessage:
-    """Sign of life of a source, once a second, also with no frames."""
+    """Sign of life of a source, once a second, also with no frames.
+
+    `last_result_age_ms` to `health` are None where the publisher does not know them (version 1.0).
+    """
 
     source: str
     producer: str
@@ -88,6 +94,19 @@ class HeartbeatMessage:
     detail: str = ""
     wire_version: tuple[int, int] = WIRE_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
+    last_result_age_ms: int | None = None
+    """Milliseconds since the newest result; None before the first, too."""
+    read: int | None = None
+    """Frames that the decoder gave out."""
+    published: int | None = None
+    """Frames handed to the sinks."""
+    reconnects: int | None = None
+    packet_errors: int | None = None
+    """Packets that could not be decoded."""
+    damaged: int | None = None
+    """Pictures that the decoder called corrupt."""
+    health: tuple[Trouble, ...] | None = None
+    """Conditions that hold, in the order in which they began."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,19 @@ class EndMessage:
 
 
 WireMessage = MaskMessage | EventMessage | HeartbeatMessage | EndMessage
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return at most `limit` characters, with … where something was cut off."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Return the text for a log or a terminal: what came from outside may hold control characters."""
+    return "".join(
+        each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for each in text
+    )
 
 
 def topic(kind: str, source: str = "") -> bytes:

@@ -15,18 +15,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import zmq
 
-from pipeline.errors import AddressError, ConfigError
+from pipeline.errors import AddressError, ConfigError, MessageError
+from pipeline.health import Vitals
 from pipeline.types import EndReason, FrameResult, MaskMessage, SourceState, check_source_id
-from pipeline.wire.codec import encode, mask_message
+from pipeline.wire import limits
+from pipeline.wire.codec import decode, encode, mask_message
 from pipeline.wire.curve import Gate
 from pipeline.wire.endpoint import bind_remedy, check_address, check_ipc_free, keep_alive
 from pipeline.wire.messages import SourceFacts, StreamFacts
+from pipeline.wire.peers import Peers
 from pipeline.wire.socket_thread import SocketThread
 from pipeline.wire.source_record import SourceRecord
 from pipeline.wire.subscriptions import Subscriptions
@@ -47,6 +51,12 @@ QUEUE_LENGTH = 64
 """Messages between the callers and the thread; full only when the thread gets no processor time."""
 RETRY_MS = 1
 """With `block`: how soon a full subscriber is tried again (ZeroMQ has no readiness event for XPUB)."""
+LOOK_SECONDS = 0.1
+"""How often the conditions of the sources are compared with those that subscribers know."""
+RECEIVE_BUFFER = 64 * 1024
+"""The kernel's for each connection: a reader has little to say, and what floods comes no faster."""
+RECEIVE_HIGH_WATER_MARK = 64
+"""Messages of one reader that wait to be taken up."""
 POLL_SECONDS = 0.05
 """How often a caller that waits looks at `stop`."""
 
@@ -59,11 +69,19 @@ class Publisher:
 
     Binds when made: AddressError names address and remedy. All methods may be called from any thread; a
     fault of the sending thread is raised by the next call. Closing sends what waits, bounded in time. Once
-    `stop` is set nothing waits longer than LINGER_SECONDS for slow subscribers.
+    `stop` is set nothing waits longer than LINGER_SECONDS for slow subscribers. `vitals`: for a source what
+    gives its counters and conditions at any moment; the sending thread asks it for each heartbeat, so that
+    these are true also when nothing is published any more. ValueError where facts are beyond what readers
+    take (docs/wire.md).
     """
 
     def __init__(
-        self, config: PublishConfig, *, facts: StreamFacts, stop: threading.Event | None = None
+        self,
+        config: PublishConfig,
+        *,
+        facts: StreamFacts,
+        stop: threading.Event | None = None,
+        vitals: Mapping[str, Callable[[], Vitals]] | None = None,
     ) -> None:
         if config.address is None:
             raise ValueError("publish.address is null: there is nothing to bind")
@@ -83,9 +101,12 @@ class Publisher:
         self._config = config
         self._facts = facts
         self._records = {
-            name: SourceRecord(name, config.producer, self.boot, facts, each)
+            name: SourceRecord(name, config.producer, self.boot, facts, each, vitals=(vitals or {}).get(name))
             for name, each in facts.sources.items()
         }
+        for record in self._records.values():
+            _check_event(record)
+        self._looks = any(record.vitals is not None for record in self._records.values())
         self._next_seq = dict.fromkeys(facts.sources, 0)
         self._stop = stop if stop is not None else threading.Event()
         self._stop_deadline: float | None = None
@@ -110,6 +131,11 @@ class Publisher:
     def num_subscribers(self) -> int:
         """Subscriptions that cover `masks` messages (a `Subscriber` makes one)."""
         return self._subscriptions.num_readers
+
+    @property
+    def num_refused(self) -> int:
+        """Subscriptions beyond the limits (docs/wire.md) that were not accepted, since the beginning."""
+        return self._subscriptions.num_refused
 
     def publish(self, result: FrameResult, dropped: Mapping[str, int]) -> bool:
         """Hand one result to ZeroMQ; with `block` wait until every subscriber has room.
@@ -144,6 +170,7 @@ class Publisher:
     def set_facts(self, source: str, facts: SourceFacts) -> None:
         """Replace a source's facts, e.g. once its size is known; an `event` follows."""
         self._check_source(source)
+        _check_event(replace(self._records[source], facts=facts))
         self._put(partial(self._send_facts, source, facts))
 
     def end(
@@ -219,14 +246,21 @@ class Publisher:
                 )
                 stack.callback(gate.close)
             socket.linger = 0
+            peers = Peers(socket, self.address, on_gone=self._thread.wake)
+            stack.callback(peers.close)
             self._bind(socket)
+            peers.address = self.address
             self._thread.opened()
-            self._serve(socket, gate)
+            self._serve(socket, gate, peers)
             socket.linger = int(max(0.0, self._deadline - time.monotonic()) * 1000)
 
     def _bind(self, socket: zmq.Socket[bytes]) -> None:
         config = self._config
         socket.sndhwm = BLOCK_HIGH_WATER_MARK if config.block else config.high_water_mark
+        socket.rcvhwm = RECEIVE_HIGH_WATER_MARK
+        socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER)
+        socket.setsockopt(zmq.MAXMSGSIZE, limits.READER_FRAME_BYTES)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, int(limits.HANDSHAKE_SECONDS * 1000))
         socket.setsockopt(zmq.XPUB_MANUAL, 1)
         socket.setsockopt(zmq.XPUB_NODROP, int(config.block))
         keep_alive(socket, self.address)
@@ -237,16 +271,17 @@ class Publisher:
             raise AddressError(f"publish.address {self.address}: {bind_remedy(error)}") from None
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _serve(self, socket: zmq.Socket[bytes], gate: Gate | None) -> None:
+    def _serve(self, socket: zmq.Socket[bytes], gate: Gate | None, peers: Peers) -> None:
         poller = zmq.Poller()
         if gate is not None:
             poller.register(gate.socket, zmq.POLLIN)
         poller.register(socket, zmq.POLLIN)
         poller.register(self._thread.wakes, zmq.POLLIN)
-        next_heartbeat = time.monotonic()
+        next_heartbeat = next_look = time.monotonic()
         stuck = False
         while True:
-            wait_ms = int(max(0.0, next_heartbeat - time.monotonic()) * 1000) + 1
+            until = min(next_heartbeat, next_look) if self._looks else next_heartbeat
+            wait_ms = int(max(0.0, until - time.monotonic()) * 1000) + 1
             poller.poll(RETRY_MS if stuck else wait_ms)
             self._thread.drain()
             if gate is not None:
@@ -256,7 +291,10 @@ class Publisher:
                 for name in self._records:
                     self._send_heartbeat(socket, name)
                 self._subscriptions.due.update(dict.fromkeys(self._records))
-            stuck = not (self._send_events(socket) and self._send_queue(socket))
+            if self._looks and time.monotonic() >= next_look:
+                next_look = time.monotonic() + LOOK_SECONDS
+                self._send_news(socket)
+            stuck = not (self._send_events(socket, peers) and self._send_queue(socket, peers))
             with self._condition:
                 done = not self._queue and not self._subscriptions.due
                 if self._closing and (done or time.monotonic() >= self._deadline):
@@ -268,9 +306,9 @@ class Publisher:
                         )
                     return
 
-    def _send_events(self, socket: zmq.Socket[bytes]) -> bool:
+    def _send_events(self, socket: zmq.Socket[bytes], peers: Peers) -> bool:
         """Accept subscriptions, then send the events that are due; False when a subscriber has no room."""
-        if self._subscriptions.accept(socket, self.address):
+        if self._subscriptions.accept(socket, peers, self.address):
             with self._condition:
                 self._condition.notify_all()
         for name in list(self._subscriptions.due):
@@ -279,7 +317,7 @@ class Publisher:
             del self._subscriptions.due[name]
         return True
 
-    def _send_queue(self, socket: zmq.Socket[bytes]) -> bool:
+    def _send_queue(self, socket: zmq.Socket[bytes], peers: Peers) -> bool:
         """Do what the callers asked for, in order; False when a subscriber has no room."""
         while self._queue:
             if not self._queue[0](socket):
@@ -287,7 +325,7 @@ class Publisher:
             with self._condition:
                 self._queue.popleft()
                 self._condition.notify_all()
-            if not self._send_events(socket):
+            if not self._send_events(socket, peers):
                 return False
         return True
 
@@ -327,6 +365,12 @@ class Publisher:
         record.state, record.reason, record.detail = "ended", reason, detail
         return True
 
+    def _send_news(self, socket: zmq.Socket[bytes]) -> None:
+        """Send a heartbeat of each source whose conditions are not those of its last one."""
+        for name, record in self._records.items():
+            if record.has_news:
+                self._send_heartbeat(socket, name)
+
     def _send_heartbeat(self, socket: zmq.Socket[bytes], name: str) -> None:
         """Send a heartbeat; left out where a subscriber has no room: the messages show life there."""
         self._send(socket, self._records[name].heartbeat())
@@ -337,3 +381,11 @@ class Publisher:
         except zmq.Again:
             return False
         return True
+
+
+def _check_event(record: SourceRecord) -> None:
+    """ValueError where readers would refuse the event of a source: what it says would never be known."""
+    try:
+        decode(replace(record, vitals=None).event())
+    except MessageError as error:
+        raise ValueError(f"source {record.name}: {error}") from None

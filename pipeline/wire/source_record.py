@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from pipeline.health import Vitals
 from pipeline.types import EndReason, SourceState
-from pipeline.wire.codec import encode
+from pipeline.wire.codec import VITALS, encode
 from pipeline.wire.messages import EndMessage, EventMessage, HeartbeatMessage, SourceFacts, StreamFacts
 
 
@@ -26,6 +28,15 @@ class SourceRecord:
     dropped: dict[str, int] = field(default_factory=dict)
     reason: EndReason | None = None
     detail: str = ""
+    vitals: Callable[[], Vitals] | None = None
+    """Gives counters and conditions of this moment; None where nobody knows them."""
+    told: tuple[tuple[str, int], ...] = ()
+    """The conditions that the last heartbeat told of, each with its beginning."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a condition began or ended since the last heartbeat."""
+        return self.vitals is not None and _conditions(self.vitals()) != self.told
 
     def note_dropped(self, dropped: Mapping[str, int] | None) -> None:
         """Take over newer counters; None keeps the last known."""
@@ -33,7 +44,8 @@ class SourceRecord:
             self.dropped = dict(dropped)
 
     def event(self) -> list[bytes]:
-        """Class list, facts and state."""
+        """Class list, facts, state and health; ValueError where it is larger than an event may be."""
+        vitals = self._look()
         return encode(
             EventMessage(
                 source=self.name,
@@ -49,24 +61,29 @@ class SourceRecord:
                 facts=self.facts,
                 reason=self.reason,
                 detail=self.detail,
+                health=None if vitals is None else vitals.health,
             )
         )
 
     def heartbeat(self) -> list[bytes]:
-        """State and drop counters."""
-        return encode(
-            HeartbeatMessage(
-                source=self.name,
-                producer=self.producer,
-                boot=self.boot,
-                seq=self.seq,
-                published_ns=time.time_ns(),
-                state=self.state,
-                dropped=self.dropped,
-                reason=self.reason,
-                detail=self.detail,
-            )
+        """State, counters and health of this moment."""
+        vitals = self._look()
+        message = HeartbeatMessage(
+            source=self.name,
+            producer=self.producer,
+            boot=self.boot,
+            seq=self.seq,
+            published_ns=time.time_ns(),
+            state=self.state,
+            dropped=self.dropped,
+            reason=self.reason,
+            detail=self.detail,
         )
+        if vitals is None:
+            return encode(message)
+        self.told = _conditions(vitals)
+        counters: dict[str, Any] = {key: getattr(vitals, key) for key in VITALS}
+        return encode(replace(message, **counters, health=vitals.health))
 
     def end(self, reason: EndReason, detail: str) -> list[bytes]:
         """Why no more comes."""
@@ -82,3 +99,14 @@ class SourceRecord:
                 dropped=self.dropped,
             )
         )
+
+    def _look(self) -> Vitals | None:
+        vitals = None if self.vitals is None else self.vitals()
+        if vitals is not None:
+            self.note_dropped(vitals.dropped)
+        return vitals
+
+
+def _conditions(vitals: Vitals) -> tuple[tuple[str, int], ...]:
+    """Details may change from one moment to the next and are no news."""
+    return tuple((each.condition, each.since_ns) for each in vitals.health)

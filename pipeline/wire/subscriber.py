@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from types import TracebackType
@@ -20,17 +19,24 @@ from types import TracebackType
 import zmq
 
 from pipeline.errors import AddressError, MessageError, WireVersionError
+from pipeline.health import Trouble
 from pipeline.types import MaskMessage, SourceState, check_source_id
+from pipeline.wire import limits
 from pipeline.wire.codec import decode
-from pipeline.wire.curve import Handshakes, secure_client
+from pipeline.wire.curve import secure_client
 from pipeline.wire.endpoint import check_remote, keep_alive
-from pipeline.wire.messages import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage, WireMessage, topic
+from pipeline.wire.messages import TOPIC_ROOT, EndMessage, EventMessage, HeartbeatMessage, topic
+from pipeline.wire.refusals import Refusals
 from pipeline.wire.socket_thread import SocketThread
+from pipeline.wire.source_book import SourceBook
+from pipeline.wire.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
 SOCKET_HIGH_WATER_MARK = 16
 """Messages that the socket keeps on top of `max_waiting`: few, so that the publisher feels a slow reader."""
+MIN_MESSAGE_BYTES = limits.READER_FRAME_BYTES
+"""A handshake takes so much."""
 FOREIGN_GRACE_SECONDS = 2.5
 """How long a publisher of another major version may take to show that it speaks ours too: two heartbeats."""
 SILENCE_WARNING_SECONDS = 5.0
@@ -47,6 +53,8 @@ class Subscriber:
     where the publisher speaks another major version only. Bytes that are no message are counted and logged.
     An encrypted stream needs `server_key`, the publisher's public key (its 40 characters, or a key file), and
     where only some clients are allowed `client_key_file`, a secret key file; ConfigError where one is none.
+    ZeroMQ ends the connection at a part of a message above `max_message_bytes`, before it is in memory, and
+    connects again.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Subscriber:
         max_waiting: int = 1000,
         server_key: str | None = None,
         client_key_file: str | None = None,
+        max_message_bytes: int = limits.PART_BYTES,
     ) -> None:
         if source is not None:
             check_source_id(source)
@@ -67,40 +76,42 @@ class Subscriber:
             raise ValueError("client_key_file needs server_key too, the publisher's public key")
         if max_waiting < 1:
             raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
+        if not MIN_MESSAGE_BYTES <= max_message_bytes < 2**63:
+            raise ValueError(
+                f"max_message_bytes must be at least {MIN_MESSAGE_BYTES}, got {max_message_bytes}"
+            )
         check_remote(address)
         self.address = address
         self.source = source
-        self.lost: dict[str, int] = {}
+        self._book = SourceBook(address)
+        self.lost: dict[str, int] = self._book.lost
         """Source → messages that were sent, but never arrived here."""
-        self.skipped = 0
-        """Messages that `latest()` passed over for newer ones."""
         self.malformed = 0
-        """Messages that could not be read."""
-        self.events: dict[str, EventMessage] = {}
+        """Messages that could not be read, or are beyond the limits."""
+        self.events: dict[str, EventMessage] = self._book.events
         """Source → its newest event: class list, facts."""
-        self.heartbeats: dict[str, HeartbeatMessage] = {}
-        """Source → its newest heartbeat: drop counters."""
-        self.sources: dict[str, SourceState] = {}
+        self.heartbeats: dict[str, HeartbeatMessage] = self._book.heartbeats
+        """Source → its newest heartbeat: counters, health."""
+        self.sources: dict[str, SourceState] = self._book.states
         """Source → state."""
-        self.ended: dict[str, EndMessage] = {}
+        self.ended: dict[str, EndMessage] = self._book.ended
         """Sources that ended, and why."""
         self._timeout = timeout_seconds
-        self._max_waiting = max_waiting
+        self._max_message_bytes = max_message_bytes
         self._server_key = server_key
         self._client_key_file = client_key_file
-        self._refused = ""
         self._thread = SocketThread("subscriber", self._own_socket)
         self._condition = self._thread.condition
-        self._waiting: deque[MaskMessage] = deque()
+        self._waiting = Waiting(max_waiting)
         self._keep_all = True
-        self._lost_reported: dict[str, int] = {}
-        self._last: dict[str, tuple[str, int]] = {}
-        self._class_names: dict[str, dict[int, str]] = {}
         self._heard = time.monotonic()
         self._heard_ours = False
         self._warn_at: float | None = None
         """When silence is worth a warning, monotonic clock."""
         self._foreign: tuple[float, WireVersionError] | None = None
+        self._refusals = Refusals(
+            address, encrypted=server_key is not None, max_message_bytes=max_message_bytes
+        )
         self._closed = False
         self._thread.start()
 
@@ -114,6 +125,19 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[MaskMessage]:
         return self
+
+    @property
+    def skipped(self) -> int:
+        """Messages that `latest()` passed over for newer ones."""
+        return self._waiting.skipped
+
+    def health(self, source: str) -> tuple[Trouble, ...] | None:
+        """Return the conditions of a source that hold, in the order in which they began; () where none does.
+
+        None: not known, because the source was not heard yet or its publisher is older than version 1.1.
+        """
+        with self._condition:
+            return self._book.health.get(source)
 
     def __next__(self) -> MaskMessage:
         """Return the next message; StopIteration at the end of the named source, or when closed."""
@@ -133,7 +157,7 @@ class Subscriber:
         """
         with self._condition:
             self._keep_all = False
-            self._keep_newest()
+            self._waiting.keep_newest()
             self._condition.notify_all()
             return self._take(timeout_seconds)
 
@@ -151,7 +175,7 @@ class Subscriber:
         while True:
             if self._waiting and not self._closed:
                 self._condition.notify_all()
-                return self._waiting.popleft()
+                return self._waiting.take()
             self._thread.raise_failure()
             if self._finished:
                 return None
@@ -173,27 +197,23 @@ class Subscriber:
             remedy = "is it another program that publishes there?"
         return (
             f"nothing was heard {whom}at {self.address} for {seconds:g} s, not even a heartbeat{garbage}: "
-            f"{self._refused or remedy}"
+            f"{self._refusals.reason or remedy}"
         )
-
-    def _keep_newest(self) -> None:
-        """Drop all but the newest waiting message of each source, in order of arrival of the first."""
-        newest = {message.source: message for message in self._waiting}
-        self.skipped += len(self._waiting) - len(newest)
-        self._waiting = deque(newest.values())
 
     # All below runs in the thread.
 
     def _own_socket(self) -> None:
         with zmq.Context() as context, context.socket(zmq.SUB) as socket:
             socket.linger = 0
-            with closing(Handshakes(socket, encrypted=self._server_key is not None)) as handshakes:
+            with closing(self._refusals):
+                monitor = self._refusals.open(socket)
                 self._connect(socket)
                 self._thread.opened()
-                self._read(socket, handshakes)
+                self._read(socket, monitor)
 
     def _connect(self, socket: zmq.Socket[bytes]) -> None:
         socket.rcvhwm = SOCKET_HIGH_WATER_MARK
+        socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
         if self._server_key is not None:
             secure_client(socket, server_key=self._server_key, client_key_file=self._client_key_file)
         keep_alive(socket, self.address)
@@ -214,17 +234,17 @@ class Subscriber:
                 "tcp://HOST:PORT, e.g. tcp://127.0.0.1:5555"
             ) from None
 
-    def _read(self, socket: zmq.Socket[bytes], handshakes: Handshakes) -> None:
+    def _read(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._thread.wakes, zmq.POLLIN)
-        poller.register(handshakes.monitor, zmq.POLLIN)
+        poller.register(monitor, zmq.POLLIN)
         self._warn_at = time.monotonic() + SILENCE_WARNING_SECONDS
         while self._wait_for_room():
             self._check_foreign()
             self._check_silence()
             poller.poll(self._patience_ms())
-            self._note_refusal(handshakes.read())
+            self._refusals.read()
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -234,9 +254,7 @@ class Subscriber:
     def _wait_for_room(self) -> bool:
         """Wait until another message may be taken; False when none is wanted any more."""
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._finished or not self._keep_all or len(self._waiting) < self._max_waiting
-            )
+            self._condition.wait_for(lambda: self._finished or not self._keep_all or self._waiting.has_room)
             return not self._finished
 
     def _check_foreign(self) -> None:
@@ -258,14 +276,10 @@ class Subscriber:
         first = min((each for each in times if each is not None), default=None)
         return None if first is None else max(0, int((first - time.monotonic()) * 1000)) + 1
 
-    def _note_refusal(self, reason: str | None) -> None:
-        if reason is not None and reason != self._refused:
-            self._refused = reason
-            logger.warning("%s: %s", self.address, reason)
-
     def _receive(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
         try:
-            message = decode(parts, class_names=self._class_names)
+            message = decode(parts, class_names=self._book.class_names)
+            self._book.check(message, len(parts[1]))
         except WireVersionError as error:
             if not self._heard_ours and self._foreign is None:
                 logger.warning("%s: %s", self.address, error)
@@ -276,6 +290,7 @@ class Subscriber:
             if self.malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood must not fill the log
                 logger.warning("%s: malformed message (%d so far): %s", self.address, self.malformed, error)
             return
+        self._refusals.reason = ""
         if not self._heard_ours:
             self._heard_ours = True
             self._foreign = None
@@ -283,76 +298,13 @@ class Subscriber:
                 socket.unsubscribe(prefix)
         with self._condition:
             self._heard = time.monotonic()
-            self._note(message)
+            self._book.note(message, len(parts[1]))
+            if isinstance(message, MaskMessage):
+                self._waiting.append(message, limits.memory_of(parts))
+                if not self._keep_all:
+                    self._waiting.keep_newest()
             self._condition.notify_all()
 
     @property
     def _finished(self) -> bool:
         return self._closed or (self.source is not None and self.source in self.ended)
-
-    def _note(self, message: WireMessage) -> None:
-        """Take over what a message says; the lock is held."""
-        source = message.source
-        self._count_lost(message)
-        if isinstance(message, MaskMessage):
-            self._waiting.append(message)
-            if not self._keep_all:
-                self._keep_newest()
-            return
-        if isinstance(message, EventMessage):
-            self.events[source] = message
-            self._class_names[message.class_list] = message.class_names
-        elif isinstance(message, HeartbeatMessage):
-            self.heartbeats[source] = message
-        state = "ended" if isinstance(message, EndMessage) else message.state
-        if state != "ended":
-            self.ended.pop(source, None)  # a publisher that was started again
-        elif isinstance(message, EndMessage):
-            self.ended[source] = message
-        elif source not in self.ended and message.reason is not None:
-            # its `end` was before our time, or was lost
-            dropped = message.dropped if isinstance(message, HeartbeatMessage) else {}
-            self.ended[source] = EndMessage(
-                source=source,
-                producer=message.producer,
-                boot=message.boot,
-                seq=message.seq,
-                published_ns=message.published_ns,
-                reason=message.reason,
-                detail=message.detail,
-                dropped=dropped,
-            )
-        if self.sources.get(source) != state:
-            logger.info("%s: source %s is %s", self.address, source, state)
-        self.sources[source] = state
-
-    def _count_lost(self, message: WireMessage) -> None:
-        """Count holes in `seq`, from the first `masks` message of a boot that arrived here."""
-        last = self._last.get(message.source)
-        if message.seq is None:
-            return
-        known = last is not None and last[0] == message.boot
-        if not known and not isinstance(message, MaskMessage):
-            return
-        if last is not None and known:
-            missing = message.seq - last[1] - (1 if isinstance(message, MaskMessage) else 0)
-            if missing > 0:
-                self.lost[message.source] = self.lost.get(message.source, 0) + missing
-            self._report_lost(message)
-            if missing < 0:
-                return
-        self._last[message.source] = (message.boot, message.seq)
-
-    def _report_lost(self, message: WireMessage) -> None:
-        """Log new losses: the first at once, further ones with the next heartbeat or end."""
-        source = message.source
-        number = self.lost.get(source, 0) - self._lost_reported.get(source, 0)
-        if number and (source not in self._lost_reported or not isinstance(message, MaskMessage)):
-            self._lost_reported[source] = self.lost[source]
-            logger.warning(
-                "%s: source %s: %d messages lost before seq %s: read faster, or use latest()",
-                self.address,
-                source,
-                number,
-                message.seq,
-            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from support.results import ellipse, make_instance, make_result
 
 from ops.rle import encode_crop
 from pipeline.config import PublishConfig
+from pipeline.health import Vitals
 from pipeline.types import FrameResult, Instance
 from pipeline.wire.publisher import Publisher, SourceFacts, StreamFacts
 
@@ -35,9 +36,15 @@ def make_facts(*sources: str) -> StreamFacts:
     )
 
 
-def make_publisher(*sources: str, address: str = ANY_PORT, **config: Any) -> Publisher:
+def make_publisher(
+    *sources: str,
+    address: str = ANY_PORT,
+    vitals: Mapping[str, Callable[[], Vitals]] | None = None,
+    **config: Any,
+) -> Publisher:
     """Return a bound publisher; `config` goes to PublishConfig."""
-    return Publisher(PublishConfig(address=address, **config), facts=make_facts(*(sources or ("cam",))))
+    facts = make_facts(*(sources or ("cam",)))
+    return Publisher(PublishConfig(address=address, **config), facts=facts, vitals=vitals)
 
 
 def small_result(index: int, source: str = "cam") -> FrameResult:

@@ -106,6 +106,8 @@ def masks(*, seq: int, frame: int, pts: int | None, rows: list[dict[str, Any]],
         "revision": values["revision"], "final": values["final"], "held": values["held"],
         "instances": expected_instances(rows),
     }  # fmt: skip
+    if "damaged" in changes:
+        twin["damaged"] = changes["damaged"]
     if moved is not None:
         columns = {**(columns or {}), "moved": bytes([False, True, None].index(each) for each in moved)}
         for instance, each in zip(twin["instances"], moved, strict=True):
@@ -130,11 +132,29 @@ def masks(*, seq: int, frame: int, pts: int | None, rows: list[dict[str, Any]],
     }
 
 
-def control(kind: str, /, *, seq: int | None, expected: dict[str, Any], **values: Any) -> dict[str, Any]:
-    """Return a golden message of another kind."""
-    parts = [f"vis1/{kind}/cam-1/".encode(), msgpack.packb({"v": [1, 0], **COMMON, "seq": seq, **values})]
-    fields = {"source": "cam-1", "seq": seq, **COMMON, "wire_version": [1, 0], "extra": {}, **expected}
-    return {"kind": kind, "parts": parts, "expected": fields}
+VITALS = {"last_result_age_ms": 44_120, "read": 5210, "published": 5007, "reconnects": 3,
+          "packet_errors": 17, "damaged": 12}  # fmt: skip
+NO_VITALS = dict.fromkeys(VITALS, 0) | {"last_result_age_ms": None}
+HEALTH = [
+    {
+        "condition": "hung",
+        "detail": "the model has not answered for 44 s",
+        "since_ns": 1_767_225_556_000_000_000,
+    },
+    {"condition": "of_a_later_minor_version", "detail": "", "since_ns": 1_767_225_599_000_000_000},
+]
+
+
+def control(kind: str, /, *, seq: int | None, expected: dict[str, Any], version: tuple[int, int] = (1, 0),
+            **values: Any) -> dict[str, Any]:  # fmt: skip
+    """Return a golden message of another kind; what came with version 1.1 is null where it is not told."""
+    header = {"v": list(version), **COMMON, "seq": seq, **values}
+    parts = [f"vis1/{kind}/cam-1/".encode(), msgpack.packb(header)]
+    later = {} if kind == "end" else {"health": None}
+    if kind == "heartbeat":
+        later |= dict.fromkeys(VITALS)
+    fields = {"source": "cam-1", "seq": seq, **COMMON, "wire_version": list(version), "extra": {}, **later}
+    return {"kind": kind, "parts": parts, "expected": fields | expected}
 
 
 def goldens() -> dict[str, dict[str, Any]]:
@@ -155,11 +175,21 @@ def goldens() -> dict[str, dict[str, Any]]:
                                 trained=False, clock_ns=1_767_225_600_000_000_001, clock_quality="rtcp"),
         "masks_later_minor": masks(seq=43, frame=75, pts=225000, rows=ROWS[1:3], version=(1, 7),
                                    header={"lens": {"k": [0.5, 1.5]}}, columns={"depth": bytes(8)}),
+        "masks_damaged": masks(seq=45, frame=77, pts=231000, rows=ROWS[:2], version=(1, 1),
+                               moved=[None, True], damaged=True),
         "masks_moved": masks(seq=44, frame=76, pts=228000, rows=ROWS, version=(1, 1),
                              moved=[True, False, True, None, False]),
         "event": control("event", seq=None, expected=event_expected, **event),
         "heartbeat": control("heartbeat", seq=41, state="reconnecting", dropped=DROPPED, expected={
             "state": "reconnecting", "dropped": DROPPED, "reason": None, "detail": ""}),
+        "event_health": control("event", seq=41, version=(1, 1), health=HEALTH[:1], **event,
+                                expected={**event_expected, "health": HEALTH[:1]}),
+        "heartbeat_health": control("heartbeat", seq=41, version=(1, 1), state="live", dropped=DROPPED,
+                                    **VITALS, health=HEALTH, expected={
+            "state": "live", "dropped": DROPPED, "reason": None, "detail": "", **VITALS, "health": HEALTH}),
+        "heartbeat_well": control("heartbeat", seq=None, version=(1, 1), state="waiting", dropped=DROPPED,
+                                  **NO_VITALS, health=[], expected={
+            "state": "waiting", "dropped": DROPPED, "reason": None, "detail": "", **NO_VITALS, "health": []}),
         "heartbeat_ended": control("heartbeat", seq=41, state="ended", dropped=DROPPED, **gone, expected={
             "state": "ended", "dropped": DROPPED, **gone}),
         "end": control("end", seq=41, reason="end_of_file", detail="", dropped=DROPPED, expected={

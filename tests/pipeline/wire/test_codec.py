@@ -84,9 +84,10 @@ def test_the_golden_folder_holds_every_kind() -> None:
 
 
 def twin_of(golden: dict[str, Any]) -> dict[str, Any]:
-    """What a golden message must decode to here: those of before version 1.1 do not say what has moved."""
+    """What a golden message must decode to here: those of before version 1.1 do not say what has moved,
+    nor which picture was damaged."""
     rows = [{"moved": None, **each} for each in golden["expected"]["instances"]]
-    return {**golden["expected"], "instances": rows}
+    return {"damaged": False, **golden["expected"], "instances": rows}
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("masks")])
@@ -124,6 +125,13 @@ HEADER_KEYS = {
     "height",
     "heartbeat": "v producer boot seq published_ns state dropped",
     "heartbeat_ended": "v producer boot seq published_ns state dropped reason detail",
+    "masks_damaged": "v producer boot seq published_ns epoch frame pts time_base captured_ns clock_ns "
+    "clock_quality width height rotation model classes trained window revision final held dropped encoding "
+    "damaged",
+    "event_health": "v producer boot seq published_ns state model classes class_names trained kind url fps "
+    "width height health",
+    "heartbeat_health": "v producer boot seq published_ns state dropped last_result_age_ms read published "
+    "reconnects packet_errors damaged health",
     "end": "v producer boot seq published_ns reason detail dropped",
 }
 
