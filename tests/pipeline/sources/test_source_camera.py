@@ -17,7 +17,7 @@ from pipeline.errors import SourceLost, SourceUnreachable, SourceUnreadable
 @pytest.mark.parametrize("codec", ["h264", "h265"])
 def test_packets_without_a_picture_are_told_from_silence(codec: Codec) -> None:
     with FaultServer(acts.without_parameter_sets(codec=codec)) as camera:
-        running = make_reading(camera.rtsp, connect_timeout_seconds=1.0)
+        running = make_reading(camera.rtsp, connect_timeout_seconds=3.0)
         running.run()
     assert isinstance(running.error, SourceUnreachable)
     assert "sends no picture that can be decoded" in str(running.error)
