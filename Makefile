@@ -31,7 +31,11 @@ bench: $(VENV)/.dev
 	mkdir -p out/bench
 	$(BIN)/python tests/benchmarks/run_all.py --output out/bench $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 
+# Cameras that fail in every way for SOAK_MINUTES, then 1,000 reconnects, 10,000 configs, and the memory of a long file.
+SOAK_MINUTES ?= 30
 soak: $(VENV)/.dev
+	$(BIN)/python tests/soak/soak.py --minutes $(SOAK_MINUTES)
+	RECONNECTS=1000 MUTATIONS=10000 $(BIN)/python -m pytest -q -k "storm or mutated" tests/pipeline
 	$(BIN)/python tests/benchmarks/bench_memory.py --frames 20001 --model
 
 # Training needs nothing but torch, numpy, scipy and OpenCV: with PYTHON=python3 nothing is installed.

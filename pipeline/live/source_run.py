@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from ops.masks import MakeSums
@@ -25,6 +26,10 @@ STAGES = ("queue", "prepare", "predict", "associate", "sinks", "total")
 """Stages of the report: capture to the beginning of the window, preparing included; what a frame needs once,
 in a thread of its own; the rest of the network, until its results are taken up; tracks and masks; the sinks;
 capture to sinks."""
+
+
+_MANY_STALE = 5
+"""So many frames dropped as stale within a few seconds, and the model is behind."""
 
 
 class SourceRun:
@@ -85,6 +90,8 @@ class SourceRun:
         self.error: SourceError | None = None
         self.last_stale = 0.0
         """When a frame was last dropped as stale, in monotonic seconds; the decode thread writes it."""
+        self.stale_at: deque[float] = deque(maxlen=_MANY_STALE)
+        """When the last ones were; the decode thread writes it."""
         self.last_result: float | None = None
         """When the sinks had the newest result, in monotonic seconds; the caller's thread writes it."""
         self.skipped: set[int] = set()

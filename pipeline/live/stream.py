@@ -416,12 +416,15 @@ class Stream:
     @staticmethod
     def _drop_stale(run: SourceRun) -> None:
         run.ledger.count_dropped("stale")
-        run.last_stale = time.monotonic()
-        run.health.begin(
-            "behind",
-            "the model does not keep up, frames are dropped and counted "
-            f"(stale: {run.ledger.dropped['stale']}); lower cadence.fps or raise window.stride",
-        )
+        now = run.last_stale = time.monotonic()
+        run.stale_at.append(now)
+        # One now and then is a hiccup of the machine.
+        if len(run.stale_at) == run.stale_at.maxlen and now - run.stale_at[0] < _KEEPS_UP_SECONDS:
+            run.health.begin(
+                "behind",
+                "the model does not keep up, frames are dropped and counted "
+                f"(stale: {run.ledger.dropped['stale']}); lower cadence.fps or raise window.stride",
+            )
 
     # The inference thread.
 
