@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model.cues.cut import ShotDetector
 from pipeline.errors import SourceUnreadable
 from pipeline.sources.cadence import Cadence
+from pipeline.sources.clock import ClockWatch
 from pipeline.stats import Ledger
 from pipeline.types import MAX_SIDE, Frame, Gap, YuvPicture
 
@@ -49,6 +50,9 @@ def _looked_at(picture: NDArray[np.uint8] | YuvPicture) -> NDArray[np.uint8]:
 class Sampler:
     """Turns the pictures of one source into frames and gaps.
 
+    Times are the source's own (PTS). Where a paced source's clock is found to be wrong (`clock`), a Gap comes
+    and arrival counts from there on.
+
     Invariant: frames added = frames returned + dropped "cadence" + dropped "decode". With `cuts` a frame
     that begins another shot comes behind a Gap, so that nothing is carried over a cut.
     """
@@ -69,6 +73,10 @@ class Sampler:
         self.num_kept = 0
         self.fps: float | None = None
         """Nominal frames a second; times are estimated with it where a frame has no PTS."""
+        self.paced = False
+        """Whether pictures come as the camera takes them, so that its clock can be held against arrival."""
+        self.clock_fault = ""
+        """What is wrong with the source's clock; from then on arrival counts, until it is opened again."""
         self._cadence = cadence
         self._ledger = ledger
         self._max_frames = max_frames
@@ -76,6 +84,9 @@ class Sampler:
         self._size: tuple[int, int] | None = None
         self._seconds: float | None = None
         self._pts_known = False
+        self._clock = ClockWatch()
+        self._arrival = 0.0
+        """When the frame before arrived, in monotonic seconds."""
         self._num_unreadable = 0
         self._shots = ShotDetector() if cuts else None
 
@@ -89,6 +100,8 @@ class Sampler:
         self.epoch += 1
         self._seconds = None
         self._pts_known = False
+        self._clock = ClockWatch()
+        self.clock_fault = ""
         self._size = None
         self._cadence.reset()
         if self._shots is not None:
@@ -114,7 +127,8 @@ class Sampler:
         index = self.num_read
         self.num_read += 1
         self._ledger.count_read()
-        seconds, jumped = self._stream_time(pts, time_base)
+        arrival = captured_monotonic_ns / 1e9
+        seconds, jumped = self._time(pts, time_base, arrival)
         items: list[Frame | Gap] = []
         if jumped:
             items.append(Gap(self.source, self.epoch, "discontinuity"))
@@ -188,8 +202,7 @@ class Sampler:
         else:
             seconds = float(pts * time_base)
             step = seconds - self._seconds
-            hole = max(MIN_FORWARD_SECONDS, MIN_FORWARD_FRAMES * period)
-            jumped = step < -MAX_BACKWARDS_SECONDS or step > hole
+            jumped = step < -MAX_BACKWARDS_SECONDS or step > self._hole()
             if jumped and not self._pts_known:
                 # The frames before had no PTS (usual after joining a live stream): their times were guessed
                 # from 0, so this is no hole, only the first true time.
@@ -200,6 +213,22 @@ class Sampler:
         self._pts_known = self._pts_known or pts is not None
         self._seconds = seconds
         return seconds, jumped
+
+    def _time(self, pts: int | None, time_base: Fraction, arrival: float) -> tuple[float, bool]:
+        """Return the frame's time (seconds) by the clock that counts, and whether that jumped or is new."""
+        before, self._arrival = self._arrival, arrival
+        if self.clock_fault:
+            self._seconds = (self._seconds or 0.0) + arrival - before
+            return self._seconds, False
+        seconds, jumped = self._stream_time(pts, time_base)
+        if self.paced:
+            told = seconds if pts is None else float(pts * time_base)
+            self.clock_fault = self._clock.update(told, arrival, hole=self._hole())
+        return seconds, jumped or bool(self.clock_fault)
+
+    def _hole(self) -> float:
+        """Steps forward from here on (seconds) are a hole in the recording."""
+        return max(MIN_FORWARD_SECONDS, MIN_FORWARD_FRAMES / (self.fps or ASSUMED_FPS))
 
     def _resized(self, size: tuple[int, ...]) -> bool:
         before, self._size = self._size, (size[0], size[1])

@@ -107,6 +107,7 @@ class VideoSource:
         finally:
             self._state = "ended"
             self._health.end("undecodable")
+            self._health.end("clock")
 
     def _items(self) -> Iterator[Frame | Gap | End]:
         sampler = self._sampler
@@ -119,6 +120,8 @@ class VideoSource:
                 yield from self._read(connected)
             except SourceError as error:
                 fault = error
+                if video.live and self._config.reconnect:
+                    self._state = "reconnecting"  # before the connection is closed, which may take a second
             finally:
                 self._connector.close(connected.reader)
             if sampler.complete:
@@ -139,6 +142,7 @@ class VideoSource:
             connected = self._connect_again(fault)
             if connected is not None:
                 yield sampler.restart()
+                self._health.end("clock")
         yield self._end("stopped", "on request")
 
     def _read(self, connection: Connection) -> Iterator[Frame | Gap]:
@@ -185,13 +189,17 @@ class VideoSource:
             planes = to_planes(picture) if self._planes and not rotation else None
             return to_rgb(picture, rotation=rotation) if planes is None else planes
 
-        return self._sampler.add(
+        items = self._sampler.add(
             convert,
             pts=picture.pts,
             time_base=picture.time_base or _NO_TIME_BASE,
             size=(height, width) if rotation in (0, 180) else (width, height),
             rotation=rotation,
         )
+        if self._sampler.clock_fault:
+            what = f"the camera's clock is wrong ({self._sampler.clock_fault}); arrival counts instead"
+            self._health.begin("clock", f"{what}, set its clock or its firmware right")
+        return items
 
     def _connect_first(self) -> Connection | None:
         """Open and wait for the first picture; None when stopped. Silence of a remote source is tried again
@@ -270,6 +278,7 @@ class VideoSource:
             self.live = video.live
             self.fps = self._sampler.fps = video.fps
             self.num_frames = video.num_frames
+            self._sampler.paced = video.paced
             self._last_picture = time.monotonic()
             self._interval = 0.0
             self._health.end("undecodable")

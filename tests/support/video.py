@@ -15,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
+from pipeline.health import Health
 from pipeline.sources.cadence import Cadence
 from pipeline.sources.source import Source, open_source
 from pipeline.stats import Ledger
@@ -112,6 +113,7 @@ class Reading:
     source: Source
     ledger: Ledger
     stop: threading.Event
+    health: Health
     items: list[Frame | Gap | End] = field(default_factory=list)
     error: BaseException | None = None
     thread: threading.Thread | None = None
@@ -153,7 +155,7 @@ def make_reading(
     **config: Any,
 ) -> Reading:
     """Make a source that is not read yet; `config` are fields of SourceConfig."""
-    ledger, stop = Ledger(), stop or threading.Event()
+    ledger, stop, health = Ledger(), stop or threading.Event(), Health("camera")
     source = open_source(
         "camera",
         str(url),
@@ -164,8 +166,9 @@ def make_reading(
         max_frames=max_frames,
         hold=hold,
         planes=planes,
+        health=health,
     )
-    return Reading(source, ledger, stop)
+    return Reading(source, ledger, stop, health)
 
 
 def read(url: str | Path, **options: Any) -> Reading:

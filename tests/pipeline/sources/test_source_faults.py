@@ -6,6 +6,7 @@ test looks at its own. After them no thread and no descriptor may be left.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,6 +123,37 @@ def _stops(act: Act, *, playing: bool, transport: str = "tcp") -> Story:
                 took = wait_until(lambda: running.end is not None, what="the end")
             assert took <= _STOP_SECONDS
             assert_accounted(running)
+
+    return story
+
+
+def _clock_is_distrusted(time: acts.Clock, said: str) -> Story:
+    """A clock that is wrong: after a gap frames are picked by arrival, and someone is told."""
+
+    def story() -> None:
+        with (
+            FaultServer(acts.clock(time), acts.silent()) as camera,
+            reading(camera.rtsp, fps=10.0) as running,
+        ):
+            wait_until(lambda: running.health.troubles, what="the clock is distrusted", timeout_seconds=30)
+            epoch_before = len(running.frames)
+            wait_until(
+                lambda: len(running.frames) > epoch_before + 15, what="frames flow", timeout_seconds=30
+            )
+            (trouble,) = running.health.troubles
+        assert_accounted(running)
+        assert trouble.condition == "clock"
+        assert said in trouble.detail
+        assert running.health.counts == {"clock": 1}
+        assert running.health.troubles == ()
+        last = max(position for position, item in enumerate(running.items) if item in running.gaps)
+        frames = [item for item in running.items[last:] if isinstance(item, Frame)]
+        assert frames[0].index < running.ledger.read - 30
+        for before, after in itertools.pairwise(frames):
+            arrival = (after.captured_monotonic_ns - before.captured_monotonic_ns) / 1e9
+            assert after.seconds - before.seconds == pytest.approx(arrival, abs=1e-6)
+        # 10 of 25 frames a second, whatever the clock says.
+        assert len(frames) == pytest.approx(0.4 * (running.ledger.read - frames[0].index), rel=0.2)
 
     return story
 
@@ -244,10 +276,14 @@ _CLOCKS: dict[str, tuple[acts.Clock, Callable[[Reading], None]]] = {
     "jumps": (acts.jumps(1.0, 600.0), _jumped),
     "jumps back": (acts.jumps(1.0, -600.0), _jumped),
     "none": (acts.without_times, _steady_times),
-    "constant": (acts.stands, _steady_times),
-    "10x fast": (acts.runs(10.0), _steady_times),
-    "10x slow": (acts.runs(0.1), _steady_times),
-    "steps back": (acts.steps_back(0.3), _steady_times),
+    "fast by half": (acts.runs(1.5), _steady_times),
+    "slow by half": (acts.runs(0.5), _steady_times),
+}
+_WRONG_CLOCKS: dict[str, tuple[acts.Clock, str]] = {
+    "constant": (acts.stands, "stands still"),
+    "10x fast": (acts.runs(10.0), "10 times the speed"),
+    "10x slow": (acts.runs(0.1), "0.1 times the speed"),
+    "steps back": (acts.steps_back(0.3), "stepped 3 times"),
 }
 
 
@@ -294,6 +330,8 @@ def _stories() -> dict[str, Story]:
         stories[f"stop: becomes H.265, {transport}"] = _stops(
             acts.becomes_h265(10), playing=True, transport=transport
         )
+    for name, (time, said) in _WRONG_CLOCKS.items():
+        stories[f"clock: {name}"] = _clock_is_distrusted(time, said)
     for name, (time, check) in _CLOCKS.items():
         stories[f"on: clock {name}"] = _goes_on(acts.clock(time), check)
     return stories
