@@ -61,4 +61,8 @@ class ClockWatch:
         self._wrong = self._wrong + way if self._wrong * way > 0 else way
         if abs(self._wrong) < NUM_WINDOWS:
             return ""
-        return f"it runs at {speed:.2g} times the speed of arrival" if speed > 0 else "it stands still"
+        if speed <= 0:
+            return "it stands still"
+        return (
+            f"it runs {speed:.2g} times too fast" if speed > 1 else f"it runs {1 / speed:.2g} times too slow"
+        )

@@ -30,8 +30,8 @@ def pictures(
     ("clock", "said"),
     [
         (lambda t: 7.0, "stands still"),
-        (lambda t: 10 * t, "10 times"),
-        (lambda t: t / 10, "0.1 times"),
+        (lambda t: 10 * t, "10 times too fast"),
+        (lambda t: t / 10, "10 times too slow"),
         (lambda t: t - 0.3 * (t // 1), "stepped"),
         (lambda t: t % 2, "stepped"),
         (lambda t: t + 60 * (t // 2), "stepped"),

@@ -281,8 +281,8 @@ _CLOCKS: dict[str, tuple[acts.Clock, Callable[[Reading], None]]] = {
 }
 _WRONG_CLOCKS: dict[str, tuple[acts.Clock, str]] = {
     "constant": (acts.stands, "stands still"),
-    "10x fast": (acts.runs(10.0), "10 times the speed"),
-    "10x slow": (acts.runs(0.1), "0.1 times the speed"),
+    "10x fast": (acts.runs(10.0), "times too fast"),
+    "10x slow": (acts.runs(0.1), "times too slow"),
     "steps back": (acts.steps_back(0.3), "stepped 3 times"),
 }
 
