@@ -1,8 +1,8 @@
 """A source's stream time, from its clock (PTS) or, where that cannot be true, from arrival. Ours.
 
 The clock of a live source is compared with arrival over the last seconds. One that stands, runs at less than
-half or more than twice the speed of the world, or is set back again and again is not believed any more until
-the source is opened again: stream time goes on by arrival.
+0.4 or more than 2.5 times the speed of the world, or is set back again and again is not believed any more
+until the source is opened again: stream time goes on by arrival.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ASSUMED_FPS = 25.0
 _JUDGED_SECONDS = 3.0
 _JUDGED_PICTURES = 9
 _MAX_PICTURES = 1000
-_SLOWEST, _FASTEST = 0.5, 2.0
+_SLOWEST, _FASTEST = 0.4, 2.5
 # The speed must be wrong for so long.
 _WRONG_SECONDS = 1.0
 # A step back of so much is none of rounding; more than so many within so many seconds are no accident.
@@ -37,7 +37,7 @@ class StreamClock:
         self.fps: float | None = None
         """Nominal frames a second; times are estimated with it where a picture has no PTS."""
         self.live = False
-        """Whether pictures arrive when they were taken, so that arrival tells of the clock."""
+        """Whether pictures arrive one by one as they are taken, so that arrival tells of the clock."""
         self.fault = ""
         """Why the clock is not believed, "" where it is."""
         self._judge = _Judge()

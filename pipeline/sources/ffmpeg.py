@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from functools import cache
@@ -26,7 +27,7 @@ from av.codec.context import ThreadType
 from av.codec.hwaccel import HWAccel
 
 from pipeline.config import SourceConfig
-from pipeline.errors import SourceError, SourceUnreadable
+from pipeline.errors import SourceError, SourceUnreachable, SourceUnreadable
 from pipeline.sources.addresses import Address
 from pipeline.sources.ffmpeg_errors import mapped_faults
 from pipeline.sources.picture import GPU_FORMAT, copied_planes, nv12_picture
@@ -52,7 +53,13 @@ class VideoInput:
     """
 
     def __init__(
-        self, container: av.container.InputContainer, address: Address, *, source: str, ledger: Ledger
+        self,
+        container: av.container.InputContainer,
+        address: Address,
+        *,
+        source: str,
+        ledger: Ledger,
+        silent_seconds: float,
     ) -> None:
         if not container.streams.video:
             raise SourceUnreadable(f"source {source!r}: {address.shown} holds no video stream", source=source)
@@ -62,8 +69,11 @@ class VideoInput:
         self._address = address
         self._source = source
         self._ledger = ledger
+        self._silent_seconds = silent_seconds
         self._stream = container.streams.video[0]
         self.live = _is_live(container, address)
+        self.paced = self.live and container.format.name != "hls"
+        """Whether pictures come one by one as they are taken; HLS brings them in segments."""
         self.on_gpu = self._stream.codec_context.is_hwaccel
         if not self.on_gpu:
             # Frame threads give each frame out later; on a live source that is latency.
@@ -90,6 +100,7 @@ class VideoInput:
     def _decode(self) -> Generator[list[av.VideoFrame]]:
         packets = self._container.demux(self._stream)
         while True:
+            asked = time.monotonic()
             try:
                 with mapped_faults(self._address, source=self._source):
                     packet = next(packets, None)
@@ -111,7 +122,15 @@ class VideoInput:
                 )
                 # Control goes back after each packet: of some streams none can be decoded.
                 pictures = []
+            late = self.live and time.monotonic() - asked >= self._silent_seconds
             yield pictures
+            # FFmpeg answers its first timeout with the last packet from its parser and would wait once more.
+            if late:
+                raise SourceUnreachable(
+                    f"source {self._source!r}: {self._address.shown}: silent for "
+                    f"source.read_timeout_seconds = {self._silent_seconds:g}",
+                    source=self._source,
+                )
 
     def _flush(self) -> list[av.VideoFrame]:
         """Return the pictures that the decoder still holds; at an orderly end the last packet does this."""
@@ -160,7 +179,13 @@ def open_video(
                 hwaccel=hardware,
             )
         try:
-            return VideoInput(container, address, source=source, ledger=ledger)
+            return VideoInput(
+                container,
+                address,
+                source=source,
+                ledger=ledger,
+                silent_seconds=config.read_timeout_seconds,
+            )
         except BaseException:
             container.close()
             raise

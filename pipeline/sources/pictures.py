@@ -14,6 +14,9 @@ from pipeline.sources.source import open_source
 from pipeline.stats import Ledger
 from pipeline.types import Frame, Gap
 
+# Unlike a stream, a tool has an end to come to: it does not wait for a lost camera for ever.
+_RECONNECT_SECONDS = 60.0
+
 
 def read_pictures(
     url: str, *, fps: float = 10.0, seconds: float | None = None, stop: threading.Event | None = None
@@ -33,7 +36,7 @@ def read_pictures(
     source = open_source(
         "source0",
         url,
-        SourceConfig(),
+        SourceConfig(reconnect_seconds=_RECONNECT_SECONDS),
         cadence=Cadence(fps),
         ledger=Ledger(),
         stop=threading.Event() if stop is None else stop,

@@ -31,7 +31,7 @@ class Reader:
         self.video: VideoInput | None = None
         """What is read; None until it is open. Only its facts are for other threads."""
         self.last_packet = -math.inf
-        """When the newest packet came, with or without a picture (monotonic seconds)."""
+        """When the newest packet came, with a picture or not; at first, when it was opened (monotonic)."""
         self._open = open_input
         self._given: queue.Queue[list[av.VideoFrame] | BaseException | None] = queue.Queue(_AHEAD)
         self._closing = threading.Event()
@@ -73,6 +73,7 @@ class Reader:
 
     def _read(self) -> None:
         self.video = video = self._open()
+        self.last_packet = time.monotonic()
         try:
             for pictures in video:
                 self.last_packet = time.monotonic()

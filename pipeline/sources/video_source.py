@@ -76,8 +76,6 @@ class VideoSource:
         """Between pictures as they came lately, in seconds."""
         self._backoff = Backoff()
         self._told = ""
-        self._was_silent = False
-        """Whether no picture came for `read_timeout_seconds`."""
         self._connector = Connector(
             address, config, source=sampler.source, ledger=ledger, stopping=self._stopping, planes=planes
         )
@@ -111,6 +109,7 @@ class VideoSource:
         finally:
             self._state = "ended"
             self._health.end("undecodable")
+            self._health.end("clock")
 
     def _items(self) -> Iterator[Frame | Gap | End]:
         sampler = self._sampler
@@ -123,6 +122,8 @@ class VideoSource:
                 yield from self._read(connected)
             except SourceError as error:
                 fault = error
+                if video.live and self._config.reconnect:
+                    self._state = "reconnecting"  # before the connection is closed, which may take a second
             finally:
                 self._connector.close(connected.reader)
             if sampler.complete:
@@ -162,22 +163,20 @@ class VideoSource:
         brought none for too long, whether packets come or not."""
         limit = self._config.read_timeout_seconds
         while not self._stopping():
-            # FFmpeg answers its first timeout with the last packet from its parser, and would wait once more.
-            pictures = [] if self._was_silent else connection.reader.get(POLL_SECONDS)
+            pictures = connection.reader.get(POLL_SECONDS)
             without = self._without_picture()
-            self._was_silent = self._was_silent or (connection.video.live and without >= limit)
             if pictures:
                 self._interval += _INTERVAL_GAIN * (without - self._interval)
                 self._last_picture += without
                 self._health.end("undecodable")
             if pictures or pictures is None:
                 return pictures
-            if not connection.video.live or not (self._was_silent or without >= self._patience()):
+            if not connection.video.live or without < min(limit, self._patience()):
                 continue
             silent = connection.silent_since(self._last_picture)
             if not silent:
                 self._health.begin("undecodable", UNDECODABLE)
-            if self._was_silent:
+            if without >= limit:
                 raise self._connector.no_picture(
                     f"for source.read_timeout_seconds = {limit:g}", silent=silent
                 )
@@ -279,10 +278,9 @@ class VideoSource:
             video = connected.video
             self.live = video.live
             self.fps = self._sampler.clock.fps = video.fps
-            self._sampler.clock.live = video.live
+            self._sampler.clock.live = video.paced
             self.num_frames = video.num_frames
             self._damage.restart()
-            self._was_silent = False
             self._last_picture = time.monotonic()
             self._interval = 0.0
             self._health.end("undecodable")

@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("decode", 0, "decode a picture", pipeline.sources.ffmpeg.VideoInput, "_decode"),
+    Part("ffmpeg", 0, "decode a picture", pipeline.sources.ffmpeg.VideoInput, "_decode"),
     Part("decode", 0, "YUV to RGB", pipeline.sources.video_source, "to_rgb"),
     Part("prepare", 0, "prepare a frame", pipeline.inference.network_predictor.NetworkPredictor, "prepare"),
     Part("prepare", 1, "resize", pipeline.inference.network_predictor, "fit_content"),

@@ -244,10 +244,8 @@ _CLOCKS: dict[str, tuple[acts.Clock, Callable[[Reading], None]]] = {
     "jumps": (acts.jumps(1.0, 600.0), _jumped),
     "jumps back": (acts.jumps(1.0, -600.0), _jumped),
     "none": (acts.without_times, _steady_times),
-    "constant": (acts.stands, _steady_times),
-    "10x fast": (acts.runs(10.0), _steady_times),
-    "10x slow": (acts.runs(0.1), _steady_times),
-    "steps back": (acts.steps_back(0.3), _steady_times),
+    "fast by half": (acts.runs(1.5), _steady_times),
+    "slow by half": (acts.runs(0.5), _steady_times),
 }
 
 

@@ -153,3 +153,17 @@ def test_stop_while_connecting_is_heard_between_attempts() -> None:
         running.stop.set()
         assert wait_until(lambda: running.end is not None, what="the end") < 1
         assert running.end.reason == "stopped"
+
+
+def test_stop_does_not_wait_for_a_file_that_stalls_over_http(folder: Path) -> None:
+    size = (folder / "fast.mp4").stat().st_size
+    script = scripts.http_files(folder, ranges=False, break_after=size * 3 // 4, stall=True)
+    with (
+        ScriptedServer(script) as server,
+        reading(server.url("http", "/fast.mp4"), read_timeout_seconds=60.0) as running,
+    ):
+        wait_until(lambda: running.ledger.read > 10, what="frames arrive")
+        running.stop.set()
+        assert wait_until(lambda: running.end is not None, what="the end") <= 5
+    assert running.end.reason == "stopped"
+    assert running.ledger.read == len(running.frames)
