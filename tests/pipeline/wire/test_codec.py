@@ -453,7 +453,8 @@ def test_damaged_messages_decode_or_raise_message_error_and_nothing_else(seed: i
 JUNK: list[Any] = [
     ..., None, True, False, 0, 1, -1, 255, 2**31, 2**63 - 1, 2**64 - 1, -(2**63), 0.5, -0.0, 1e300,
     float("nan"), float("inf"), "", "x", "x" * 300, "\0", "live", "hung", b"", b"\xff" * 4, b"\0" * 20, [],
-    [[]], [1, 2], [1, 0], [0, 0], [2**62, 1], [None] * 33, [{}], [{"condition": "hung"}], [[1, "x"], [1, "y"]],
+    [[]], [1, 2], [1, 0], [0, 0], [2**62, 1], [None] * 33, [{}], [{"condition": "hung"}],
+    [[1, "x"], [1, "y"]],
     [{"condition": "c", "detail": "d", "since_ns": 1, "more": [1]}] * 17, {}, {"a": 1}, {"a": -1}, {"": {}},
     msgpack.ExtType(5, b"x"), msgpack.Timestamp(1, 2),
 ]  # fmt: skip
