@@ -23,6 +23,9 @@ __all__ = ["MAX_AREA", "CropRLE", "encode_crop"]
 MAX_AREA = 1 << 26
 """Pixels of the largest frame decoded, twice 8K: bounds what a bad message can make a reader allocate."""
 
+_BLOCK = 1 << 18
+"""Characters that are parsed at once: their arrays take some 70 times as many bytes."""
+
 _MAX_CHARACTERS = 7
 """Characters of the longest count: 7 · 5 bits hold any difference of two counts up to MAX_AREA."""
 
@@ -247,11 +250,32 @@ def _parse(text: object) -> NDArray[np.int64]:
     """Compressed counts to run lengths. Raises ValueError for what is none."""
     if not isinstance(text, bytes):
         raise ValueError(f"mask counts must be bytes, got {type(text).__name__}")  # noqa: TRY004
-    digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(text, dtype=np.uint8) - 48  # what is below 48 is above 207 now
     if not len(digits):
-        return digits
-    if digits.min() < 0 or digits.max() > 63:
+        return digits.astype(np.int64)
+    if digits.max() > 63:
         raise ValueError("mask counts hold a character that is not COCO RLE")
+    if len(digits) <= _BLOCK:
+        values = _numbers(digits)
+    else:
+        values = np.empty(np.count_nonzero(digits < 32), np.int64)
+        start = filled = 0
+        while start < len(digits):
+            stop = start + _BLOCK
+            if stop < len(digits):  # not within a number
+                ends = np.flatnonzero(digits[stop - _MAX_CHARACTERS : stop] < 32)
+                stop += (int(ends[-1]) + 1 if len(ends) else 0) - _MAX_CHARACTERS
+            part = _numbers(digits[start:stop])
+            values[filled : filled + len(part)] = part
+            start, filled = stop, filled + len(part)
+    # Undo "minus the count two before", which starts at the fourth count.
+    np.cumsum(values[1::2], out=values[1::2])
+    np.cumsum(values[2::2], out=values[2::2])
+    return values
+
+
+def _numbers(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The numbers that whole groups of characters write, in their order."""
     ends = np.flatnonzero(digits < 32)  # bit 5 unset: the last character of a count
     if not len(ends) or ends[-1] != len(digits) - 1:
         raise ValueError("mask counts are truncated: the last one has no end")
@@ -262,11 +286,8 @@ def _parse(text: object) -> NDArray[np.int64]:
             f"mask counts hold a number of {lengths.max()} characters, more than {_MAX_CHARACTERS}"
         )
     place = np.arange(len(digits)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    values = np.add.reduceat((digits & 31).astype(np.int64) << (5 * place), starts)
     values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    # Undo "minus the count two before", which starts at the fourth count.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
     return values
 
 

@@ -248,6 +248,7 @@ class Subscriber:
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
+                self._refusals.connect_again()
                 continue
             self._receive(socket, parts)
 
@@ -271,8 +272,8 @@ class Subscriber:
             logger.warning("%s", self._silence(SILENCE_WARNING_SECONDS))
 
     def _patience_ms(self) -> int | None:
-        """Milliseconds until one of the two checks has something to say; None: never."""
-        times = [self._warn_at, None if self._foreign is None else self._foreign[0]]
+        """Milliseconds until one of the checks has something to do; None: never."""
+        times = [self._warn_at, None if self._foreign is None else self._foreign[0], self._refusals.again_at]
         first = min((each for each in times if each is not None), default=None)
         return None if first is None else max(0, int((first - time.monotonic()) * 1000)) + 1
 
@@ -290,7 +291,7 @@ class Subscriber:
             if self.malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood must not fill the log
                 logger.warning("%s: malformed message (%d so far): %s", self.address, self.malformed, error)
             return
-        self._refusals.reason = ""
+        self._refusals.heard()
         if not self._heard_ours:
             self._heard_ours = True
             self._foreign = None

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from ops import CropRLE, encode_crop
+from ops import CropRLE, encode_crop, rle
 
 DENSITIES = (0.0, 0.02, 0.5, 0.98, 1.0)
 
@@ -21,8 +22,8 @@ def full_frame(mask: NDArray[Any], x: int, y: int, height: int, width: int) -> N
 
 
 def coco_of(mask: NDArray[Any]) -> dict[str, Any]:
-    rle: dict[str, Any] = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return rle
+    coded: dict[str, Any] = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return coded
 
 
 @pytest.mark.parametrize("density", DENSITIES)
@@ -210,3 +211,37 @@ def test_what_is_no_coco_rle_is_refused(rle: dict[str, Any]) -> None:
 def test_a_reader_of_masks_loads_neither_torch_nor_cv2() -> None:
     check = "import sys; from ops import CropRLE, encode_crop; assert not {'torch', 'cv2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_long_counts_are_read_in_blocks_and_take_ten_times_their_size_at_most() -> None:
+    mask = np.random.default_rng(5).random((1500, 1300)) < 0.5
+    crop = encode_crop(mask, 0, 0, tight=False)
+    assert len(crop.counts) > 3 * rle._BLOCK
+    np.testing.assert_array_equal(crop.decode_crop(), mask)
+    area = 2048 * 2048
+    dense = CropRLE(0, 0, 2048, 2048, b"111" + b"0" * (area - 3))  # runs of one pixel
+    tracemalloc.start()
+    try:
+        dense.check()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 14 * area
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+@pytest.mark.parametrize("before", range(-8, 3))
+def test_a_number_at_the_border_of_two_blocks_is_read_whole(length: int, before: int) -> None:
+    """A number of many characters, from there on where the first block ends."""
+    number = b"P" * (length - 1) + b"1"  # 1, written with needless zeros
+    counts = b"111" + b"0" * (rle._BLOCK - 3 + before) + number + b"0" * 20
+    if length > rle._MAX_CHARACTERS:
+        with pytest.raises(ValueError, match=r"characters|truncated"):
+            rle._parse(counts)
+        return
+    values = rle._parse(counts)
+    assert len(values) == rle._BLOCK + before + 1 + 20
+    # The groups are worth 1 at the place of the last one, and the difference stays from there on.
+    assert set(values[: rle._BLOCK + before]) == {1}
+    assert set(values[rle._BLOCK + before :: 2]) == {1 + (1 << 5 * (length - 1))}
+    assert set(values[rle._BLOCK + before + 1 :: 2]) == {1}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zmq
 from support.results import ellipse, make_instance, make_result
 
@@ -108,6 +109,15 @@ def start_verb(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most memory that a process has had, in MB; the test is skipped where nobody says so."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc")
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(value) / 1024
 
 
 def free_address() -> str:

@@ -445,7 +445,50 @@ def test_damaged_messages_decode_or_raise_message_error_and_nothing_else(seed: i
             refused += 1
             continue
         read += 1
-        if isinstance(message, MaskMessage):
-            json.dumps(to_json(message))  # what was accepted can be used
+        use(message)
     assert refused > 1000
     assert read > 100
+
+
+JUNK: list[Any] = [
+    ..., None, True, False, 0, 1, -1, 255, 2**31, 2**63 - 1, 2**64 - 1, -(2**63), 0.5, -0.0, 1e300,
+    float("nan"), float("inf"), "", "x", "x" * 300, "\0", "live", "hung", b"", b"\xff" * 4, b"\0" * 20, [],
+    [[]], [1, 2], [1, 0], [0, 0], [2**62, 1], [None] * 33, [{}], [{"condition": "hung"}],
+    [[1, "x"], [1, "y"]],
+    [{"condition": "c", "detail": "d", "since_ns": 1, "more": [1]}] * 17, {}, {"a": 1}, {"a": -1}, {"": {}},
+    msgpack.ExtType(5, b"x"), msgpack.Timestamp(1, 2),
+]  # fmt: skip
+
+
+def use(message: Any) -> None:
+    """What was accepted can be used, and sent on."""
+    assert decode(encode(message)).source == message.source
+    if isinstance(message, MaskMessage):
+        json.dumps(to_json(message))
+        if len(message.instances) * message.width * message.height < 1e6:
+            assert message.masks.shape == (len(message.instances), message.height, message.width)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_ten_thousand_messages_with_junk_for_values_decode_or_raise_message_error(seed: int) -> None:
+    """Well-formed msgpack, so that every check of every key is met; some are damaged besides."""
+    generator = random.Random(seed)
+    originals = [parts_of(golden) for golden in GOLDEN.values()]
+    refused = read = 0
+    for _ in range(5000):
+        parts = generator.choice(originals)
+        for _ in range(generator.choice([1, 1, 2])):
+            index = generator.randrange(1, min(3, len(parts)))
+            keys = [*msgpack.unpackb(parts[index], strict_map_key=False), "health", "damaged", "later"]
+            parts = repack(parts, index, **{generator.choice(keys): generator.choice(JUNK)})
+        if generator.random() < 0.2:
+            parts = damage(parts, generator)
+        try:
+            message = decode(parts)
+        except MessageError:
+            refused += 1
+            continue
+        read += 1
+        use(message)
+    assert refused > 1000
+    assert read > 500

@@ -94,6 +94,22 @@ def test_a_client_that_is_not_on_the_list_is_told_so(
     assert "does not allow this key" in caplog.text
 
 
+def test_a_client_that_was_turned_away_comes_in_once_it_is_allowed(
+    keys: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ZeroMQ itself never connects again after a handshake that was refused."""
+    public, secret = write_keys(tmp_path / "other")[2:]
+    server = {"curve_secret_key_file": keys["server.key_secret"]}
+    with make_publisher(curve_allowed_clients=[keys["client.key"]], **server) as publisher:
+        address = publisher.address
+        reader = Subscriber(address, server_key=keys["server.key"], client_key_file=str(secret))
+        wait_until(lambda: "does not allow this key" in caplog.text, what="it is refused")
+    with reader, make_publisher(address=address, curve_allowed_clients=[str(public)], **server) as publisher:
+        assert publisher.wait_for_subscribers(1)
+        publisher.publish(small_result(0), NO_DROPS)
+        assert next(reader).seq == 0
+
+
 def test_plain_clients_and_wrong_server_keys_hear_nothing_and_are_told_why(keys: dict[str, str]) -> None:
     with make_publisher(curve_secret_key_file=keys["server.key_secret"], heartbeat_seconds=0.05) as publisher:
         plain = Subscriber(publisher.address, timeout_seconds=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 from support.wait import wait_until
-from support.wire import NO_DROPS, ROOT, make_publisher, raw_socket, receive, small_result
+from support.wire import NO_DROPS, ROOT, make_publisher, peak_mb, raw_socket, receive, small_result
 from support.zmtp import RawReader
 
 from pipeline.health import Vitals
@@ -27,18 +27,9 @@ from pipeline.wire.publisher import Publisher
 from pipeline.wire.subscriber import Subscriber
 
 
-def peak_mb(pid: int) -> float:
-    """Return the most memory that a process has had, in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (value,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(value) / 1024
-
-
 @contextmanager
 def publishing_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Yield a process that publishes all the time, and its address."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("needs /proc")
     process = subprocess.Popen(
         [sys.executable, "-m", "support.publish_child"],
         cwd=ROOT / "tests",
