@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import pytest
 from support.video import write_video
+from support.wait import wait_until
 from support.wire import free_address
 
 from pipeline import Subscriber
@@ -80,6 +81,13 @@ def test_a_stage_that_hangs_does_not_hold_the_process(tmp_path: Path, where: str
                 break
         stage = "the sink display" if where in ("sink", "blocked") else "the model"
         assert re.search(rf"door: hung: {stage} has not answered for \d+ s", said[-1]), said
+        wait_until(
+            lambda: [each.condition for each in reader.health("door") or ()] == ["hung"],
+            what="subscribers hear of it",
+        )
+        wait_until(
+            lambda: (reader.heartbeats["door"].last_result_age_ms or 0) > 1000, what="heartbeats are fresh"
+        )
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=30)
