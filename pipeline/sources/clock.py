@@ -38,6 +38,8 @@ class StreamClock:
         """Nominal frames a second; times are estimated with it where a picture has no PTS."""
         self.live = False
         """Whether pictures arrive one by one as they are taken, so that arrival tells of the clock."""
+        self.by_arrival = False
+        """Whether there is no clock but arrival."""
         self.fault = ""
         """Why the clock is not believed, "" where it is."""
         self._judge = _Judge()
@@ -57,10 +59,10 @@ class StreamClock:
         arrived: when it came, in monotonic seconds.
         """
         own = None if pts is None else float(pts * time_base)
-        if self.live and own is not None and not self.fault:
+        if self.live and own is not None and not self.fault and not self.by_arrival:
             self.fault = self._judge.fault(own, arrived, hole=self._hole)
         since, self._arrived = arrived - self._arrived, arrived
-        if self.fault and self._seconds is not None:
+        if (self.fault or self.by_arrival) and self._seconds is not None:
             self._seconds += since
             return self._seconds, False
         self._seconds, jumped = self._believed(own)

@@ -29,6 +29,7 @@ from av.codec.hwaccel import HWAccel
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceError, SourceUnreachable, SourceUnreadable
 from pipeline.sources.addresses import Address
+from pipeline.sources.containers import Extent, PresentationTimes, best_video, is_clockless
 from pipeline.sources.ffmpeg_errors import mapped_faults
 from pipeline.sources.picture import GPU_FORMAT, copied_planes, nv12_picture
 from pipeline.sources.sampling import size_fault
@@ -45,7 +46,7 @@ _CLIP_SIDE = 256
 
 
 class VideoInput:
-    """An open container and the decoder of its first video stream; used by one thread (`reader`).
+    """An open container and the decoder of its film; used by one thread (`reader`).
 
     Iterating gives one list of decoded pictures per packet (often empty), so that the caller can look at
     clocks and stop signals between packets. Packets that cannot be decoded are counted and passed over.
@@ -61,27 +62,30 @@ class VideoInput:
         ledger: Ledger,
         silent_seconds: float,
     ) -> None:
-        if not container.streams.video:
+        film = best_video(container)
+        if film is None:
             raise SourceUnreadable(f"source {source!r}: {address.shown} holds no video stream", source=source)
-        if fault := size_fault(container.streams.video[0].height, container.streams.video[0].width):
+        if fault := size_fault(film.height, film.width):
             raise SourceUnreadable(f"source {source!r}: {address.shown}: {fault}", source=source)
         self._container = container
         self._address = address
         self._source = source
         self._ledger = ledger
         self._silent_seconds = silent_seconds
-        self._stream = container.streams.video[0]
+        self._stream = film
         self.live = _is_live(container, address)
         self.paced = self.live and container.format.name != "hls"
         """Whether pictures come one by one as they are taken; HLS brings them in segments."""
+        self.clockless = is_clockless(container)
+        """Whether the container has no times: of a live source those of arrival count."""
         self.on_gpu = self._stream.codec_context.is_hwaccel
         if not self.on_gpu:
             # Frame threads give each frame out later; on a live source that is latency.
             self._stream.thread_type = ThreadType.SLICE if self.live else ThreadType.AUTO
-        self.fps = _nominal_fps(self._stream)
+        self.fps = None if self.live and self.clockless else _nominal_fps(self._stream)
         self.num_frames = None if self.live else self._stream.frames or None
-        self._num_packets = 0
-        self._num_declared = self._stream.frames  # asked now: a closed container's memory is another's
+        self._extent = Extent(container, film)
+        self._times = PresentationTimes(container)
         self._pictures = self._decode()
 
     def __iter__(self) -> Iterator[list[av.VideoFrame]]:
@@ -89,8 +93,8 @@ class VideoInput:
 
     @property
     def complete(self) -> bool:
-        """Whether the container held as many packets as it declares (true where it does not say)."""
-        return self._num_packets >= self._num_declared
+        """Whether the container held all that it declares (true where it does not say)."""
+        return self._extent.complete
 
     def close(self) -> None:
         """Close decoder and container; by the thread that reads, only."""
@@ -110,11 +114,14 @@ class VideoInput:
             if packet is None:
                 return
             # The last one is empty: it only asks the decoder for what it still holds.
-            self._num_packets += packet.size > 0
+            if packet.size > 0:
+                self._extent.packet(packet.pts, packet.duration)
+                self._times.packet(packet.pts)
             try:
-                pictures = packet.decode()
+                pictures = self._times.correct(packet.decode())
             except av.error.FFmpegError as error:
                 self._ledger.count_packet_error()
+                self._times.lost()
                 logger.debug(
                     "source %s: a packet cannot be decoded: %s",
                     self._source,
@@ -135,7 +142,7 @@ class VideoInput:
     def _flush(self) -> list[av.VideoFrame]:
         """Return the pictures that the decoder still holds; at an orderly end the last packet does this."""
         try:
-            return self._stream.decode(None)
+            return self._times.correct(self._stream.decode(None))
         except av.error.FFmpegError:
             self._ledger.count_packet_error()
             return []

@@ -279,6 +279,7 @@ class VideoSource:
             self.live = video.live
             self.fps = self._sampler.clock.fps = video.fps
             self._sampler.clock.live = video.paced
+            self._sampler.clock.by_arrival = video.live and video.clockless
             self.num_frames = video.num_frames
             self._damage.restart()
             self._last_picture = time.monotonic()
