@@ -15,6 +15,7 @@ from types import FrameType
 
 from model.config import FORMER_WEIGHTS
 from model.errors import ModelError
+from ops.cores import usable_cores
 from pipeline.arguments import Parser
 from pipeline.errors import MessageError, OutputError, StreamError
 from pipeline.process import LOG_FORMAT
@@ -147,7 +148,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from pipeline.process import tune_process
 
     # Nothing else runs meanwhile: no core is left to a decoder.
-    threads: int = options.threads or os.cpu_count() or 1
+    threads: int = options.threads or usable_cores()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     tune_process()
     from tqdm import tqdm

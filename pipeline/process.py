@@ -12,6 +12,8 @@ import sys
 import threading
 from typing import NoReturn
 
+from ops.cores import usable_cores
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """What the command lines log: when, how bad, by whom."""
 STREAM_THREADS = ("decode-", "inference", "prepare", "ffmpeg-")
@@ -33,7 +35,7 @@ def tune_process() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // 2)))
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

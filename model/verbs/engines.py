@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ops.cores import usable_cores
+
 if TYPE_CHECKING:
     from model.engines.halves import HalvesSpec
     from model.network import Network
@@ -42,7 +44,7 @@ def compile_engine(arguments: Sequence[str]) -> None:
     if options.low_priority:
         os.nice(10)
     # As pipeline.process.tune_process sets them for a stream: an engine is made for a number of threads.
-    usual = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
+    usual = os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores() // 2)
     torch.set_num_threads(options.threads or int(usual))
     network, spec = network_and_spec(options)
     ready = prepared(network)

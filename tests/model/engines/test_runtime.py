@@ -401,7 +401,7 @@ def test_compile_makes_the_engine_that_a_stream_looks_for(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, "1")  # so that each is put back
     for cores in (1, 2, 3, 8):
         monkeypatch.delenv("OMP_NUM_THREADS")
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: range(cores))
         made: list[int] = []
         monkeypatch.setattr(torch, "set_num_threads", made.append)
         monkeypatch.setattr("model.engines.runtime.build_engine", lambda *_, **how: Path("there"))
