@@ -8,10 +8,15 @@ answer a stop. An output that failed and works again changes no exit code: the l
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Until there is something to stop Ctrl-C ends the process at once, and says nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
-import signal
 import socket
 import sys
 import threading
@@ -114,7 +119,8 @@ def _is_file(text: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the stream can be stopped cleanly
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the stream can be stopped cleanly
+        signal.signal(number, signal.default_int_handler)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
     try:

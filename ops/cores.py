@@ -12,7 +12,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: what its affinity and its control group's quota leave of the host's."""
+    """Cores that this process may use: what affinity and control group leave of the host's."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

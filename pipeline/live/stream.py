@@ -11,9 +11,12 @@ other, and a sink's fault touches neither the sources nor the other sinks (`pipe
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -43,8 +46,37 @@ _KEEPS_UP_SECONDS = 10.0
 """So long without a dropped frame, and the model keeps up again."""
 _DRAIN_SECONDS = 2.0
 """After a stop: how long frames that were read are still processed."""
+CLOSE_SECONDS = 5.0
+"""A stop is over by then."""
 _JOIN_SECONDS = 1.5
 """How long the end waits for threads; with the publisher's two seconds a stop takes less than five."""
+
+
+_open: weakref.WeakSet[Stream] = weakref.WeakSet()
+"""Streams that were made and are not closed."""
+_FORKED = (
+    "this process was forked from one that had a stream, whose threads and models do not live on in it: "
+    "start it by multiprocessing.get_context('spawn') instead"
+)
+_forked = False
+"""Whether this process was forked from one that had made a stream."""
+
+
+def _close_all() -> None:
+    """End what a script left open when it ends: its threads would be torn out of the model and FFmpeg."""
+    for stream in list(_open):
+        stream.close()
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _forked or _any_made
+    _open.clear()
+
+
+_any_made = False
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class Stream:
@@ -73,6 +105,8 @@ class Stream:
 
         Raises ConfigError, TypeError for a predictor that is none, and what sinks raise when they are made.
         """
+        if _forked:
+            raise RuntimeError(_FORKED)
         self._config = config
         self._stop = threading.Event()
         self._asked = threading.Event()
@@ -116,6 +150,11 @@ class Stream:
         self._inference = Inference(
             config, self._predictor, self._runs, frames=self._frames, results=self._results
         )
+        self._runner: threading.Thread | None = None
+        """The thread that runs it."""
+        global _any_made
+        _any_made = True
+        _open.add(self)
         self._threads: list[threading.Thread] = []
         self._abandoned: list[str] = []
         self._in_hand: tuple[SourceRun, FrameResult, int] | None = None
@@ -123,19 +162,34 @@ class Stream:
         self._watchdog: Watchdog | None = None
         self._stop_seen: float | None = None
 
+    def close(self) -> None:
+        """Stop, and free what the stream holds, ports and files, also where it never ran.
+
+        May be called twice and by any thread: one that runs the stream is given time to end it.
+        """
+        self.stop()
+        runner = self._runner
+        if runner is not None and runner is not threading.current_thread():
+            deadline = time.monotonic() + CLOSE_SECONDS
+            while runner.is_alive() and not self._closed and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        self._shut_down()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
-        self._shut_down()
+        self.close()
 
     def __iter__(self) -> Iterator[FrameResult]:
         """Run the stream and yield each result after the sinks have it. Leaving the loop stops the stream."""
+        if _forked:
+            raise RuntimeError(_FORKED)
         if self._started is not None or self._frames.closed:
             raise RuntimeError("a Stream runs once, and not after its `with` block: make a new one")
+        self._runner = threading.current_thread()
         try:
             self._start()
             yield from self._consume()
@@ -321,6 +375,7 @@ class Stream:
         if self._watchdog is not None:
             self._watchdog.close()
             self._watchdog = None
+        _open.discard(self)
 
     def _abandon(self, thread: threading.Thread) -> None:
         """Go on without a thread that does not answer; a fault where it is at one thing for far too long."""
