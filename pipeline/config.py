@@ -32,7 +32,7 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where frames come from. A plain string or a map of name → source is accepted for the whole section."""
 
-    inputs: dict[str, str] = {"source0": "street"}
+    inputs: dict[str, str] = Field({"source0": "street"}, max_length=256)
     """Source id → file, folder of images, rtsp:// or http(s):// URL, camera device, `street` or `demo`."""
     connect_timeout_seconds: float = Field(10.0, gt=0, le=86_400)
     """How long a live source may take to deliver its first frame before it counts as unreachable."""
@@ -119,7 +119,7 @@ class ModelSection(Section):
     """Bias of the class logits where `weights` is null; 0 lets candidates pass the thresholds."""
     network: dict[str, Any] = {}
     """Fields of `model.ModelConfig` that differ from its defaults (or must agree with the weights)."""
-    classes: Annotated[list[str], Field(min_length=1)] | None = None
+    classes: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
     """Names of the classes to look for, as the model's class list spells them; all others are ignored.
     null takes what the list recommends: person, vehicles, animals and `object` of `coco` and
     `coco_and_object`, every class of other lists."""

@@ -46,7 +46,8 @@ SourceState = Literal["waiting", "live", "reconnecting", "stalled", "ended"]
 def check_source_id(source: str) -> str:
     """Return `source` if it may stand in a topic; ValueError with the rule otherwise (source: wire.md)."""
     if not SOURCE_ID.fullmatch(source):
-        raise ValueError(f"source id {source!r} is not allowed: use 1 to 64 of A-Z a-z 0-9 _ . -")
+        shown = source if len(source) <= 80 else source[:80] + "…"
+        raise ValueError(f"source id {shown!r} is not allowed: use 1 to 64 of A-Z a-z 0-9 _ . -")
     return source
 
 

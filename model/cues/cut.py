@@ -21,6 +21,7 @@ _SHOT_ROWS = 192
 """Rows, at least, that a picture is thinned out to before cells are compared."""
 _FLAT_LEVELS = 4.0
 _SAME_LIGHT = 0.5
+_MEAN = np.full((1, 3), 1 / 3, np.float32)
 
 
 class CutDetector:
@@ -51,6 +52,12 @@ class CutDetector:
         self._previous = None
 
 
+def _light(picture: Image) -> NDArray[np.float32]:
+    """The mean of the channels."""
+    light = picture.astype(np.float32)
+    return light if light.ndim == 2 else np.asarray(cv2.transform(light, _MEAN), np.float32)
+
+
 class ShotDetector:
     """Tells whether a frame begins another shot: most of the picture differs at once, as for `CutDetector`,
     and bright and dark lie elsewhere.
@@ -60,7 +67,7 @@ class ShotDetector:
     """
 
     def __init__(self) -> None:
-        self._previous: NDArray[np.float32] | None = None
+        self._previous: Image | None = None
 
     def update(self, picture: Image | Tensor) -> bool:
         """Take the next frame, (H, W, 3) RGB or (H, W) luma; another size than before is another shot.
@@ -72,20 +79,24 @@ class ShotDetector:
         rows, columns = max(1, height // step // _CUT_CELL), max(1, width // step // _CUT_CELL)
         thinned = picture[::step, ::step]
         sparse = np.ascontiguousarray(thinned if isinstance(thinned, np.ndarray) else thinned.cpu().numpy())
-        small = np.asarray(cv2.resize(sparse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
-        light = small.mean(axis=2) if small.ndim == 3 else small
-        if light.std() < _FLAT_LEVELS:
+        small = as_image(cv2.resize(sparse, (columns, rows), interpolation=cv2.INTER_AREA))
+        # Few calls, and of OpenCV: with many cameras each one may have to wait for Python's lock.
+        if cv2.meanStdDev(_light(small))[1].item() < _FLAT_LEVELS:
             return False
         previous, self._previous = self._previous, small
         if previous is None:
             return False
         if previous.shape != small.shape:
             return True
-        apart = np.abs(small - previous)
-        if np.median(apart.max(axis=2) if apart.ndim == 3 else apart) <= _CUT_LEVELS:
+        apart = cv2.absdiff(small, previous)
+        if apart.ndim == 3:
+            red, green, blue = cv2.split(apart)
+            apart = cv2.max(cv2.max(red, green), blue)
+        if np.count_nonzero(apart > _CUT_LEVELS) * 2 < apart.size:
             return False
-        before = previous.mean(axis=2) if previous.ndim == 3 else previous
-        return bool(np.corrcoef(light.ravel(), before.ravel())[0, 1] < _SAME_LIGHT)
+        if np.median(apart) <= _CUT_LEVELS:  # half of them, just
+            return False
+        return bool(np.corrcoef(_light(small).ravel(), _light(previous).ravel())[0, 1] < _SAME_LIGHT)
 
     def reset(self) -> None:
         """Forget the previous frame."""

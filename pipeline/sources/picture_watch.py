@@ -16,9 +16,12 @@ from pipeline.health import Health
 
 _STEP = 4
 """Every so manyth pixel of a row, and every so manyth row, is looked at."""
+_EVERY_SECONDS = 0.25
+"""A picture is looked at so often: this is for what lasts."""
 _BLACK_LEVEL = 24
 """Of 255; limited range has its black at 16."""
-_BLACK_SHARE = 0.999
+_BRIGHT_SHARE = 0.001
+"""Pixels that may be brighter, a clock's say."""
 
 
 class PictureWatch:
@@ -31,6 +34,7 @@ class PictureWatch:
 
     def restart(self) -> None:
         """What was before does not count."""
+        self._looked = 0.0
         self._last: NDArray[np.uint8] | None = None
         self._same_since = 0.0
         self._black_since: float | None = None
@@ -38,7 +42,12 @@ class PictureWatch:
     def look(self, picture: Any) -> None:
         """Take the next picture, (H, W, 3) RGB or (H, W) luma, perhaps a tensor on a device."""
         now = time.monotonic()
+        if now - self._looked < _EVERY_SECONDS:
+            return
+        self._looked = now
         thinned = picture[::_STEP, ::_STEP]
+        if thinned.ndim == 3:
+            thinned = thinned[..., 1]  # green has most of the light
         small = np.array(thinned if isinstance(thinned, np.ndarray) else thinned.cpu().numpy())
         if self._last is None or not np.array_equal(small, self._last):
             self._same_since = now
@@ -47,7 +56,7 @@ class PictureWatch:
             seconds = now - self._same_since
             self._health.begin("frozen", f"the very same picture for {seconds:.0f} s; look at the camera")
         self._last = small
-        if np.quantile(small, _BLACK_SHARE) > _BLACK_LEVEL:
+        if np.count_nonzero(small > _BLACK_LEVEL) > _BRIGHT_SHARE * small.size:
             self._black_since = None
             self._health.end("black")
             return

@@ -1,10 +1,11 @@
-"""Whatever a config says, it is read or it is a ConfigError: 10,000 mutations of those that ship."""
+"""Whatever a config says, it is read or it is a ConfigError: mutations of those that ship."""
 
 from __future__ import annotations
 
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.mutations import NASTY, mutated
@@ -80,6 +81,21 @@ def test_any_value_of_any_key_is_used_or_refused(
             continue
         except BaseException as error:
             raise AssertionError(f"--set {key}={value[:100]} ends in {error!r}") from error
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"source": {"inputs": {f"c{number}": "demo" for number in range(10_000)}}}, "at most 256"),
+        ({"source": {"inputs": {"c" * 1_000_000: "demo"}}}, "is not allowed"),
+        ({"model": {"classes": [f"class {number}" for number in range(100_000)]}}, "at most 10000"),
+    ],
+    ids=["sources", "a name", "classes"],
+)
+def test_sizes_from_outside_have_limits(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(values=values)
+    assert len(str(caught.value)) < 2000
 
 
 LONG = "x" * 5000

@@ -144,7 +144,8 @@ def test_a_picture_that_says_nothing_is_told(drawing: str) -> None:
     assert len(camera.frames) == 60
 
 
-def test_a_picture_that_moves_again_is_healthy_again() -> None:
+def test_a_picture_that_moves_again_is_healthy_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_watch, "_EVERY_SECONDS", 0.0)
     health = Health("door")
     watch = picture_watch.PictureWatch(health, patience_seconds=0.0)
     dark = np.zeros((96, 160), np.uint8)
