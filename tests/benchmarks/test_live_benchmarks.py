@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import bench_engines, bench_live, bench_scaling, bench_stages, live_page, peer_plain
+from benchmarks import (
+    bench_cameras,
+    bench_engines,
+    bench_live,
+    bench_scaling,
+    bench_stages,
+    live_page,
+    peer_plain,
+)
 from benchmarks.bench_pipeline import make_720p_clip
 from benchmarks.processes import OtherWork, StreamRun
 from support.rtsp_server import RtspServer
@@ -201,3 +209,17 @@ def test_engines_refuse_a_window_shorter_than_the_stride(
     with pytest.raises(SystemExit):
         bench_engines.main()
     assert "at least 2 frames" in capsys.readouterr().err
+
+
+def test_cameras_are_counted_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_cameras, "WARM_UP_SECONDS", 1.0)
+    monkeypatch.setattr(bench_cameras, "OTHERS", ("flood",))
+    target, written = tmp_path / "cameras.json", tmp_path / "cameras.md"
+    arguments = ["--cameras", "2", "--seconds", "1.5", "--times", "1"]
+    assert bench_cameras.main([*arguments, "--json", str(target), "--page", str(written)]) == 0
+    found = json.loads(target.read_text())
+    assert 0 < found["many"]["worst"] <= found["many"]["median"]
+    assert [row["next_to"] for row in found["others"]] == ["nobody", "flood"]
+    assert found["latest"]["messages"] > 3
+    assert found["back"]["median_s"] > 0
+    assert written.read_text().count("| 2 cameras") == 1
