@@ -21,6 +21,7 @@ _SHOT_ROWS = 192
 """Rows, at least, that a picture is thinned out to before cells are compared."""
 _FLAT_LEVELS = 4.0
 _SAME_LIGHT = 0.5
+_MEAN_OF_COLOURS = np.full((1, 3), 1 / 3, np.float32)
 
 
 class CutDetector:
@@ -60,7 +61,7 @@ class ShotDetector:
     """
 
     def __init__(self) -> None:
-        self._previous: NDArray[np.float32] | None = None
+        self._previous: Image | None = None
 
     def update(self, picture: Image | Tensor) -> bool:
         """Take the next frame, (H, W, 3) RGB or (H, W) luma; another size than before is another shot.
@@ -72,21 +73,28 @@ class ShotDetector:
         rows, columns = max(1, height // step // _CUT_CELL), max(1, width // step // _CUT_CELL)
         thinned = picture[::step, ::step]
         sparse = np.ascontiguousarray(thinned if isinstance(thinned, np.ndarray) else thinned.cpu().numpy())
-        small = np.asarray(cv2.resize(sparse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
-        light = small.mean(axis=2) if small.ndim == 3 else small
-        if light.std() < _FLAT_LEVELS:
+        # Few calls of cv2: forty cameras' threads wait for Python's lock after each of them.
+        small = as_image(cv2.resize(sparse, (columns, rows), interpolation=cv2.INTER_AREA))
+        light = _light(small)
+        if cv2.meanStdDev(light)[1] < _FLAT_LEVELS:
             return False
         previous, self._previous = self._previous, small
         if previous is None:
             return False
         if previous.shape != small.shape:
             return True
-        apart = np.abs(small - previous)
-        if np.median(apart.max(axis=2) if apart.ndim == 3 else apart) <= _CUT_LEVELS:
+        num_colours = 3 if small.ndim == 3 else 1
+        alike = cv2.inRange(cv2.absdiff(small, previous), (0,) * num_colours, (_CUT_LEVELS,) * num_colours)
+        if 2 * cv2.countNonZero(alike) >= alike.size:
             return False
-        before = previous.mean(axis=2) if previous.ndim == 3 else previous
-        return bool(np.corrcoef(light.ravel(), before.ravel())[0, 1] < _SAME_LIGHT)
+        return bool(np.corrcoef(light.ravel(), _light(previous).ravel())[0, 1] < _SAME_LIGHT)
 
     def reset(self) -> None:
         """Forget the previous frame."""
         self._previous = None
+
+
+def _light(small: Image) -> NDArray[np.float32]:
+    """The brightness of cells, (rows, columns), of RGB or luma."""
+    cells = small.astype(np.float32)
+    return np.asarray(cv2.transform(cells, _MEAN_OF_COLOURS), np.float32) if cells.ndim == 3 else cells
