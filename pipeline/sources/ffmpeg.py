@@ -31,6 +31,7 @@ from pipeline.sources.addresses import Address
 from pipeline.sources.ffmpeg_errors import mapped_faults
 from pipeline.sources.picture import GPU_FORMAT, copied_planes, nv12_picture
 from pipeline.sources.sampling import size_fault
+from pipeline.sources.turns import TURNS
 from pipeline.stats import Ledger
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ class VideoInput:
             # The last one is empty: it only asks the decoder for what it still holds.
             self._num_packets += packet.size > 0
             try:
-                pictures = packet.decode()
+                with TURNS:
+                    pictures = packet.decode()
             except av.error.FFmpegError as error:
                 self._ledger.count_packet_error()
                 logger.debug(
