@@ -129,9 +129,10 @@ class Histogram:
         self.total += milliseconds
 
     def merge(self, other: Histogram) -> None:
-        """Add all values of `other`."""
-        self._bins = [mine + theirs for mine, theirs in zip(self._bins, other._bins, strict=True)]
-        self.count += other.count
+        """Add all values of `other`, which another thread may be writing."""
+        bins = list(other._bins)
+        self._bins = [mine + theirs for mine, theirs in zip(self._bins, bins, strict=True)]
+        self.count += sum(bins)  # its own count may be one ahead or behind by now
         self.total += other.total
 
     def percentile(self, share: float) -> float | None:

@@ -17,6 +17,7 @@ import io
 import logging
 import time
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import cache
 
@@ -33,6 +34,7 @@ from pipeline.sources.containers import Extent, PresentationTimes, best_video, i
 from pipeline.sources.ffmpeg_errors import mapped_faults
 from pipeline.sources.picture import GPU_FORMAT, copied_planes, nv12_picture
 from pipeline.sources.sampling import size_fault
+from pipeline.sources.turns import TURNS
 from pipeline.stats import Ledger
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,9 @@ class VideoInput:
                 self._extent.packet(packet.pts, packet.duration)
                 self._times.packet(packet.pts)
             try:
-                pictures = self._times.correct(packet.decode())
+                # A GPU decodes next to us: waiting for it is no turn.
+                with nullcontext() if self.on_gpu else TURNS:
+                    pictures = self._times.correct(packet.decode())
             except av.error.FFmpegError as error:
                 self._ledger.count_packet_error()
                 self._times.lost()

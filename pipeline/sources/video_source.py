@@ -30,6 +30,7 @@ from pipeline.sources.damage import Damage
 from pipeline.sources.ffmpeg import VideoInput, require_decoder
 from pipeline.sources.picture import clockwise_rotation, to_planes, to_rgb
 from pipeline.sources.sampling import Sampler
+from pipeline.sources.turns import TURNS
 from pipeline.stats import Ledger
 from pipeline.types import End, EndReason, Frame, Gap, SourceState, YuvPicture
 
@@ -193,14 +194,15 @@ class VideoSource:
             planes = to_planes(picture) if self._planes and not rotation else None
             return to_rgb(picture, rotation=rotation) if planes is None else planes
 
-        return self._sampler.add(
-            convert,
-            pts=picture.pts,
-            time_base=picture.time_base or _NO_TIME_BASE,
-            size=(height, width) if rotation in (0, 180) else (width, height),
-            rotation=rotation,
-            damaged=self._damage.holds,
-        )
+        with TURNS:
+            return self._sampler.add(
+                convert,
+                pts=picture.pts,
+                time_base=picture.time_base or _NO_TIME_BASE,
+                size=(height, width) if rotation in (0, 180) else (width, height),
+                rotation=rotation,
+                damaged=self._damage.holds,
+            )
 
     def _connect_first(self) -> Connection | None:
         """Open and wait for the first picture; None when stopped. Silence of a remote source is tried again

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.camera_page import cameras, table
+
 ENGINES = {"eager": "eager", "inductor": "compiled"}
 PEERS = {
     "peer plain": "plain loop: decode, whole network on the last T frames, masks (`peer_plain.py`)",
@@ -14,19 +16,15 @@ PEERS = {
 
 
 def sections(metrics: Mapping[str, Any]) -> list[str]:
-    """Lines of all sections, from the JSON of bench_engines, bench_live, bench_stages and bench_scaling."""
+    """Lines of all sections, from the JSON of bench_engines, bench_live, bench_stages, bench_scaling and
+    bench_cameras."""
     return [
         *engines(metrics["engines"]),
         *live(metrics["live"]),
         *stages(metrics["stages"]),
         *scaling(metrics["scaling"]),
+        *cameras(metrics["cameras"]),
     ]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table with an empty line before and after."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["", *("| " + " | ".join(line) + " |" for line in lines), ""]
 
 
 def others(found: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ BENCHMARKS = (
     "live",
     "stages",
     "scaling",
+    "cameras",
 )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
@@ -45,6 +46,28 @@ def test_an_empty_histogram_has_no_percentile_and_extremes_do_not_break_it() -> 
     histogram.add(1e12)
     assert histogram.count == 2
     assert (histogram.percentile(1.0) or 0) >= 9e5
+
+
+def test_a_histogram_is_read_while_another_thread_writes_it() -> None:
+    written, over = Histogram(), threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            written.add(1.0)
+
+    thread = threading.Thread(target=write)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(2000):
+            copy = Histogram()
+            copy.merge(written)
+            assert copy.percentile(1.0) == (pytest.approx(1.0, rel=0.03) if copy.count else None)
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        thread.join()
 
 
 def test_merged_histograms_hold_the_values_of_both() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from support import scripted_server as scripts
 from support.coded import OTHER_SIZE, Clip, Codec, CodedPicture, Drawing, encode
-from support.rtp import sequence_number
+from support.rtp import MAX_PAYLOAD, sequence_number
 from support.scripted_server import Script
 
 Pictures = Callable[[int], CodedPicture]
@@ -34,6 +34,8 @@ class Act:
     clock: Clock = lambda seconds: seconds
     network: Callable[[list[bytes]], list[bytes]] = lambda packets: packets
     """A picture's packets → those that arrive, in their order."""
+    max_payload: int = MAX_PAYLOAD
+    """Bytes of a packet, at most."""
     last: int | None = None
     """So many pictures are sent, then the connection ends; None goes on for ever."""
     cut_off: bool = False

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from support.video import numbered_picture
 
+from pipeline.sources.demo import demo_frame
+
 Codec = Literal["h264", "h265"]
-Drawing = Literal["numbered", "frozen", "black"]
+Drawing = Literal["numbered", "frozen", "black", "lawn"]
 
 NUM_PICTURES = 64
 GOP = 8
@@ -47,10 +49,17 @@ def _numbered(number: int, height: int, width: int) -> NDArray[np.uint8]:
     return image
 
 
+def _lawn(number: int, height: int, width: int) -> NDArray[np.uint8]:
+    """A picture of the demo clip: about the bits and the work of a real camera's."""
+    picture = av.VideoFrame.from_ndarray(demo_frame(number).rgb, format="rgb24")
+    return picture.reformat(width=width, height=height).to_ndarray(format="rgb24")
+
+
 _DRAWINGS: dict[Drawing, Callable[[int, int, int], NDArray[np.uint8]]] = {
     "numbered": _numbered,
     "frozen": lambda _, height, width: numbered_picture(0, height=height, width=width),
     "black": lambda _, height, width: np.zeros((height, width, 3), np.uint8),
+    "lawn": _lawn,
 }
 
 
@@ -70,7 +79,7 @@ class CodedPicture:
 
 @dataclass(frozen=True)
 class Clip:
-    """Pictures of one size, in order; the first of every `GOP` is a key picture."""
+    """Pictures of one size, in order; the first of every group (`encode`) is a key picture."""
 
     codec: Codec
     pictures: tuple[CodedPicture, ...]
@@ -95,15 +104,17 @@ def nal_type(codec: Codec, nal: bytes) -> int:
 
 
 @cache
-def encode(codec: Codec = "h264", *, size: tuple[int, int] = SIZE, drawing: Drawing = "numbered") -> Clip:
-    """Encode `NUM_PICTURES` pictures of `size` (height, width)."""
+def encode(
+    codec: Codec = "h264", *, size: tuple[int, int] = SIZE, drawing: Drawing = "numbered", gop: int = GOP
+) -> Clip:
+    """Encode `NUM_PICTURES` pictures of `size` (height, width), every `gop`th one a key picture."""
     name, options = _ENCODERS[codec]
     encoder: Any = av.CodecContext.create(name, "w")
     encoder.height, encoder.width = size
     encoder.pix_fmt = "yuv420p"
     encoder.time_base = Fraction(1, 25)
     encoder.framerate = Fraction(25)
-    encoder.gop_size = GOP
+    encoder.gop_size = gop
     encoder.max_b_frames = 0
     encoder.options = options
     packets = []

@@ -15,6 +15,8 @@ import base64
 import contextlib
 import socket
 import struct
+from collections import Counter
+from urllib.parse import urlsplit
 
 from support.acts import Act
 from support.rtp import RtpStream, session_description
@@ -43,6 +45,8 @@ class FaultServer(ScriptedServer):
         """Connections that came as far as PLAY."""
         self.num_pictures = 0
         """Pictures sent, of all connections."""
+        self.num_pictures_of: Counter[str] = Counter()
+        """Pictures sent, by the path that was asked for: the camera is the same at every path."""
         self.perform(*acts)
 
     @property
@@ -82,6 +86,7 @@ class _Session:
         self._udp: list[tuple[socket.socket, tuple[str, int]]] = []
         """RTP and RTCP, where the player asked for UDP."""
         self._player: asyncio.Task[None] | None = None
+        self._path = ""
 
     async def converse(self) -> None:
         """Answer until the player leaves or the act is over."""
@@ -95,7 +100,9 @@ class _Session:
             if self._player is not None and self._player.done():
                 self._player.result()
                 return
-            method, headers = asked.result()
+            method, url, headers = asked.result()
+            if method == "DESCRIBE":
+                self._path = urlsplit(url).path
             if not self._answer(method, headers):
                 return
             await self._writer.drain()
@@ -107,8 +114,8 @@ class _Session:
         for each, _ in self._udp:
             each.close()
 
-    async def _request(self) -> tuple[str, dict[str, str]]:
-        """The next request's method and headers; what the player sends over RTCP is passed over."""
+    async def _request(self) -> tuple[str, str, dict[str, str]]:
+        """The next request's method, URL and headers; what the player sends over RTCP is passed over."""
         while (first := await self._reader.readexactly(1)) == b"$":
             size = int.from_bytes((await self._reader.readexactly(3))[1:], "big")
             await self._reader.readexactly(size)
@@ -116,7 +123,8 @@ class _Session:
         fields = (line.partition(":") for line in head[1:])
         headers = {key.strip().lower(): value.strip() for key, _, value in fields}
         await self._reader.readexactly(int(headers.get("content-length", "0")))
-        return head[0].split()[0], headers
+        method, url, *_ = head[0].split()
+        return method, url, headers
 
     def _answer(self, method: str, headers: dict[str, str]) -> bool:
         """Answer a request; whether the connection goes on."""
@@ -159,7 +167,8 @@ class _Session:
 
     async def _play(self) -> None:
         """Send pictures in time; at the end say goodbye, or break off."""
-        act, rtp, loop = self._act, RtpStream(), asyncio.get_running_loop()
+        act, loop = self._act, asyncio.get_running_loop()
+        rtp = RtpStream(max_payload=act.max_payload)
         begun = loop.time()
         number, drip = 0, False
         while number != act.last:
@@ -172,39 +181,44 @@ class _Session:
             await self._send(packets, drip=drip)
             number += 1
             self._server.num_pictures += 1
+            self._server.num_pictures_of[self._path] += 1
         if act.cut_off:
             packets = rtp.packets(act.pictures(number), number / act.fps)
             await self._send(packets[: len(packets) // 2], drip=False)
             self._break_off()
             return
-        self._give(rtp.goodbye(), channel=1)
+        self._give([rtp.goodbye()], channel=1)
         await self._writer.drain()
 
     async def _send(self, packets: list[bytes], *, drip: bool) -> None:
-        for packet in packets:
-            if not drip:
-                self._give(packet, channel=0)
-                continue
-            for byte in b"$\0" + len(packet).to_bytes(2, "big") + packet:
-                self._writer.write(bytes([byte]))
-                await self._writer.drain()
-                await asyncio.sleep(_DRIP_SECONDS)
+        if not drip:
+            self._give(packets, channel=0)
+        for byte in b"".join(_interleaved(each, 0) for each in packets) if drip else b"":
+            self._writer.write(bytes([byte]))
+            await self._writer.drain()
+            await asyncio.sleep(_DRIP_SECONDS)
         await self._writer.drain()
 
-    def _give(self, packet: bytes, *, channel: int) -> None:
-        """Send a packet of RTP (channel 0) or RTCP (1)."""
+    def _give(self, packets: list[bytes], *, channel: int) -> None:
+        """Send packets of RTP (channel 0) or RTCP (1), over TCP in one write."""
         if not self._udp:
-            self._writer.write(bytes([0x24, channel]) + len(packet).to_bytes(2, "big") + packet)
+            self._writer.write(b"".join(_interleaved(each, channel) for each in packets))
             return
         sender, address = self._udp[channel]
-        # A full buffer loses packets as networks do; a player that left says so by ICMP.
-        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
-            sender.sendto(packet, address)
+        for packet in packets:
+            # A full buffer loses packets as networks do; a player that left says so by ICMP.
+            with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+                sender.sendto(packet, address)
 
     def _break_off(self) -> None:
         """End the connection as a crash does."""
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         self._writer.transport.abort()
+
+
+def _interleaved(packet: bytes, channel: int) -> bytes:
+    """A packet between RTSP's answers: RFC 2326 section 10.12."""
+    return bytes([0x24, channel]) + len(packet).to_bytes(2, "big") + packet
 
 
 def _basic(login: str) -> str:

@@ -30,7 +30,7 @@ class FixedPredictor:
         )
         self._size = (height, width)
         columns = max(1, round(np.sqrt(num_masks * width / height)))
-        rows = -(-num_masks // columns)
+        rows = max(1, -(-num_masks // columns))
         places = [((k % columns + 0.5) / columns, (k // columns + 0.5) / rows) for k in range(num_masks)]
         radius_x, radius_y = 0.4 / columns, 0.4 / rows
         y, x = np.mgrid[0 : height // 4, 0 : width // 4]
@@ -39,9 +39,10 @@ class FixedPredictor:
             8 * (1 - np.hypot((x - centre_x) / radius_x, (y - centre_y) / radius_y))
             for centre_x, centre_y in places
         ]
-        self._logits = np.repeat(np.stack(logits).astype(np.float32)[:, None], num_frames, axis=1)
+        stacked = np.array(logits, np.float32).reshape(num_masks, *x.shape)
+        self._logits = np.repeat(stacked[:, None], num_frames, axis=1)
         boxes = [(cx, cy, 2 * radius_x, 2 * radius_y) for cx, cy in places]
-        self._boxes = np.repeat(np.array(boxes, np.float32)[:, None], num_frames, axis=1)
+        self._boxes = np.repeat(np.array(boxes, np.float32).reshape(-1, 1, 4), num_frames, axis=1)
         self._scores = np.full((num_masks, 1), 0.9, np.float32)
         self._embeddings = np.eye(num_masks, 96, dtype=np.float32)
 

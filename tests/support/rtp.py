@@ -23,13 +23,16 @@ _FU = 49
 class RtpStream:
     """Numbers the packets of one stream; `ssrc` and the first numbers are fixed, tests want no chance."""
 
-    def __init__(self, *, ssrc: int = 0x5EED) -> None:
+    def __init__(self, *, ssrc: int = 0x5EED, max_payload: int = MAX_PAYLOAD) -> None:
         self._ssrc = ssrc
+        self._max_payload = max_payload
         self._sequence = 1
 
     def packets(self, picture: CodedPicture, seconds: float | None) -> list[bytes]:
         """All packets of a picture at `seconds` of the camera's clock; None: without a time."""
-        payloads = [payload for nal in picture.nals for payload in fragments(picture.codec, nal, MAX_PAYLOAD)]
+        payloads = [
+            payload for nal in picture.nals for payload in fragments(picture.codec, nal, self._max_payload)
+        ]
         timestamp = NO_TIME if seconds is None else round(seconds * CLOCK_HZ) % NO_TIME
         packets = []
         for position, payload in enumerate(payloads):

@@ -156,6 +156,27 @@ def test_a_picture_that_moves_again_is_healthy_again(monkeypatch: pytest.MonkeyP
     assert health.troubles == ()
 
 
+def test_a_frozen_picture_is_told_in_time_although_not_each_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(picture_watch.time, "monotonic", lambda: now)
+    health = Health("door")
+    watch = picture_watch.PictureWatch(health, patience_seconds=10.0)
+    still, moved = np.full((96, 160), 128, np.uint8), np.full((96, 160), 130, np.uint8)
+    told = None
+    for number in range(25 * 12):
+        now = 1000.0 + number / 25
+        watch.look(still)
+        if told is None and health.troubles:
+            told = now - 1000.0
+    assert told == pytest.approx(10.0, abs=0.3)
+    for _ in range(8):
+        now += 1 / 25
+        watch.look(moved)
+    assert health.troubles == ()
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_damage_is_counted_told_and_by_config_left_out(skip: bool) -> None:
     camera, health = watched(acts.drops(40), frames=150, skip_damaged=skip)
