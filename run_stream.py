@@ -17,6 +17,7 @@ if __name__ == "__main__":
 import argparse
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -119,8 +120,9 @@ def _is_file(text: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the stream can be stopped cleanly
-        signal.signal(number, signal.default_int_handler)
+    # Until there is something to stop: within torch's code a KeyboardInterrupt becomes other faults.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
     try:
@@ -136,8 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StreamError, ConfigError) as error:
         print(f"run_stream: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 0
     except Exception as error:
         logging.getLogger("run_stream").critical("internal fault: %s", error, exc_info=True)
         return 3
@@ -166,10 +166,14 @@ def _run(config: StreamConfig, *, report_path: str | None) -> int:
             signal.raise_signal(number)
 
     def leave(hung: StageHung) -> None:
-        print(f"run_stream: {hung}", file=sys.stderr)
-        if target is not None:
-            _write_report(target, stream.report())
-        leave_process(hung.exit_code, at_once=True)
+        try:
+            print(f"run_stream: {hung}", file=sys.stderr)
+            if target is not None:
+                _write_report(target, stream.report())
+        except (OutputError, OSError) as error:
+            print(f"run_stream: {error}", file=sys.stderr)
+        finally:
+            leave_process(hung.exit_code, at_once=True)
 
     stream.on_stuck = leave
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -189,10 +193,17 @@ def _heard(stop: Callable[[], None]) -> Iterator[None]:
     """Hear signals in a thread too: a main thread that waits within a library runs no handler."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
+    over = threading.Event()
 
     def hear() -> None:
+        first: float | None = None
         while ours.recv(1):
             stop()
+            now = time.monotonic()
+            first = first or now
+            # A second one ends the process at once: here too, since the main thread may not hear it.
+            if now - first > _PATIENCE_SECONDS and not over.wait(_PATIENCE_SECONDS):
+                os._exit(128 + signal.SIGINT)
 
     thread = threading.Thread(target=hear, name="signals", daemon=True)
     thread.start()
@@ -200,6 +211,7 @@ def _heard(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        over.set()
         signal.set_wakeup_fd(before)
         theirs.close()
         thread.join()
@@ -220,8 +232,11 @@ def _open_report(path: str | None, config: StreamConfig) -> Path | None:
     check_not_input(path, "--report", config)
     if config.record.path is not None and Path(path).absolute() == Path(config.record.path).absolute():
         raise OutputError(f"--report {path} is the recording itself: choose another name")
+    new = not os.path.lexists(path)
     try:
         Path(path).open("ab").close()
+        if new:  # nothing is left where the stream never runs
+            Path(path).unlink()
     except OSError as error:
         raise _unwritable(path, error) from None
     return Path(path)

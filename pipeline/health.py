@@ -140,7 +140,10 @@ class Activity:
 
     def __init__(self) -> None:
         self._work: Work | None = None
+        self._first: dict[str, float] = {}
+        """How long the first item of a stage took, with which engines warm up."""
         self._longest: dict[str, float] = {}
+        """The longest of the others."""
 
     def at(self, stage: str, *sources: str) -> None:
         """The thread begins with an item of a stage; what it was at before is done."""
@@ -152,18 +155,25 @@ class Activity:
         work, self._work = self._work, None
         if work is not None:
             lasted = time.monotonic() - work.since
-            self._longest[work.stage] = max(lasted, self._longest.get(work.stage, 0.0))
+            if work.stage not in self._first:
+                self._first[work.stage] = lasted
+            else:
+                self._longest[work.stage] = max(lasted, self._longest.get(work.stage, 0.0))
 
     @property
     def work(self) -> Work | None:
         """What the thread is at."""
         return self._work
 
+    def usual_seconds(self, stage: str) -> float:
+        """The longest that an item of a stage took so far, the first one apart; 0 before there were two."""
+        return self._longest.get(stage, 0.0)
+
     def overdue(self, seconds: float) -> Work | None:
         """What the thread is at, if it has been at it for more than `seconds` and far longer than ever."""
         work = self._work
         if work is None:
             return None
-        longest = self._longest.get(work.stage)
+        longest = self._longest.get(work.stage, self._first.get(work.stage))
         patience = FIRST_SECONDS if longest is None else max(seconds, _TIMES_THE_LONGEST * longest)
         return work if time.monotonic() - work.since > patience else None

@@ -109,8 +109,6 @@ class Stream:
             raise RuntimeError(_FORKED)
         self._config = config
         self._stop = threading.Event()
-        self._asked = threading.Event()
-        """Set where somebody asked for the stop, and the sources have not simply ended."""
         self._failure: BaseException | None = None
         self._started: float | None = None
         self._wall_seconds = 0.0
@@ -193,6 +191,9 @@ class Stream:
         try:
             self._start()
             yield from self._consume()
+            if not self._stop.is_set() and self._watchdog is not None:
+                # The sources have ended: closing a long recording may take its time.
+                self._watchdog.close()
         except BaseException as error:
             if self._failure is None and not isinstance(error, GeneratorExit):
                 self._failure = error
@@ -211,7 +212,6 @@ class Stream:
     def stop(self) -> None:
         """Ask the sources to stop; what they have read is still processed, for two seconds. Callable from any
         thread."""
-        self._asked.set()
         self._stop.set()
 
     def add_sink(self, sink: Sink) -> None:
@@ -276,7 +276,7 @@ class Stream:
         self._watchdog = Watchdog(
             {"inference": self._inference.activity, "sinks": self._activity},
             self._health,
-            stopped=self._asked,
+            stopped=self._stop,
             on_stuck=self._leave_sink,
         )
 
@@ -380,8 +380,10 @@ class Stream:
     def _abandon(self, thread: threading.Thread) -> None:
         """Go on without a thread that does not answer; a fault where it is at one thing for far too long."""
         self._abandoned.append(thread.name)
-        work = self._inference.activity.overdue(_DRAIN_SECONDS) if thread.name == "inference" else None
-        if work is None:
+        work = self._inference.activity.work if thread.name == "inference" else None
+        # What it was at when the stop was asked for it should have done by now; a slow model may need longer.
+        slow = 0.0 if work is None else self._inference.activity.usual_seconds(work.stage)
+        if work is None or time.monotonic() - work.since < max(_DRAIN_SECONDS, 4 * slow):
             logger.warning("%s does not answer in time and is left behind", thread.name)
             return
         seconds = time.monotonic() - work.since
@@ -403,6 +405,16 @@ class Stream:
         self._closed = True
         self._count_in_hand()  # the other sinks have it, or do without
         others = [sink for sink in self._sinks if f"the sink {sink.name}" != work.stage]
+        # Another one may hang as well: on the same dead disk, say.
+        closing = threading.Thread(target=self._close_others, args=(others, hung), daemon=True)
+        closing.start()
+        closing.join(_JOIN_SECONDS)
+        self._abandoned.append(work.stage)
+        self._wall_seconds = time.monotonic() - (self._started or 0.0)
+        if self.on_stuck is not None:
+            self.on_stuck(hung)
+
+    def _close_others(self, others: Sequence[GuardedSink], hung: StageHung) -> None:
         for name, run in self._runs.items():
             run.ledger.count_dropped("stop", run.ledger.open_frames())
             if run.end is None:
@@ -411,10 +423,6 @@ class Stream:
                     sink.end(run.end)
         for sink in others:
             sink.close()
-        self._abandoned.append(work.stage)
-        self._wall_seconds = time.monotonic() - (self._started or 0.0)
-        if self.on_stuck is not None:
-            self.on_stuck(hung)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,6 +69,8 @@ class GuardedSink:
         self._steady_seconds = steady_seconds
         self._activity = activity or Activity()
         self._standing: dict[str, _Standing] = {}
+        self._shared: _Standing | None = None
+        """A fault that is no source's own: of `poll` or `close`."""
         self._num_faults = 0
         self._num_refused = dict.fromkeys(health, 0)
         self._newest: str | None = None
@@ -86,6 +88,19 @@ class GuardedSink:
         standing = self._standing.get(source)
         if standing is not None and time.monotonic() - standing.last >= self._steady_seconds:
             del self._standing[source]
+            self._end_unless_faulty(source)
+        self._settle()
+
+    def _settle(self) -> None:
+        """A fault of all sources is over when no call has failed for a while, whatever source it was for."""
+        if self._shared is None or time.monotonic() - self._shared.last < self._steady_seconds:
+            return
+        self._shared = None
+        for source in self._health:
+            self._end_unless_faulty(source)
+
+    def _end_unless_faulty(self, source: str) -> None:
+        if self._shared is None and source not in self._standing:
             self._health[source].end(self._condition)
 
     def gap(self, gap: Gap) -> None:
@@ -102,16 +117,18 @@ class GuardedSink:
 
     def poll(self) -> None:
         """Let it do what it does while nothing comes."""
-        self._call(self._health, self.sink.poll)
+        if self._call(None, self.sink.poll):
+            self._settle()
 
     def close(self) -> None:
         """Close it."""
-        self._call(self._health, self.sink.close)
+        self._call(None, self.sink.close)
 
     @property
     def fault(self) -> Exception | None:
         """The first fault that stands: the sink does not work, or did not when the stream ended."""
-        return next((each.error for each in self._standing.values()), None)
+        shared = [] if self._shared is None else [self._shared]
+        return next((each.error for each in [*self._standing.values(), *shared]), None)
 
     @property
     def num_not_taken(self) -> dict[str, int]:
@@ -132,9 +149,9 @@ class GuardedSink:
             "sources": not_taken,
         }
 
-    def _call(self, sources: Iterable[str], call: Callable[..., None], *arguments: object) -> bool:
-        """Return whether the call went well; its fault is that of the sink, for these sources."""
-        self._activity.at(f"the sink {self.name}", *sources)
+    def _call(self, sources: list[str] | None, call: Callable[..., None], *arguments: object) -> bool:
+        """Return whether the call went well; its fault is that of the sink, for these sources (None: all)."""
+        self._activity.at(f"the sink {self.name}", *(sources or ()))
         try:
             call(*arguments)
         except Exception as error:
@@ -145,13 +162,16 @@ class GuardedSink:
             self._activity.idle()
         return True
 
-    def _fail(self, sources: Iterable[str], error: Exception) -> None:
+    def _fail(self, sources: list[str] | None, error: Exception) -> None:
         self._num_faults += 1
         self._newest = _told(error)
         detail = f"{self._newest}; the stream goes on without what {self.name} does not take"
-        for source in sources:
-            standing = self._standing.setdefault(source, _Standing(error, 0.0))
-            standing.last = time.monotonic()
+        now = time.monotonic()
+        if sources is None:
+            self._shared = _Standing(error if self._shared is None else self._shared.error, now)
+        for source in self._health if sources is None else sources:
+            if sources is not None:
+                self._standing.setdefault(source, _Standing(error, now)).last = now
             self._health[source].begin(self._condition, detail)
 
 

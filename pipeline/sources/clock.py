@@ -22,6 +22,8 @@ _JUDGED_SECONDS = 3.0
 _JUDGED_PICTURES = 9
 _MAX_PICTURES = 1000
 _SLOWEST, _FASTEST = 0.4, 2.5
+# So long without a picture, and so many times longer than usual, is a pause.
+_PAUSE_SECONDS, _PAUSE_PICTURES = 1.0, 3
 # The speed must be wrong for so long.
 _WRONG_SECONDS = 1.0
 # A step back of so much is none of rounding; more than so many within so many seconds are no accident.
@@ -112,6 +114,12 @@ class _Judge:
                 return "it is set back again and again"
             self._back.append(arrived)
         seen = self._seen
+        since = arrived - seen[-1][1] if seen else 0.0
+        usual = (seen[-1][1] - seen[0][1]) / (len(seen) - 1) if len(seen) > 1 else since
+        if not -_STEP_BACK_SECONDS <= step <= hole or since > max(_PAUSE_SECONDS, _PAUSE_PICTURES * usual):
+            # Another recording, or a pause, of camera or network: neither tells how fast the clock is.
+            seen.clear()
+            self._wrong_since = None
         seen.append((step if 0 <= step <= hole else 0.0, arrived))
         while len(seen) > _JUDGED_PICTURES and arrived - seen[1][1] >= _JUDGED_SECONDS:
             seen.popleft()

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import av
-
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceError, SourceUnreachable, SourceUnreadable
 from pipeline.sources.addresses import Address
 from pipeline.sources.demo import demo_clip_path
-from pipeline.sources.ffmpeg import VideoInput, open_video
+from pipeline.sources.ffmpeg import Pictures, VideoInput, open_video
 from pipeline.sources.reader import Reader
 from pipeline.stats import Ledger
 
@@ -40,7 +38,7 @@ class Connection:
 
     reader: Reader
     video: VideoInput
-    pictures: list[av.VideoFrame]
+    pictures: Pictures
 
     def silent_since(self, moment: float) -> bool:
         """Whether not even packets have come in the later half of the time since `moment` (monotonic)."""
@@ -99,7 +97,7 @@ class Connector:
         what = f"silent {how_long}" if silent else f"{UNDECODABLE} ({how_long})"
         return SourceUnreachable(self._said(what), source=self._source)
 
-    def _first(self, reader: Reader, begun: float, timeout_seconds: float) -> list[av.VideoFrame]:
+    def _first(self, reader: Reader, begun: float, timeout_seconds: float) -> Pictures:
         """A connection's first pictures; none when stopped."""
         while not self._stopping():
             pictures = reader.get(POLL_SECONDS)
@@ -114,7 +112,7 @@ class Connector:
             if live and (pictures is None or late):
                 silent = pictures is not None and _silent_since(reader, begun)
                 raise self.no_picture(f"for {timeout_seconds:.3g} s", silent=silent)
-        return []
+        return Pictures()
 
     def _open(self, timeout_seconds: float) -> VideoInput:
         """Open it; in the reader's thread."""

@@ -26,14 +26,15 @@ class Damage:
         """Whether the last picture is damaged."""
         self._ledger = ledger
         self._health = health
-        self._packet_errors = 0
         self._last = 0.0
 
-    def look(self, picture: av.VideoFrame) -> bool:
-        """Take the next picture of the decoder; say whether it is damaged."""
-        errors = self._ledger.packet_errors
-        broken, self._packet_errors = errors > self._packet_errors, errors
-        self.holds = picture.is_corrupt or (not picture.key_frame and (self.holds or broken))
+    def look(self, picture: av.VideoFrame, *, after_error: bool = False) -> bool:
+        """Take the next picture of the decoder; say whether it is damaged.
+
+        after_error: whether a packet just before it could not be decoded. (The ledger counts those when they
+        are read, which may be before earlier pictures are looked at.)
+        """
+        self.holds = picture.is_corrupt or (not picture.key_frame and (self.holds or after_error))
         now = time.monotonic()
         if self.holds:
             self._last = now

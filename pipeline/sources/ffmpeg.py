@@ -47,6 +47,13 @@ _MAX_FPS = 1000
 _CLIP_SIDE = 256
 
 
+class Pictures(list[av.VideoFrame]):
+    """The decoded pictures of a packet."""
+
+    after_error = False
+    """Whether a packet between the pictures before and these could not be decoded."""
+
+
 class VideoInput:
     """An open container and the decoder of its film; used by one thread (`reader`).
 
@@ -90,7 +97,7 @@ class VideoInput:
         self._times = PresentationTimes(container)
         self._pictures = self._decode()
 
-    def __iter__(self) -> Iterator[list[av.VideoFrame]]:
+    def __iter__(self) -> Iterator[Pictures]:
         return self._pictures
 
     @property
@@ -103,15 +110,16 @@ class VideoInput:
         self._pictures.close()
         self._container.close()
 
-    def _decode(self) -> Generator[list[av.VideoFrame]]:
+    def _decode(self) -> Generator[Pictures]:
         packets = self._container.demux(self._stream)
+        broken = False
         while True:
             asked = time.monotonic()
             try:
                 with mapped_faults(self._address, source=self._source):
                     packet = next(packets, None)
             except SourceError:
-                yield self._flush()
+                yield Pictures(self._flush())
                 raise
             if packet is None:
                 return
@@ -133,8 +141,11 @@ class VideoInput:
                 )
                 # Control goes back after each packet: of some streams none can be decoded.
                 pictures = []
+                broken = True
             late = self.live and time.monotonic() - asked >= self._silent_seconds
-            yield pictures
+            given = Pictures(pictures)
+            given.after_error, broken = broken and bool(given), broken and not given
+            yield given
             # FFmpeg answers its first timeout with the last packet from its parser and would wait once more.
             if late:
                 raise SourceUnreachable(

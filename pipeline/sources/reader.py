@@ -15,9 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-import av
-
-from pipeline.sources.ffmpeg import VideoInput
+from pipeline.sources.ffmpeg import Pictures, VideoInput
 
 # Packets' pictures that may wait for the source; more would only be older when they are taken.
 _AHEAD = 2
@@ -33,7 +31,7 @@ class Reader:
         self.last_packet = -math.inf
         """When the newest packet came, with a picture or not; at first, when it was opened (monotonic)."""
         self._open = open_input
-        self._given: queue.Queue[list[av.VideoFrame] | BaseException | None] = queue.Queue(_AHEAD)
+        self._given: queue.Queue[Pictures | BaseException | None] = queue.Queue(_AHEAD)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ffmpeg-{source}", daemon=True)
         self._thread.start()
@@ -43,7 +41,7 @@ class Reader:
         """Whether the thread is over and the container closed."""
         return not self._thread.is_alive()
 
-    def get(self, timeout_seconds: float) -> list[av.VideoFrame] | None:
+    def get(self, timeout_seconds: float) -> Pictures | None:
         """The next packet's pictures; none where none came in time, None at the end.
 
         Raises what ended the reading (SourceError for faults of the source). The container is closed then.
@@ -51,7 +49,7 @@ class Reader:
         try:
             given = self._given.get(timeout=timeout_seconds)
         except queue.Empty:
-            return []
+            return Pictures()
         if isinstance(given, BaseException):
             raise given
         return given
@@ -84,7 +82,7 @@ class Reader:
         finally:
             video.close()
 
-    def _give(self, item: list[av.VideoFrame] | BaseException | None) -> None:
+    def _give(self, item: Pictures | BaseException | None) -> None:
         """Hand something over; nobody takes it any more once the reader is closed."""
         while not self._closing.is_set():
             try:

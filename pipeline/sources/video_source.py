@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceError, SourceLost, SourceUnreachable
-from pipeline.health import Health
+from pipeline.health import Condition, Health
 from pipeline.sources.addresses import Address
 from pipeline.sources.backoff import Backoff
 from pipeline.sources.connection import POLL_SECONDS, UNDECODABLE, Connection, Connector
 from pipeline.sources.damage import Damage
-from pipeline.sources.ffmpeg import VideoInput, require_decoder
+from pipeline.sources.ffmpeg import Pictures, VideoInput, require_decoder
 from pipeline.sources.picture import clockwise_rotation, to_planes, to_rgb
 from pipeline.sources.sampling import Sampler
 from pipeline.sources.turns import TURNS
@@ -43,6 +43,7 @@ STALL_SECONDS = 1.0
 STALL_FRAMES = 3
 _INTERVAL_GAIN = 0.5
 _NO_TIME_BASE = Fraction(1, 90_000)
+_OF_PICTURES: tuple[Condition, ...] = ("undecodable", "damaged", "frozen", "black", "clock", "behind")
 
 
 class VideoSource:
@@ -77,6 +78,8 @@ class VideoSource:
         """Between pictures as they came lately, in seconds."""
         self._backoff = Backoff()
         self._told = ""
+        self._was_live = False
+        """Whether any connection so far was that of a live source."""
         self._connector = Connector(
             address, config, source=sampler.source, ledger=ledger, stopping=self._stopping, planes=planes
         )
@@ -109,8 +112,12 @@ class VideoSource:
             yield from self._items()
         finally:
             self._state = "ended"
-            self._health.end("undecodable")
-            self._health.end("clock")
+            self._forget_health()
+
+    def _forget_health(self) -> None:
+        """What the pictures of a connection told is over with it."""
+        for condition in _OF_PICTURES:
+            self._health.end(condition)
 
     def _items(self) -> Iterator[Frame | Gap | End]:
         sampler = self._sampler
@@ -126,13 +133,14 @@ class VideoSource:
                 if video.live and self._config.reconnect:
                     self._state = "reconnecting"  # before the connection is closed, which may take a second
             finally:
+                self._forget_health()
                 self._connector.close(connected.reader)
             if sampler.complete:
                 yield self._end("max_frames", f"{sampler.num_read} frames were read")
                 return
             if self._stopping():
                 break
-            if not video.live:
+            if not (video.live or self._was_live):
                 yield self._file_end(video, fault)
                 return
             if not self._config.reconnect:
@@ -149,17 +157,19 @@ class VideoSource:
 
     def _read(self, connection: Connection) -> Iterator[Frame | Gap]:
         """What follows from a connection's pictures, until it or the source ends."""
-        pictures: list[av.VideoFrame] | None = connection.pictures
+        pictures: Pictures | None = connection.pictures
         while pictures is not None:
+            after_error = pictures.after_error
             for picture in pictures:
                 if self._stopping():
                     return
-                yield from self._sample(picture)
+                yield from self._sample(picture, after_error=after_error)
+                after_error = False
                 if self._sampler.complete:
                     return
             pictures = self._next(connection)
 
-    def _next(self, connection: Connection) -> list[av.VideoFrame] | None:
+    def _next(self, connection: Connection) -> Pictures | None:
         """The next pictures; None at the end and when stopped. SourceUnreachable once a live source has
         brought none for too long, whether packets come or not."""
         limit = self._config.read_timeout_seconds
@@ -183,8 +193,8 @@ class VideoSource:
                 )
         return None
 
-    def _sample(self, picture: av.VideoFrame) -> list[Frame | Gap]:
-        if self._damage.look(picture) and self._config.skip_damaged:
+    def _sample(self, picture: av.VideoFrame, *, after_error: bool) -> list[Frame | Gap]:
+        if self._damage.look(picture, after_error=after_error) and self._config.skip_damaged:
             self._sampler.skip()
             return []
         rotation = clockwise_rotation(picture)
@@ -269,6 +279,10 @@ class VideoSource:
 
     def _tell(self, fault: SourceError) -> None:
         """Log why an attempt failed: aloud when it is something new."""
+        if UNDECODABLE in str(fault):
+            self._health.begin("undecodable", UNDECODABLE)
+        else:
+            self._health.end("undecodable")
         new, self._told = str(fault) != self._told, str(fault)
         logger.log(logging.WARNING if new else logging.DEBUG, "%s; trying again", fault)
 
@@ -278,7 +292,9 @@ class VideoSource:
         connected = self._connector.connect(max(deadline - time.monotonic(), POLL_SECONDS))
         if connected is not None:
             video = connected.video
-            self.live = video.live
+            # A camera that boots may serve a still picture, which looks like a file.
+            self._was_live = self._was_live or video.live
+            self.live = self._was_live
             self.fps = self._sampler.clock.fps = video.fps
             self._sampler.clock.live = video.paced
             self._sampler.clock.by_arrival = video.live and video.clockless

@@ -106,3 +106,26 @@ def test_a_stage_that_hangs_does_not_hold_the_process(tmp_path: Path, where: str
     assert len(received) == written["published"]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert len(list(container.decode(video=0))) == written["published"] > 0
+
+
+@pytest.mark.parametrize(("where", "report"), [("begin", "report.json"), ("blocked", "/dev/full")])
+def test_the_first_window_and_a_full_disk_hold_nothing_either(
+    tmp_path: Path, where: str, report: str
+) -> None:
+    clip = write_video(tmp_path / "clip.mp4", num_frames=60)
+    arguments = ["--source", f"door={clip}", "--publish", "none", "--report", report]
+    last = "0" if where == "begin" else "10"
+    process = subprocess.Popen(
+        [sys.executable, str(CHILD), where, last, *arguments, "--set", "cadence.fps=source"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(8)  # nothing tells that the first window has begun, since it hangs
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 6
+    assert process.returncode == 3, said
+    assert "Traceback" not in said

@@ -118,3 +118,15 @@ def test_what_is_no_fault_of_the_sink_passes() -> None:
         guard.write(make_result(0))
     assert health["source0"].counts == {}
     assert guard.fault is None
+
+
+def test_a_fault_of_all_sources_is_over_although_one_of_them_is_silent() -> None:
+    sink, guard, health = guarded()
+    sink.mood = OutputError("the screen is gone")
+    guard.poll()
+    assert all(each.troubles for each in health.values())
+    assert guard.fault is sink.mood
+    sink.mood = None
+    guard.write(make_result(0))
+    assert not any(each.troubles for each in health.values())
+    assert guard.fault is None
